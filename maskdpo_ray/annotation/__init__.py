@@ -1,0 +1,1 @@
+"""A verdict for every sentence of every candidate."""

@@ -1,0 +1,101 @@
+"""The ``maskdpo`` command. Settings are read and checked before anything heavy is imported."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from maskdpo_ray import __version__
+from maskdpo_ray.config import Config, read_config
+from maskdpo_ray.errors import UserError
+
+DEMO_CONFIG = Path(__file__).parent / "world" / "demo.yaml"
+
+VERBS = {
+    "run": "the whole graph: sample, annotate, pair, reference, train, evaluate, report",
+    "sample": "K candidates per question",
+    "annotate": "a verdict for every sentence of every candidate",
+    "pair": "best and worst candidate of each question, with token weights",
+    "reference": "log-probabilities of the pairs under the frozen base",
+    "train": "masked DPO, for every system of the configuration",
+    "evaluate": "sentence score of base and trained systems on held-out topics",
+    "best-of-n": "the same answers, as expected best of N",
+    "report": "report.json and report.html of what is done",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0 done, 2 something a person must mend."""
+    given = _parser().parse_args(arguments)
+    try:
+        if given.verb == "demo":
+            config = read_config(DEMO_CONFIG, given.overrides)
+        else:
+            config = _config(given.config, given.overrides)
+        _refuse_relative_path_in_job(config)
+        from maskdpo_ray.pipeline import VERBS as PIPELINE
+        from maskdpo_ray.stages import Stages
+
+        verb = "run" if given.verb == "demo" else given.verb
+        PIPELINE[verb](Stages(config, given.rerun))
+    except UserError as error:
+        print(f"maskdpo: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("maskdpo: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="maskdpo", description="Sentence-masked DPO as one job graph on Ray."
+    )
+    parser.add_argument("--version", action="version", version=f"maskdpo-ray {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for verb, text in VERBS.items():
+        sub = verbs.add_parser(verb, help=text, description=text)
+        sub.add_argument("config", metavar="CONFIG", help="YAML file, or a run directory made before")
+        _add_common(sub)
+    demo = verbs.add_parser(
+        "demo",
+        help="the whole graph on the embedded closed world; needs no download",
+        description="The whole graph on the embedded closed world: no download, no GPU.",
+    )
+    _add_common(demo)
+    return parser
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "overrides", nargs="*", metavar="section.key=value", help="settings that replace the file's"
+    )
+    parser.add_argument(
+        "--rerun",
+        action="store_true",
+        help="take over a run directory of another configuration; "
+        "stages that do not depend on the change stay",
+    )
+
+
+def _config(source: str, overrides: list[str]) -> Config:
+    """From a configuration file, or from a run directory made before."""
+    if not os.path.isdir(source) and "://" not in source:
+        return read_config(source, overrides)
+    from maskdpo_ray.rundir import read_run_config
+
+    config = read_run_config(source, overrides)
+    if config is None:
+        raise UserError(f"{source} is no run directory: it holds no config.yaml")
+    return config
+
+
+def _refuse_relative_path_in_job(config: Config) -> None:
+    if os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") and not (
+        "://" in config.run_dir or os.path.isabs(config.run_dir)
+    ):
+        raise UserError(
+            f"run_dir {config.run_dir!r} is relative, and a submitted job runs in a copy of its "
+            "working directory that is deleted afterwards: give an absolute path or a URL"
+        )

@@ -1,0 +1,1 @@
+"""vLLM inside one process, and the one place where prompts are built."""

@@ -1,0 +1,138 @@
+"""Prompts, and the way back from token ids to text.
+
+Sampling, the reference, training and evaluation all build their prompts here, so that the policy
+is trained on exactly the ids it was sampled from (DESIGN, contract 1).
+"""
+
+from pathlib import Path
+from typing import Any
+
+from maskdpo_ray.errors import RowRejected, UserError
+
+Messages = list[dict[str, str]]  # {"role": "system" | "user" | "assistant", "content": text}
+
+# Templates of the Llama 3 family write today's date into the prompt unless they are given one.
+# A run that lasts over midnight, or is resumed another day, must build the same prompts.
+DATE = "26 Jul 2024"
+
+
+def load_tokenizer(
+    path: str,
+    revision: str | None = None,
+    chat_template: str | None = None,
+    trust_remote_code: bool = False,
+) -> Any:
+    """A Hugging Face tokenizer.
+
+    Args:
+        path: local folder or hub id.
+        chat_template: file with a Jinja template that replaces the tokenizer's own.
+
+    Raises:
+        UserError: the model cannot be reached, has no usable tokenizer, or the template is
+            missing or broken.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            path, revision=revision, trust_remote_code=trust_remote_code
+        )
+    # Transformers answers a wrong path or a broken tokenizer with any of these.
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"no tokenizer at {path!r}: {first_line(error)}") from None
+    if not len(tokenizer):
+        raise UserError(f"no tokenizer at {path!r}: its vocabulary is empty; check the path")
+    if chat_template is not None:
+        file = Path(chat_template)
+        if not file.is_file():
+            raise UserError(f"model.chat_template: no file at {chat_template}")
+        tokenizer.chat_template = file.read_text(encoding="utf-8")
+    if tokenizer.chat_template is not None:
+        prompt_token_ids(tokenizer, "?")
+    return tokenizer
+
+
+def prompt_token_ids(tokenizer: Any, question: str, *, system_prompt: str | None = None) -> list[int]:
+    """The ids that a question becomes, up to the point where the assistant begins to speak.
+
+    Raises:
+        UserError: the tokenizer has no chat template, or the template fails.
+        RowRejected: ``not_unicode``, the question holds a lone surrogate.
+    """
+    system = [{"role": "system", "content": system_prompt}] if system_prompt else []
+    return chat_token_ids(tokenizer, [*system, {"role": "user", "content": question}])
+
+
+def chat_token_ids(tokenizer: Any, messages: Messages) -> list[int]:
+    """The ids of a conversation and the header of the reply to come. Errors as above."""
+    return tokenizer.encode(_render(tokenizer, messages, reply=True), add_special_tokens=False)
+
+
+def end_of_turn_id(tokenizer: Any) -> int:
+    """The token that ends an assistant's turn.
+
+    It is the special token that the chat template writes right after an assistant's text (Llama 3:
+    ``<|eot_id|>``); where the template writes none there, the tokenizer's end of sequence.
+
+    Raises:
+        UserError: there is neither.
+    """
+    text = "maskdpo"
+    messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": text}]
+    closing = _render(tokenizer, messages, reply=False).rpartition(text)[2]
+    ids = tokenizer.encode(closing, add_special_tokens=False)
+    if ids and ids[0] in _special_ids(tokenizer):
+        return ids[0]
+    if tokenizer.eos_token_id is None:
+        raise UserError("the tokenizer has no end of turn: give model.chat_template one")
+    return tokenizer.eos_token_id
+
+
+def response_text(tokenizer: Any, token_ids: list[int]) -> str:
+    """The text of a response: special tokens left out, nothing cleaned up."""
+    return tokenizer.decode(
+        token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+    )
+
+
+def check_unicode(text: str, what: str) -> None:
+    """Raise ``RowRejected`` when ``text`` cannot be written as UTF-8."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise RowRejected(
+            "not_unicode",
+            f"{what} holds a lone surrogate at character {error.start}: re-encode the input",
+        ) from None
+
+
+def first_line(error: BaseException) -> str:
+    """The message of an error on one line, its type where it has no message."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
+
+
+def _render(tokenizer: Any, messages: Messages, *, reply: bool) -> str:
+    if tokenizer.chat_template is None:
+        raise UserError(
+            f"the tokenizer of {tokenizer.name_or_path!r} has no chat template: "
+            "set model.chat_template to a file with one"
+        )
+    import jinja2
+
+    for message in messages:
+        check_unicode(message["content"], f"the {message['role']}'s text")
+    try:
+        return tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=reply, date_string=DATE
+        )
+    except jinja2.TemplateError as error:
+        raise UserError(
+            f"the chat template of {tokenizer.name_or_path!r} fails: {first_line(error)}; "
+            "correct it or set model.chat_template"
+        ) from None
+
+
+def _special_ids(tokenizer: Any) -> set[int]:
+    added = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return added | set(tokenizer.all_special_ids)

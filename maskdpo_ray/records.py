@@ -1,0 +1,149 @@
+"""The rows of the graph: one row per question from beginning to end.
+
+A row is a plain dict with the keys of the ``TypedDict`` classes below and is stored under the
+Arrow schema of the same stage. Each stage adds to the row what it found out and changes nothing
+that stands there already, so a row read back from any stage tells its whole history.
+"""
+
+from typing import TypedDict
+
+import pyarrow as pa
+
+CORRECT_VERDICTS = ("ok", "nofact")
+INCORRECT_VERDICTS = ("contradictory", "unverifiable")
+ERROR_VERDICT = "error"
+VERDICTS = (*CORRECT_VERDICTS, *INCORRECT_VERDICTS, ERROR_VERDICT)
+
+
+class Sentence(TypedDict):
+    """One sentence of a response. ``response[start:end]`` is its text, white space included."""
+
+    start: int  # character (code point) offset, inclusive
+    end: int  # character offset, exclusive
+    verdict: str  # one of VERDICTS
+    detail: str  # why: the annotator's raw replies, or the reason of an ``error``
+
+
+class Candidate(TypedDict):
+    """One answer of the policy. ``token_ids`` are the truth; ``response`` is their decoded text."""
+
+    index: int  # position among the K candidates of its question
+    seed: int  # sampling seed of this candidate; 0 where the answer came with the input
+    model: str  # what wrote the answer
+    response: str
+    token_ids: list[int]  # as sampled, end-of-turn token included when it was sampled
+    finish_reason: str  # "stop", "length", or "input"
+    decoding: str  # "sampled", "greedy", or "input"
+    sentences: list[Sentence]  # tile the response; empty until annotated
+
+
+class Question(TypedDict):
+    """What a run starts from."""
+
+    id: str
+    topic: str
+    question: str
+    document: str | None
+    language: str  # "en" or "zh"
+    candidates: list[Candidate]  # empty until sampled
+
+
+class Side(TypedDict):
+    """One side of a preference pair, aligned per token."""
+
+    index: int  # which candidate
+    response: str
+    token_ids: list[int]
+    weights: list[float]  # one per token: 1 learns from it, 0 does not
+    sentences: list[Sentence]
+    score: float  # (sentences - hallucinated) / sentences
+
+
+class Pair(TypedDict):
+    """A preference pair. ``prompt_ids`` are the ids the policy was sampled from."""
+
+    id: str
+    topic: str
+    question: str
+    prompt_ids: list[int]
+    chosen: Side
+    rejected: Side
+    digest: str  # names the token ids of prompt and both responses: the key of the reference
+
+
+class Rejected(TypedDict):
+    """A row that left the graph: kept beside the output, counted under ``reason``."""
+
+    id: str
+    reason: str  # a short slug that the report counts by
+    detail: str  # names what was wrong with this row, and the remedy
+
+
+_STRING, _INTS, _FLOATS = pa.string(), pa.list_(pa.int32()), pa.list_(pa.float32())
+
+SENTENCE = pa.struct(
+    [("start", pa.int32()), ("end", pa.int32()), ("verdict", _STRING), ("detail", _STRING)]
+)
+CANDIDATE = pa.struct(
+    [
+        ("index", pa.int32()),
+        ("seed", pa.int64()),
+        ("model", _STRING),
+        ("response", _STRING),
+        ("token_ids", _INTS),
+        ("finish_reason", _STRING),
+        ("decoding", _STRING),
+        ("sentences", pa.list_(SENTENCE)),
+    ]
+)
+SIDE = pa.struct(
+    [
+        ("index", pa.int32()),
+        ("response", _STRING),
+        ("token_ids", _INTS),
+        ("weights", _FLOATS),
+        ("sentences", pa.list_(SENTENCE)),
+        ("score", pa.float64()),
+    ]
+)
+QUESTION_SCHEMA = pa.schema(
+    [
+        ("id", _STRING),
+        ("topic", _STRING),
+        ("question", _STRING),
+        ("document", _STRING),
+        ("language", _STRING),
+        ("candidates", pa.list_(CANDIDATE)),
+    ]
+)
+PAIR_SCHEMA = pa.schema(
+    [
+        ("id", _STRING),
+        ("topic", _STRING),
+        ("question", _STRING),
+        ("prompt_ids", _INTS),
+        ("chosen", SIDE),
+        ("rejected", SIDE),
+        ("digest", _STRING),
+    ]
+)
+# ``id`` is the pair's digest; log-probs for every token of the response, whatever its weight.
+REFERENCE_SCHEMA = pa.schema([("id", _STRING), ("chosen", _FLOATS), ("rejected", _FLOATS)])
+REJECTED_SCHEMA = pa.schema([("id", _STRING), ("reason", _STRING), ("detail", _STRING)])
+
+
+def is_correct(verdict: str) -> bool:
+    """Whether a sentence with this verdict counts as correct (paper, section 2.2).
+
+    Raises:
+        ValueError: for ``error`` and for any word that is no verdict. An annotator that failed
+            says nothing about the sentence, so there is no default.
+    """
+    if verdict in CORRECT_VERDICTS:
+        return True
+    if verdict in INCORRECT_VERDICTS:
+        return False
+    raise ValueError(
+        f"verdict {verdict!r} is neither correct nor incorrect; "
+        f"expected one of {', '.join(CORRECT_VERDICTS + INCORRECT_VERDICTS)}"
+    )

@@ -1,0 +1,242 @@
+"""A run on disk: one folder per stage, content-addressed, each with a manifest.
+
+``run_dir/<stage>/<fingerprint>/`` holds the rows a stage finished (``part-*.parquet``), the rows
+that left the graph there (``rejected-*.parquet``) and ``manifest.json``. The fingerprint covers
+the settings the stage depends on and the fingerprints of the stages before it. So a changed
+setting finds no folder for exactly the stages that depend on it, and a setting changed back finds
+its old results.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import yaml
+
+from maskdpo_ray.config import Config, TrainingConfig, build_config, differing_keys
+from maskdpo_ray.errors import RowRejected, UserError
+from maskdpo_ray.records import REJECTED_SCHEMA
+from maskdpo_ray.storage import Folder
+
+FORMAT = 1  # raised when the meaning of stored rows changes: older results are then not reused
+
+
+def fingerprint(*parts: Any) -> str:
+    """Sixteen hex digits of SHA-256 over the canonical JSON of ``parts``."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows of one row group of one part that are still to be worked on.
+
+    ``ids`` are values of ``column``.
+    """
+
+    part: str
+    row_group: int
+    ids: list[str]
+    column: str = "id"
+
+
+class StageStore:
+    """What one stage finished, with one configuration."""
+
+    def __init__(self, folder: Folder, name: str, key: str, settings: dict, schema: pa.Schema) -> None:
+        self.folder = folder
+        self.name = name
+        self.key = key
+        self.settings = settings
+        self.schema = schema
+
+    # -- rows ---------------------------------------------------------------------------------
+
+    def write(
+        self, ids: list[str], rows: list[dict], rejected: list[tuple[str, RowRejected]], group: int
+    ) -> None:
+        """Make one block durable: ``ids`` came in, ``rows`` and ``rejected`` go out.
+
+        The part is named after the ids that came in, so a block that is worked on again after a
+        lost actor replaces itself. Rejected rows are written first: a block whose part is there
+        is finished.
+        """
+        block = fingerprint(ids)
+        if rejected:
+            table = pa.Table.from_pylist(
+                [{"id": i, "reason": e.reason, "detail": e.detail} for i, e in rejected],
+                REJECTED_SCHEMA,
+            )
+            self.folder.write_table(f"rejected-{block}.parquet", table)
+        if rows:
+            table = pa.Table.from_pylist(rows, self.schema)
+            self.folder.write_table(f"part-{block}.parquet", table, group)
+
+    def parts(self, kind: str = "part") -> list[str]:
+        return [n for n in self.folder.names() if n.startswith(f"{kind}-") and n.endswith(".parquet")]
+
+    def finished(self) -> tuple[set[str], set[str]]:
+        """Ids that came out, and ids that were rejected. An id in both came out."""
+        done = {i for part in self.parts() for i in self._ids(part)}
+        rejected = {i for part in self.parts("rejected") for i in self._ids(part)}
+        return done, rejected - done
+
+    def _ids(self, part: str) -> list[str]:
+        return self.folder.open_parquet(part).read(columns=["id"])["id"].to_pylist()
+
+    def blocks(self, without: set[str], column: str = "id") -> list[Block]:
+        """Finished rows except those whose ``column`` is in ``without``, each value once."""
+        seen, blocks = set(without), []
+        for part in self.parts():
+            file = self.folder.open_parquet(part)
+            for group in range(file.num_row_groups):
+                ids = file.read_row_group(group, columns=[column])[column].to_pylist()
+                new = [i for i in dict.fromkeys(ids) if i not in seen]
+                seen.update(new)
+                if new:
+                    blocks.append(Block(part, group, new, column))
+        return blocks
+
+    def read_block(self, block: Block) -> pa.Table:
+        table = self.folder.open_parquet(block.part).read_row_group(block.row_group)
+        ids = table[block.column].to_pylist()
+        return table.take([ids.index(i) for i in block.ids]).cast(self.schema)
+
+    def rows(self) -> Iterator[dict]:
+        """Every finished row once, block by block."""
+        for block in self.blocks(without=set()):
+            yield from self.read_block(block).to_pylist()
+
+    def rejected_rows(self) -> list[dict]:
+        done, _ = self.finished()
+        rows = {
+            row["id"]: row
+            for part in self.parts("rejected")
+            for row in self.folder.open_parquet(part).read().to_pylist()
+        }
+        return [row for i, row in sorted(rows.items()) if i not in done]
+
+    # -- manifest -----------------------------------------------------------------------------
+
+    def manifest(self) -> dict[str, Any] | None:
+        return self.folder.read_json("manifest.json") if self.folder.exists("manifest.json") else None
+
+    @property
+    def complete(self) -> bool:
+        manifest = self.manifest()
+        return manifest is not None and manifest["state"] == "complete"
+
+    def begin(self, versions: dict[str, str]) -> None:
+        """Write the manifest of a stage that starts or resumes."""
+        before = self.manifest() or {}
+        self.folder.write_json(
+            "manifest.json",
+            {
+                "stage": self.name,
+                "fingerprint": self.key,
+                "format": FORMAT,
+                "settings": self.settings,
+                "versions": versions,
+                "state": "running",
+                "seconds": before.get("seconds", 0.0),
+            },
+        )
+
+    def finish(self, counts: dict[str, Any], seconds: float, **more: Any) -> None:
+        """Mark the stage complete; ``seconds`` of this session are added to earlier ones'."""
+        manifest = self.manifest() or {}
+        manifest |= {
+            "state": "complete",
+            "counts": counts,
+            "seconds": round(manifest.get("seconds", 0.0) + seconds, 3),
+            **more,
+        }
+        self.folder.write_json("manifest.json", manifest)
+
+    def summary(self) -> str:
+        """One line of a complete stage: what came in, what went out, what was dropped and why."""
+        counts = dict((self.manifest() or {}).get("counts", {}))
+        rejected = counts.pop("rejected", {})
+        parts = [f"{n} {what}" for what, n in counts.items()]
+        parts += [f"{n} rejected ({reason})" for reason, n in sorted(rejected.items())]
+        return f"{self.name}: {', '.join(parts)}"
+
+    def finish_rows(self, ids_in: Iterable[str], seconds: float, shared: bool = False) -> None:
+        """Complete a stage of rows once every id that came in is accounted for.
+
+        A ``shared`` store, a cache, may hold rows that other runs asked for.
+
+        Raises:
+            RuntimeError: rows were lost or invented. This is a fault of the graph, not of the
+                input, and the run must not go on as if nothing had happened.
+        """
+        expected = set(ids_in)
+        done, rejected = self.finished()
+        if shared:
+            done, rejected = done & expected, rejected & expected
+        if done | rejected != expected:
+            lost, extra = expected - done - rejected, (done | rejected) - expected
+            raise RuntimeError(
+                f"stage {self.name}: {len(lost)} rows lost {sorted(lost)[:3]}, "
+                f"{len(extra)} unknown {sorted(extra)[:3]} in {self.folder}"
+            )
+        reasons = Counter(r["reason"] for r in self.rejected_rows() if r["id"] in expected)
+        counts = {"in": len(expected), "out": len(done), "rejected": dict(reasons)}
+        self.finish(counts, seconds)
+
+
+class RunDir:
+    """A run directory, opened for one configuration."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.folder = Folder(config.run_dir)
+
+    def claim(self, rerun: bool = False) -> None:
+        """Take the directory for this configuration, or refuse one that another configuration made.
+
+        Raises:
+            UserError: names the keys that differ and how to go on.
+        """
+        ours = _dump(self.config)
+        if self.folder.exists("config.yaml") and not rerun:
+            stored = yaml.safe_load(self.folder.read("config.yaml"))
+            keys = differing_keys(ours, _dump(build_config(stored, f"{self.folder}/config.yaml")))
+            if keys:
+                raise UserError(
+                    f"{self.folder} was made with another configuration; these keys differ: "
+                    f"{', '.join(keys)}. Choose another run_dir, or pass --rerun to redo exactly "
+                    "the stages that depend on them"
+                )
+        resolved = yaml.safe_dump(
+            self.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True
+        )
+        self.folder.write("config.yaml", resolved.encode())
+
+    def store(self, name: str, settings: dict, schema: pa.Schema, *upstream: StageStore) -> StageStore:
+        """The store of one stage under these settings, after these stages."""
+        key = fingerprint(FORMAT, name, settings, [stage.key for stage in upstream])
+        return StageStore(self.folder / name / key, name, key, settings, schema)
+
+
+def read_run_config(path: str, overrides: list[str]) -> Config | None:
+    """The configuration saved in a run directory, or None where ``path`` is none."""
+    folder = Folder(path)
+    if not folder.exists("config.yaml"):
+        return None
+    if overrides:
+        raise UserError(
+            f"{path} is a run directory: its settings stand; to change one, give the "
+            "configuration file with overrides and --rerun"
+        )
+    return build_config(yaml.safe_load(folder.read("config.yaml")), f"{path}/config.yaml")
+
+
+def _dump(config: Config) -> dict[str, Any]:
+    """What makes a run what it is: not where it runs, where it is stored, or in what portions."""
+    how = set(TrainingConfig.HOW)
+    return config.model_dump(mode="json", exclude={"run_dir": True, "resources": True, "training": how})

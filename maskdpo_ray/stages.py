@@ -1,0 +1,260 @@
+"""What each stage depends on, where its results lie, and what runs in it.
+
+A stage's settings, listed here, are what its fingerprint covers. What a stage does not list it
+must not read, or a changed setting would meet old results.
+"""
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import pyarrow as pa
+
+from maskdpo_ray.config import AnnotationConfig, Config, ModelConfig, TrainingConfig
+from maskdpo_ray.errors import UserError
+from maskdpo_ray.identity import file_digest, model_identity, versions
+from maskdpo_ray.preference.processor import PairBuilder
+from maskdpo_ray.questions import check_disjoint, import_questions
+from maskdpo_ray.records import PAIR_SCHEMA, QUESTION_SCHEMA, REFERENCE_SCHEMA
+from maskdpo_ray.rundir import RunDir, StageStore
+from maskdpo_ray.sampling.sampler import Decoding
+from maskdpo_ray.stream import StreamStage
+
+NO_ROWS = pa.schema([])
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A model that answers: the base, or a trained system."""
+
+    name: str
+    path: str
+    identity: str
+    revision: str | None = None
+
+
+class Stages:
+    """The stages of one run."""
+
+    def __init__(self, config: Config, rerun: bool = False) -> None:
+        self.config = config
+        self.versions = versions()
+        self.dir = RunDir(config)
+        self.dir.claim(rerun)
+
+    # -- what a run starts from -----------------------------------------------------------------
+
+    @cached_property
+    def world(self) -> str | None:
+        """Folder of the closed world, built if need be; None where the run has none."""
+        if self.config.world is None:
+            return None
+        if not self.dir.folder.is_local:
+            raise UserError("the closed world is built on a local disk: set run_dir to a local path")
+        settings = self.config.world
+        seed = self.config.seed if settings.seed is None else settings.seed
+        folder = f"{self.dir.folder}/world/{'small' if settings.small else 'full'}-{seed}"
+        # A process of its own gives the cores back to the engines when it is done.
+        command = [sys.executable, "-m", "maskdpo_ray.world.build", folder, "--seed", str(seed)]
+        subprocess.run(command + ["--small"] * settings.small, check=True)
+        return folder
+
+    @cached_property
+    def base(self) -> Policy:
+        """The policy before training."""
+        model = self.config.model
+        path = f"{self.world}/policy" if self.world else str(model.path)
+        return Policy("base", path, model_identity(path, model.revision), model.revision)
+
+    def questions(self, split: str) -> StageStore:
+        """The questions of ``train`` or ``test``, imported if need be."""
+        data = self.config.data
+        path = f"{self.world}/{split}.jsonl" if self.world else getattr(data, split)
+        if path is None:
+            raise UserError(f"data.{split} is missing: a JSONL file of questions")
+        settings = {"sha256": file_digest(path), "limit": data.limit}
+        store = self.dir.store(f"questions-{split}", settings, QUESTION_SCHEMA)
+        group = self.config.resources.questions_per_block
+        import_questions(path, data.limit, store, group, self.versions)
+        if not store.finished()[0]:
+            raise UserError(f"{path}: every question was rejected; see {store.folder}")
+        return store
+
+    def check_splits(self) -> None:
+        if self.evaluates:
+            check_disjoint(self.questions("train"), self.questions("test"))
+
+    @property
+    def evaluates(self) -> bool:
+        return self.world is not None or self.config.data.test is not None
+
+    # -- questions to pairs ---------------------------------------------------------------------
+
+    def sample(self) -> StreamStage:
+        config, sampling = self.config, self.config.sampling
+        decodings = [
+            Decoding(
+                "sampled", sampling.candidates, sampling.temperature, sampling.top_k, sampling.top_p
+            )
+        ]
+        settings = {
+            "policy": self.base.identity,
+            "model": self._model_settings,
+            "sampling": sampling.model_dump(mode="json"),
+            "seed": config.seed,
+        }
+        store = self.dir.store("sample", settings, QUESTION_SCHEMA, self.questions("train"))
+        if sampling.source == "input":
+            from maskdpo_ray.sampling.given import GivenCandidates
+
+            build = partial(GivenCandidates, self._model_of(self.base))
+            return StreamStage(store, build, config.resources.sampler)
+        return StreamStage(store, self._sampler(self.base, decodings), config.resources.sampler)
+
+    def annotate(self) -> StreamStage:
+        store = self.dir.store(
+            "annotate", self._annotation(self.config.annotation), QUESTION_SCHEMA, self.sample().store
+        )
+        return self._annotate(store, self.config.annotation)
+
+    def pair(self) -> StreamStage:
+        preference = self.config.preference
+        settings = preference.model_dump() | {
+            "policy": self.base.identity, "model": self._model_settings
+        }
+        store = self.dir.store("pair", settings, PAIR_SCHEMA, self.annotate().store)
+        build = partial(PairBuilder, self._model_of(self.base), preference)
+        return StreamStage(store, build, self.config.resources.pair)
+
+    def reference(self) -> StreamStage:
+        """Keyed by the token ids of each pair, so masks and losses share what is computed once."""
+        from maskdpo_ray.training.reference import ReferenceProcessor
+
+        training = self.config.training
+        settings = {
+            "policy": self.base.identity,
+            "dtype": self.config.model.dtype,
+            "attention": training.attention,
+        }
+        store = self.dir.store("reference", settings, REFERENCE_SCHEMA)
+        build = partial(ReferenceProcessor, self._model_of(self.base), training)
+        return StreamStage(
+            store, build, self.config.resources.reference, column="digest", shared=True
+        )
+
+    # -- training -------------------------------------------------------------------------------
+
+    def train(self, system: str) -> StageStore:
+        """The store of a trained system: ``model/``, ``metrics.jsonl``, ``checkpoints/``."""
+        settings = {
+            "policy": self.base.identity,
+            "dtype": self.config.model.dtype,
+            "training": self.config.training_of(system).model_dump(
+                mode="json", exclude={"preset", *TrainingConfig.HOW}
+            ),
+            "seed": self.config.seed,
+        }
+        return self.dir.store(f"train-{system}", settings, NO_ROWS, self.pair().store)
+
+    def training_job(self, system: str) -> "TrainingJob":
+        from maskdpo_ray.training.worker import TrainingJob
+
+        pairs, references = self.pair().store, self.reference().store
+        return TrainingJob(
+            model=self._model_of(self.base),
+            settings=self.config.training_of(system),
+            seed=self.config.seed,
+            pairs=pairs.rows,
+            references=references.rows,
+            output=self.train(system).folder,
+        )
+
+    def trained(self, system: str) -> Policy:
+        store = self.train(system)
+        return Policy(system, f"{store.folder}/model", store.key)
+
+    # -- evaluation -----------------------------------------------------------------------------
+
+    def policies(self) -> list[Policy]:
+        """Everything that is evaluated, the base first."""
+        return [self.base, *(self.trained(system) for system in self.config.systems)]
+
+    def answer(self, policy: Policy) -> StreamStage:
+        """Greedy and sampled answers to the test questions."""
+        evaluation = self.config.evaluation
+        decodings = [
+            Decoding("greedy", 1, 0.0, 0, 1.0),
+            Decoding(
+                "sampled",
+                evaluation.samples,
+                evaluation.temperature,
+                evaluation.top_k,
+                evaluation.top_p,
+            ),
+        ]
+        settings = {
+            "policy": policy.identity,
+            "model": self._model_settings,
+            "decodings": [vars(d) for d in decodings],
+            "max_tokens": evaluation.max_tokens,
+            "engine": self.config.sampling.engine,
+            "seed": self.config.seed,
+        }
+        store = self.dir.store(
+            f"answer-{policy.name}", settings, QUESTION_SCHEMA, self.questions("test")
+        )
+        build = self._sampler(policy, decodings, evaluation.max_tokens)
+        return StreamStage(store, build, self.config.resources.sampler)
+
+    def evaluate(self, policy: Policy) -> StreamStage:
+        annotation = self.config.evaluation_annotation
+        store = self.dir.store(
+            f"evaluate-{policy.name}",
+            self._annotation(annotation),
+            QUESTION_SCHEMA,
+            self.answer(policy).store,
+        )
+        return self._annotate(store, annotation)
+
+    # -- shared ---------------------------------------------------------------------------------
+
+    @cached_property
+    def _model_settings(self) -> dict[str, Any]:
+        """What of the model section changes answers, beside the weights."""
+        model = self.config.model
+        template = model.chat_template and file_digest(model.chat_template)
+        return {
+            "dtype": model.dtype, "chat_template": template, "system_prompt": model.system_prompt
+        }
+
+    def _model_of(self, policy: Policy) -> ModelConfig:
+        return self.config.model.model_copy(
+            update={"path": policy.path, "revision": policy.revision}
+        )
+
+    def _sampler(
+        self, policy: Policy, decodings: list[Decoding], max_tokens: int
+    ) -> Callable[[], Processor]:
+        return partial(
+            build_sampler,
+            self._model_of(policy),
+            decodings,
+            max_tokens,
+            self.config.sampling.engine,
+            self.config.seed,
+        )
+
+    def _annotation(self, annotation: AnnotationConfig) -> dict[str, Any]:
+        """What an annotator's verdicts depend on."""
+        settings = annotation.model_dump(mode="json")
+        if annotation.model:
+            settings["model"] = model_identity(annotation.model)
+        if annotation.templates:
+            settings["templates"] = file_digest(annotation.templates)
+        return settings
+
+    def _annotate(self, store: StageStore, annotation: AnnotationConfig) -> StreamStage:
+        build = partial(build_annotator, annotation, self.world and f"{self.world}/facts.json")
+        return StreamStage(store, build, self.config.resources.annotator)

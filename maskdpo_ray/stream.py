@@ -1,0 +1,237 @@
+"""Stages of rows as one streaming Ray Data execution.
+
+Every stage is a *processor*: an object that takes a block of rows and returns, in the same order,
+each row's result or the ``RowRejected`` that stopped it. Here processors become actor pools that
+feed one another: while one question is being annotated the next is being sampled. Each block is
+durable as soon as its stage finished it, and a later run starts from what is durable.
+
+Ray promises that outputs reach the next stage exactly once, but a lost actor's blocks are worked
+on again; so blocks are written under names that depend on their ids alone, and stages compute
+the same rows from the same ids.
+"""
+
+import dataclasses
+import logging
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import pyarrow as pa
+import ray
+import ray.data
+from ray.data import ActorPoolStrategy, DataContext
+
+from maskdpo_ray.config import PoolConfig, ResourcesConfig
+from maskdpo_ray.errors import RowRejected, UserError
+from maskdpo_ray.progress import Progress
+from maskdpo_ray.rundir import Block, StageStore
+
+FAILURE = "failure.txt"  # why a stage's actor could not start, left in the stage's folder
+
+
+class Processor(Protocol):
+    """What a stage does to a block of rows. Several calls run at once on one event loop."""
+
+    async def __call__(self, rows: list[dict]) -> list[dict | RowRejected]: ...
+
+
+@dataclass(frozen=True)
+class StreamStage:
+    """One stage of the stream.
+
+    Attributes:
+        store: where its rows become durable.
+        build: makes the processor, inside the actor; it holds the heavy imports.
+        pool: its actors.
+        column: what names a row to this stage, and becomes the ``id`` of its result.
+        shared: the store also holds rows of other runs of this stage (a cache).
+    """
+
+    store: StageStore
+    build: Callable[[], Processor]
+    pool: PoolConfig
+    column: str = "id"
+    shared: bool = False
+
+
+def start_ray(resources: ResourcesConfig) -> None:
+    """Connect to the cluster of ``RAY_ADDRESS`` (set inside a submitted job), or start Ray here."""
+    if ray.is_initialized():
+        return
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(**quiet)
+    else:
+        # Logical CPUs beyond the real ones: pools that hold every CPU leave none for Ray Data's
+        # readers and the stream would wait for ever without a word.
+        ray.init(
+            address="local",
+            num_cpus=max(resources.local_cpus, os.cpu_count() or 1),
+            object_store_memory=resources.object_store_mib * 2**20,
+            include_dashboard=False,
+            **quiet,
+        )
+
+
+def run_stream(
+    stages: list[StreamStage], source: StageStore, resources: ResourcesConfig, versions: dict
+) -> None:
+    """Bring every row of ``source`` through ``stages``; rows that are durable already stay.
+
+    Raises:
+        UserError: an actor could not start, with its reason.
+        RuntimeError: rows were lost.
+    """
+    upstreams = [source, *(stage.store for stage in stages[:-1])]
+    pending = [
+        _pending(upstream, stage) for upstream, stage in zip(upstreams, stages, strict=True)
+    ]
+    seconds: dict[str, float] = {}
+    first = next((n for n, blocks in enumerate(pending) if blocks), None)
+    if first is not None:
+        start_ray(resources)
+        _check_room(stages[first:], resources)
+        for stage in stages[first:]:
+            stage.store.folder.remove(FAILURE)
+            stage.store.begin(versions)
+        seconds = _execute(stages[first:], upstreams[first:], pending[first:], resources)
+    for upstream, stage in zip(upstreams, stages, strict=True):
+        ids = [i for b in upstream.blocks(without=set(), column=stage.column) for i in b.ids]
+        stage.store.finish_rows(ids, seconds.get(stage.store.name, 0.0), stage.shared)
+
+
+def _pending(upstream: StageStore, stage: StreamStage) -> list[Block]:
+    done, rejected = stage.store.finished()
+    return upstream.blocks(without=done | rejected, column=stage.column)
+
+
+def _execute(
+    stages: list[StreamStage],
+    upstreams: list[StageStore],
+    pending: list[list[Block]],
+    resources: ResourcesConfig,
+) -> dict[str, float]:
+    """Run the stages; seconds until each finished its last row."""
+    _quiet_context()
+    rows = None
+    for n, (stage, upstream, blocks) in enumerate(zip(stages, upstreams, pending, strict=True)):
+        inputs = [rows] if rows is not None else []
+        if blocks:
+            inputs.append(_read(upstream, blocks))
+        merged = inputs[0].union(*inputs[1:]) if len(inputs) > 1 else inputs[0]
+        least, most = stage.pool.size
+        rows = merged.map_batches(
+            StageActor,
+            fn_constructor_kwargs={
+                "build": stage.build,
+                "store": stage.store,
+                "column": stage.column,
+                "forward": n + 1 < len(stages),
+                "group": resources.questions_per_block,
+            },
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(
+                min_size=least,
+                max_size=most,
+                max_concurrent_calls_per_actor=stage.pool.blocks_in_flight,
+            ),
+            num_cpus=stage.pool.cpus,
+            num_gpus=stage.pool.gpus or None,
+            resources=stage.pool.resources or None,
+            ray_remote_args_fn=partial(_finite_restarts, stage.pool.max_restarts),
+        )
+    total = len(upstreams[0].finished()[0])
+    with Progress([stage.store for stage in stages], [total] * len(stages)) as progress:
+        try:
+            for _ in rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+                pass
+        except Exception as error:
+            # The reason crosses as a file: an actor that dies at its start reaches the driver as
+            # one of many Ray errors, its own words deep inside or cut off.
+            for stage in stages:
+                if stage.store.folder.exists(FAILURE):
+                    reason = stage.store.folder.read(FAILURE).decode()
+                    raise UserError(f"stage {stage.store.name} cannot start: {reason}") from error
+            raise
+    return progress.seconds
+
+
+def _finite_restarts(most: int) -> dict[str, int]:
+    """Ray Data restarts actors for ever unless told otherwise; a broken one must end the run."""
+    return {"max_restarts": most, "max_task_retries": most}
+
+
+def _read(store: StageStore, blocks: list[Block]) -> ray.data.Dataset:
+    """A dataset of these blocks, one Ray block each, read where they are needed."""
+    items = [dataclasses.asdict(block) for block in blocks]
+
+    def read(table: pa.Table) -> pa.Table:
+        return pa.concat_tables([store.read_block(Block(**item)) for item in table.to_pylist()])
+
+    listing = ray.data.from_items(items, override_num_blocks=len(items))
+    return listing.map_batches(read, batch_size=None, batch_format="pyarrow", num_cpus=0.5)
+
+
+class StageActor:
+    """A processor inside a Ray Data actor."""
+
+    def __init__(
+        self,
+        build: Callable[[], Processor],
+        store: StageStore,
+        column: str,
+        forward: bool,
+        group: int,
+    ) -> None:
+        self.store, self.column, self.forward, self.group = store, column, forward, group
+        try:
+            self.processor = build()
+        except UserError as error:
+            store.folder.write(FAILURE, str(error).encode())
+            raise
+
+    async def __call__(self, block: pa.Table) -> pa.Table:
+        rows = block.to_pylist()
+        outcomes = await self.processor(rows)
+        done = [out for out in outcomes if not isinstance(out, RowRejected)]
+        rejected = [
+            (row[self.column], out)
+            for row, out in zip(rows, outcomes, strict=True)
+            if isinstance(out, RowRejected)
+        ]
+        self.store.write([row[self.column] for row in rows], done, rejected, self.group)
+        # The last stage passes on nothing but names: its rows are durable and nobody waits.
+        schema = self.store.schema if self.forward else pa.schema([("id", pa.string())])
+        return pa.Table.from_pylist(done, schema)
+
+
+def _check_room(stages: Iterable[StreamStage], resources: ResourcesConfig) -> None:
+    """Refuse pools that would leave Ray Data no CPU to read with: it would wait without a word."""
+    if resources.autoscale:
+        return
+    have = ray.cluster_resources()
+    need: dict[str, float] = {"CPU": 1.0}
+    for stage in stages:
+        least, _ = stage.pool.size
+        for name, amount in {
+            "CPU": stage.pool.cpus, "GPU": stage.pool.gpus, **stage.pool.resources
+        }.items():
+            need[name] = need.get(name, 0.0) + least * amount
+    short = {name: amount for name, amount in need.items() if amount > have.get(name, 0.0)}
+    if short:
+        wants = ", ".join(f"{a:g} {n} (there are {have.get(n, 0):g})" for n, a in short.items())
+        raise UserError(
+            f"the smallest pools and one reader need {wants}: lower resources.*.actors, cpus or "
+            "gpus, or set resources.autoscale=true where nodes join on demand"
+        )
+
+
+def _quiet_context() -> None:
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = False
+    context.max_errored_blocks = 0  # a failing block fails the job: blocks are never dropped
+    logging.getLogger("ray.data").setLevel(logging.WARNING)

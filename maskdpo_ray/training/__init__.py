@@ -1,0 +1,1 @@
+"""Masked DPO: loss, log-probabilities, batch plan, reference cache, worker loop, checkpoints."""

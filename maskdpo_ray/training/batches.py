@@ -1,0 +1,162 @@
+"""From preference pairs to the tensors of one forward pass, token for token."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from maskdpo_ray.errors import UserError
+from maskdpo_ray.records import Pair
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Mask = Literal["sentence", "none"]
+
+
+@dataclass(frozen=True)
+class Response:
+    """One side of a pair, aligned per token."""
+
+    token_ids: np.ndarray  # int64
+    weights: np.ndarray  # float32
+    reference: np.ndarray  # float32, log-probabilities under the frozen base
+
+
+@dataclass(frozen=True)
+class TrainingPair:
+    id: str
+    prompt_ids: np.ndarray  # int64
+    chosen: Response
+    rejected: Response
+
+    @property
+    def length(self) -> int:
+        """Tokens of the longer of the two sequences."""
+        responses = max(len(self.chosen.token_ids), len(self.rejected.token_ids))
+        return len(self.prompt_ids) + responses
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sequences of one forward pass: the chosen ones first, then the rejected ones.
+
+    A sequence is the prompt's ids and the response's ids, right padded. Only tokens with a
+    non-zero weight are listed in the per-token tensors.
+    """
+
+    input_ids: "Tensor"  # int64 [2 * pairs, length]
+    attention_mask: "Tensor"  # int64 [2 * pairs, length]
+    position_ids: "Tensor"  # int64 [2 * pairs, length]
+    positions: "Tensor"  # int64 [tokens], into the flattened grid: where each token is predicted
+    targets: "Tensor"  # int64 [tokens]
+    weights: "Tensor"  # float32 [tokens]
+    reference: "Tensor"  # float32 [tokens]
+    owner: "Tensor"  # int64 [tokens], the sequence a token belongs to
+
+    def inputs(self) -> dict[str, "Tensor"]:
+        """What the model reads."""
+        names = ("input_ids", "attention_mask", "position_ids", "positions", "targets")
+        return {name: getattr(self, name) for name in names}
+
+    def to(self, device: "str | object") -> "Batch":
+        return Batch(**{name: tensor.to(device) for name, tensor in vars(self).items()})
+
+
+def training_pairs(
+    pairs: Iterable[Pair], references: Mapping[str, Mapping[str, Sequence[float]]], mask: Mask
+) -> list[TrainingPair]:
+    """Join pairs and reference log-probabilities, in the order of their ids.
+
+    The order is that of the ids, not of the input: the batch plan counts on it, and files may be
+    listed in any order.
+
+    Args:
+        references: by pair id, a log-probability for every response token of both sides.
+        mask: ``none`` replaces all weights by one (vanilla DPO).
+
+    Raises:
+        UserError: naming the row, where a pair is repeated, has no reference or one of another
+            length, or has a side from which nothing would be learnt.
+    """
+    rows: dict[str, TrainingPair] = {}
+    for pair in pairs:
+        name = pair["id"]
+        if name in rows:
+            raise UserError(f"pair {name!r} stands twice in the training data: make ids unique")
+        if name not in references:
+            raise UserError(f"pair {name!r} has no reference log-probabilities: run that stage again")
+        if not len(pair["prompt_ids"]):
+            raise UserError(f"pair {name!r} has an empty prompt: nothing predicts its first token")
+        rows[name] = TrainingPair(
+            id=name,
+            prompt_ids=np.asarray(pair["prompt_ids"], dtype=np.int64),
+            chosen=_response(pair, "chosen", references[name], mask),
+            rejected=_response(pair, "rejected", references[name], mask),
+        )
+    if not rows:
+        raise UserError("there are no preference pairs to train on: see the report for dropped rows")
+    return [rows[name] for name in sorted(rows)]
+
+
+def _response(
+    pair: Pair, side: Literal["chosen", "rejected"], reference: Mapping[str, Sequence[float]],
+    mask: Mask,
+) -> Response:
+    token_ids = np.asarray(pair[side]["token_ids"], dtype=np.int64)
+    weights = np.asarray(pair[side]["weights"], dtype=np.float32)
+    log_probs = np.asarray(reference[side], dtype=np.float32)
+    for what, given in (("weights", weights), ("reference log-probabilities", log_probs)):
+        if len(given) != len(token_ids):
+            raise UserError(
+                f"pair {pair['id']!r}: {side} has {len(token_ids)} tokens and {len(given)} {what}; "
+                "they come from different runs: run those stages again"
+            )
+    if mask == "none":
+        weights = np.ones_like(weights)
+    if not weights.any():
+        raise UserError(
+            f"pair {pair['id']!r}: every weight of {side} is zero, so nothing would be learnt "
+            "from it: reject the pair"
+        )
+    return Response(token_ids, weights, log_probs)
+
+
+def collate(pairs: Sequence[TrainingPair]) -> Batch:
+    """Tensors of one forward pass over these pairs."""
+    import torch
+
+    sequences = [(pair.prompt_ids, pair.chosen) for pair in pairs]
+    sequences += [(pair.prompt_ids, pair.rejected) for pair in pairs]
+    length = max(len(prompt) + len(response.token_ids) for prompt, response in sequences)
+    input_ids = np.zeros((len(sequences), length), dtype=np.int64)
+    attention_mask = np.zeros_like(input_ids)
+    positions, targets, weights, reference, owner = [], [], [], [], []
+    for row, (prompt, response) in enumerate(sequences):
+        size = len(prompt) + len(response.token_ids)
+        input_ids[row, :size] = np.concatenate([prompt, response.token_ids])
+        attention_mask[row, :size] = 1
+        kept = np.flatnonzero(response.weights)
+        # The token at index k of the response is predicted one position before it stands.
+        positions.append(row * length + len(prompt) - 1 + kept)
+        targets.append(response.token_ids[kept])
+        weights.append(response.weights[kept])
+        reference.append(response.reference[kept])
+        owner.append(np.full(len(kept), row))
+    return Batch(
+        input_ids=torch.from_numpy(input_ids),
+        attention_mask=torch.from_numpy(attention_mask),
+        position_ids=torch.arange(length).expand(len(sequences), length).contiguous(),
+        positions=torch.from_numpy(np.concatenate(positions)),
+        targets=torch.from_numpy(np.concatenate(targets)),
+        weights=torch.from_numpy(np.concatenate(weights)),
+        reference=torch.from_numpy(np.concatenate(reference)),
+        owner=torch.from_numpy(np.concatenate(owner)),
+    )
+
+
+def idle_batch() -> Batch:
+    """The smallest batch there is, for a worker without pairs in a pass that others need it in."""
+    response = Response(np.zeros(1, np.int64), np.ones(1, np.float32), np.zeros(1, np.float32))
+    return collate([TrainingPair("", np.zeros(1, np.int64), response, response)])

@@ -1,0 +1,198 @@
+"""A DeepSpeed engine whose gradient accumulation we hold in our own hands.
+
+The number of forward passes differs from step to step and the scale of each pass is part of the
+batch plan, so the engine is told neither: it runs with an accumulation of one, is handed losses
+that are already scaled, and learns from ``last`` where a step ends.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from maskdpo_ray.config import TrainingConfig
+from maskdpo_ray.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+def deepspeed_config(settings: TrainingConfig, dtype: str, parameters: int) -> dict[str, Any]:
+    """The engine's configuration; ``settings.deepspeed`` is merged in.
+
+    Args:
+        parameters: number of parameters of the model, which bounds the communication buffers.
+    """
+    extra = dict(settings.deepspeed)
+    zero_extra = dict(extra.pop("zero_optimization", {}))
+    if "stage" in zero_extra:
+        raise UserError("training.deepspeed: the stage is set through training.zero_stage")
+    if dtype == "bfloat16" and settings.zero_stage == 0:
+        raise UserError(
+            "training.zero_stage=0 keeps no fp32 weights beside bfloat16 ones, which loses small "
+            "updates: set training.zero_stage=1, which costs the same on one worker"
+        )
+    offload = any(key.startswith("offload_") for key in zero_extra)
+    config = {
+        "train_micro_batch_size_per_gpu": 1,
+        # Only read as "is there any accumulation" by optimizer offload, never used as a scale.
+        "gradient_accumulation_steps": 2 if offload else 1,
+        "gradient_clipping": settings.max_grad_norm,
+        "zero_optimization": {
+            "stage": settings.zero_stage,
+            "reduce_bucket_size": min(parameters, 500_000_000),
+            **zero_extra,
+        },
+        "steps_per_print": None,
+        **extra,
+    }
+    if dtype == "bfloat16":
+        config["bf16"] = {"enabled": True}
+        config["data_types"] = {"grad_accum_dtype": "fp32"}
+    return config
+
+
+class Engine:
+    """The model, its optimizer, and the step.
+
+    Args:
+        model: on the CPU, before DeepSpeed has seen it.
+        dtype: ``float32`` or ``bfloat16``.
+    """
+
+    def __init__(self, model: "nn.Module", settings: TrainingConfig, dtype: str) -> None:
+        import deepspeed
+        import torch
+
+        if not torch.cuda.is_available():
+            # Compiles for half a minute and leaks shared memory; gloo gives the same results.
+            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        config = deepspeed_config(settings, dtype, sum(p.numel() for p in parameters))
+        self._stage = settings.zero_stage
+        self._engine, *_ = deepspeed.initialize(
+            model=model, optimizer=_adamw(parameters, settings, config), config=config
+        )
+        self.device = self._engine.device
+
+    @property
+    def module(self) -> "nn.Module":
+        return self._engine.module
+
+    def __call__(self, **inputs: "Tensor") -> "Tensor":
+        return self._engine(**inputs)
+
+    def backward(self, loss: "Tensor", last: bool) -> None:
+        """Add the gradient of a loss that is scaled already; ``last`` closes the step."""
+        self._engine.set_gradient_accumulation_boundary(last)
+        self._engine.backward(loss, scale_wrt_gas=False)
+
+    def step(self, learning_rate: float) -> float:
+        """Update the weights; returns the gradient norm before clipping."""
+        import torch
+
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = learning_rate
+        norm = None
+        if self._stage == 0:
+            gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
+            norm = torch.nn.utils.get_total_norm(gradients)
+        self._engine.step()
+        return float(self._engine.get_global_grad_norm() if norm is None else norm)
+
+    def named_parameters(self) -> list[tuple[str, "nn.Parameter"]]:
+        """Trained parameters under the names of the policy's own state dict."""
+        return [
+            (name.removeprefix("policy."), parameter)
+            for name, parameter in self.module.named_parameters()
+            if parameter.requires_grad
+        ]
+
+    @contextmanager
+    def gathered(self, parameter: "nn.Parameter") -> Iterator["Tensor"]:
+        """The whole parameter in the model's dtype, on every worker."""
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters([parameter], enabled=self._stage == 3):
+            yield parameter.detach()
+
+    def full_state(self, parameter: "nn.Parameter") -> dict[str, "Tensor"]:
+        """fp32 weight and both Adam moments of a parameter, whole, on every worker."""
+        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+        if self._stage == 0:
+            moments = self._engine.optimizer.state[parameter]
+            return {"weight": parameter.detach()} | {key: moments[key] for key in _MOMENTS}
+        return {"weight": safe_get_full_fp32_param(parameter)} | {
+            key: safe_get_full_optimizer_state(parameter, key) for key in _MOMENTS
+        }
+
+    def load_full_state(self, parameter: "nn.Parameter", state: dict[str, "Tensor"]) -> None:
+        """The inverse of :meth:`full_state`; call :meth:`start_moments` first.
+
+        The weights in the model's own dtype are not touched: load them into the model before
+        the engine is made.
+        """
+        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+
+        if self._stage == 0:
+            for key in _MOMENTS:
+                self._engine.optimizer.state[parameter][key].copy_(state[key])
+            return
+        safe_set_full_fp32_param(parameter, state["weight"])
+        for key in _MOMENTS:
+            safe_set_full_optimizer_state(parameter, state[key], key)
+
+    def start_moments(self, steps: int) -> None:
+        """Give the optimizer empty moments as after ``steps`` steps; Adam makes them at its first."""
+        import torch
+
+        optimizer = self._engine.optimizer
+        adam = self._engine.basic_optimizer
+        for partition in self._partitions():
+            adam.state[partition] = {
+                "step": torch.tensor(
+                    float(steps), device=partition.device if partition.is_cuda else "cpu"
+                ),
+                **{key: torch.zeros_like(partition) for key in _MOMENTS},
+            }
+        if hasattr(optimizer, "_lazy_init_hp_params_optimizer_state"):
+            optimizer._lazy_init_hp_params_optimizer_state()
+
+    def _partitions(self) -> list["Tensor"]:
+        """The tensors that the inner optimizer holds its state under."""
+        optimizer = self._engine.optimizer
+        for name in (
+            "fp32_partitioned_groups_flat",  # ZeRO 3
+            "single_partition_of_fp32_groups",  # ZeRO 1 and 2
+            "fp32_groups_flat_partition",  # ZeRO 1 in bfloat16
+        ):
+            if hasattr(optimizer, name):
+                return list(getattr(optimizer, name))
+        return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+    def close(self) -> None:
+        """Release the engine's hooks and buffers."""
+        self._engine.destroy()
+
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def _adamw(parameters: list, settings: TrainingConfig, config: dict[str, Any]) -> Any:
+    """AdamW; weight decay spares biases and norms, as is usual."""
+    import torch
+
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if settings.weight_decay == 0.0:
+        groups = [{"params": parameters, "weight_decay": 0.0}]
+    kwargs = {"lr": settings.learning_rate, "betas": settings.betas, "eps": settings.adam_eps}
+    if "offload_optimizer" in config["zero_optimization"]:
+        from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+        return DeepSpeedCPUAdam([g for g in groups if g["params"]], **kwargs)
+    # PyTorch's fused kernel needs no compiler on the node, unlike DeepSpeed's.
+    fused = torch.cuda.is_available()
+    return torch.optim.AdamW([g for g in groups if g["params"]], fused=fused, **kwargs)

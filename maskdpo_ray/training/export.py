@@ -1,0 +1,93 @@
+"""The trained policy as an ordinary Hugging Face folder, whatever the ZeRO stage."""
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from maskdpo_ray.config import ModelConfig
+from maskdpo_ray.storage import Folder
+from maskdpo_ray.training.engine import Engine
+from maskdpo_ray.training.model import load_tokenizer, local_snapshot
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def gather_weights(engine: Engine, keep: bool) -> "dict[str, Tensor]":
+    """Whole weights on the CPU where ``keep``; every worker takes part."""
+    weights = {}
+    for name, parameter in engine.named_parameters():
+        with engine.gathered(parameter) as whole:
+            if keep:
+                weights[name] = whole.to("cpu", copy=True)
+    return weights
+
+
+def write_model(
+    policy: Any, weights: "dict[str, Tensor]", model: ModelConfig, output: Folder, card: str
+) -> None:
+    """Write weights, configuration, tokenizer and model card to ``output/model``.
+
+    On a disk the folder appears when it is whole. In an object store, where nothing can be
+    renamed, ``config.json`` is the last file to appear: a folder without it is no model.
+
+    Args:
+        policy: the model that was trained; its own weights may be sharded away.
+        output: an older ``model`` in it is replaced.
+        card: text of the model card, ``README.md``.
+    """
+    if not output.is_local:
+        with tempfile.TemporaryDirectory() as scratch:
+            _write_files(policy, weights, model, Path(scratch), card)
+            files = sorted(Path(scratch).iterdir(), key=lambda file: file.name == "config.json")
+            for file in files:
+                with pa.memory_map(str(file)) as content:
+                    (output / "model").write(file.name, content.read_buffer())
+        return
+    target = Path(output.uri) / "model"
+    aside = target.with_name(".model.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    _write_files(policy, weights, model, aside, card)
+    if target.exists():
+        shutil.rmtree(target)
+    aside.rename(target)
+
+
+def _write_files(
+    policy: Any, weights: "dict[str, Tensor]", model: ModelConfig, folder: Path, card: str
+) -> None:
+    source = local_snapshot(model.path, model.revision)
+    policy.save_pretrained(folder, state_dict=weights)
+    # The source's own file: training switched dropout off in the loaded configuration.
+    shutil.copyfile(source / "config.json", folder / "config.json")
+    load_tokenizer(model).save_pretrained(folder)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def model_card(name: str, settings: dict[str, Any], figures: dict[str, Any]) -> str:
+    """Markdown with what made this model and what training ended at."""
+    lines = [
+        "---",
+        f"base_model: {name}",
+        "tags: [mask-dpo, dpo]",
+        "---",
+        "",
+        f"# {Path(name).name}, aligned with masked DPO",
+        "",
+        "Trained by maskdpo-ray on preference pairs whose sentences carry verdicts: the loss sees",
+        "the correct sentences of the chosen answer and the incorrect ones of the rejected answer",
+        "(Mask-DPO, ICLR 2025). With `mask: none` it is vanilla DPO on the same pairs.",
+        "",
+    ]
+    for title, table in (("Settings", settings), ("Last step", figures)):
+        lines += [f"## {title}", "", "| | |", "|---|---|"]
+        lines += [f"| {key} | {_cell(value)} |" for key, value in table.items()] + [""]
+    return "\n".join(lines)
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,81 @@
+"""Load the policy for training and for its reference log-probabilities."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from maskdpo_ray.config import ModelConfig
+from maskdpo_ray.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def local_snapshot(path: str, revision: str | None = None) -> Path:
+    """Folder of a model: the path itself, or the local copy of a hub id.
+
+    Raises:
+        UserError: one line, if there is neither.
+    """
+    folder = Path(path)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise UserError(f"{folder} is no model: it has no config.json")
+        return folder.resolve()
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+    from requests.exceptions import ConnectionError as Unreachable
+
+    missing = f"model {path!r} is neither a local folder nor a model that the hub gives us"
+    try:
+        return Path(snapshot_download(path, revision=revision, ignore_patterns=["*.gguf", "*.pth"]))
+    except HFValidationError:
+        raise UserError(f"model folder {path!r} does not exist on this node") from None
+    except (LocalEntryNotFoundError, HfHubHTTPError, Unreachable) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{missing} ({reason}): check the name, or download it first") from None
+
+
+def load_policy(
+    model: ModelConfig, attention: str = "sdpa", gradient_checkpointing: bool = False
+) -> "PreTrainedModel":
+    """The policy on the CPU, dropout off, in the dtype of the configuration.
+
+    Dropout would make the policy differ from its own reference at step 0.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    folder = local_snapshot(_required(model.path), model.revision)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=model.trust_remote_code)
+    for name, value in config.to_dict().items():
+        if ("dropout" in name or name.endswith("pdrop")) and isinstance(value, float):
+            setattr(config, name, 0.0)
+    policy = AutoModelForCausalLM.from_pretrained(
+        folder,
+        config=config,
+        dtype=getattr(torch, model.dtype),
+        attn_implementation=attention,
+        trust_remote_code=model.trust_remote_code,
+    )
+    if gradient_checkpointing:
+        policy.gradient_checkpointing_enable({"use_reentrant": False})
+    return policy
+
+
+def load_tokenizer(model: ModelConfig) -> "PreTrainedTokenizerBase":
+    """The tokenizer, with the configured chat template where there is one."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(
+        local_snapshot(_required(model.path), model.revision),
+        trust_remote_code=model.trust_remote_code,
+    )
+    if model.chat_template:
+        tokenizer.chat_template = Path(model.chat_template).read_text(encoding="utf-8")
+    return tokenizer
+
+
+def _required(path: str | None) -> str:
+    if path is None:
+        raise UserError("model.path is missing: a local folder or a hub id")
+    return path

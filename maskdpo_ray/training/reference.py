@@ -1,0 +1,114 @@
+"""Log-probabilities of both responses under the frozen base, once and for all of training.
+
+They come from the forward that training uses, in the same arithmetic, so that policy and
+reference agree at step 0 and the loss starts at ln 2. Every response token has one, whatever its
+weight: another mask or another beta computes nothing again.
+"""
+
+import asyncio
+import hashlib
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from maskdpo_ray.config import ModelConfig, TrainingConfig
+from maskdpo_ray.records import Pair
+from maskdpo_ray.training.batch_plan import split_batch
+from maskdpo_ray.training.batches import Response, TrainingPair, collate
+from maskdpo_ray.training.model import local_snapshot
+
+if TYPE_CHECKING:
+    from maskdpo_ray.training.logprobs import LogProbModel
+
+
+def reference_log_probs(
+    model: "LogProbModel", pairs: Sequence[Pair], micro_batch_tokens: int
+) -> list[dict[str, Any]]:
+    """Rows of ``REFERENCE_SCHEMA`` in the order of ``pairs``; natural logarithms, fp32.
+
+    Args:
+        micro_batch_tokens: padded tokens of one forward pass, both responses together.
+    """
+    import torch
+
+    device = next(model.parameters()).device
+    plain = [_unmasked(pair) for pair in pairs]
+    lengths = np.array([pair.length for pair in plain])
+    rows: list[dict[str, Any]] = [{} for _ in pairs]
+    (passes,) = split_batch(np.arange(len(pairs)), lengths, 1, micro_batch_tokens)
+    for indices in passes:
+        group = [plain[index] for index in indices]
+        with torch.inference_mode():
+            log_probs = model(**collate(group).to(device).inputs()).cpu().numpy()
+        sides = [pair.chosen for pair in group] + [pair.rejected for pair in group]
+        ends = np.cumsum([len(side.token_ids) for side in sides])
+        chosen_and_rejected = np.split(log_probs, ends[:-1])
+        for place, index in enumerate(indices):
+            rows[index] = {
+                "id": pairs[index]["id"],
+                "chosen": chosen_and_rejected[place].tolist(),
+                "rejected": chosen_and_rejected[len(group) + place].tolist(),
+            }
+    return rows
+
+
+def _unmasked(pair: Pair) -> TrainingPair:
+    def response(side: Any) -> Response:
+        token_ids = np.asarray(side["token_ids"], dtype=np.int64)
+        ones = np.ones(len(token_ids), dtype=np.float32)
+        return Response(token_ids, weights=ones, reference=np.zeros_like(ones))
+
+    prompt_ids = np.asarray(pair["prompt_ids"], dtype=np.int64)
+    return TrainingPair(pair["id"], prompt_ids, response(pair["chosen"]), response(pair["rejected"]))
+
+
+class ReferenceProcessor:
+    """The frozen base in an actor: loaded once, asked for many blocks of pairs.
+
+    Args:
+        model: the policy before alignment.
+        settings: training's; the arithmetic must be training's own.
+    """
+
+    def __init__(self, model: ModelConfig, settings: TrainingConfig) -> None:
+        import torch
+
+        from maskdpo_ray.training.logprobs import LogProbModel
+        from maskdpo_ray.training.model import load_policy
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._model = LogProbModel(load_policy(model, settings.attention), settings.logprob_chunk)
+        self._model.eval().requires_grad_(False).to(device)
+        self._micro_batch_tokens = settings.micro_batch_tokens
+        self._one_at_a_time = threading.Lock()
+
+    async def __call__(self, rows: list[Pair]) -> list[dict[str, Any]]:
+        """Rows of ``REFERENCE_SCHEMA`` in the order of ``rows``."""
+        return await asyncio.to_thread(self._compute, rows)
+
+    def _compute(self, rows: list[Pair]) -> list[dict[str, Any]]:
+        # Several blocks wait here at once; passes that run side by side would only share memory.
+        with self._one_at_a_time:
+            return reference_log_probs(self._model, rows, self._micro_batch_tokens)
+
+
+def weights_digest(path: str, revision: str | None = None) -> str:
+    """SHA-256 over the weights and the configuration of a model, whatever folder it stands in.
+
+    The reference cache is keyed by it: a trained policy under an old name is another model.
+    """
+    folder = local_snapshot(path, revision)
+    files = [*folder.glob("*.safetensors"), *folder.glob("*.bin"), folder / "config.json"]
+    digest = hashlib.sha256()
+    for file in sorted(files):
+        digest.update(f"{file.name}\n{file.stat().st_size}\n".encode())
+        digest.update(_file_digest(file))
+    return digest.hexdigest()
+
+
+def _file_digest(file: Path) -> bytes:
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").digest()

@@ -1,0 +1,364 @@
+"""What every training worker does: plan, learn, save, export.
+
+Nothing here knows Ray. ``stage.py`` runs it in Ray Train workers and hands in what it needs of
+them: rank, number of workers, the checkpoints there are, how to save one.
+"""
+
+import hashlib
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from maskdpo_ray.config import ModelConfig, TrainingConfig
+from maskdpo_ray.errors import UserError
+from maskdpo_ray.records import Pair
+from maskdpo_ray.storage import Folder
+from maskdpo_ray.training.batch_plan import global_batch, split_batch, steps_per_epoch
+from maskdpo_ray.training.batches import Batch, TrainingPair, collate, idle_batch, training_pairs
+from maskdpo_ray.training.loss import masked_dpo_loss, masked_log_ratios
+from maskdpo_ray.training.schedule import learning_rate
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from maskdpo_ray.training.engine import Engine
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """One training run. Travels to the workers, so it is small and picklable."""
+
+    model: ModelConfig
+    settings: TrainingConfig
+    seed: int
+    pairs: Callable[[], Iterable[Pair]]
+    references: Callable[[], Iterable[Mapping[str, Any]]]  # rows of REFERENCE_SCHEMA
+    output: Folder  # gets metrics.jsonl and model/
+
+
+@dataclass(frozen=True)
+class Workers:
+    """This worker among its fellows, and how a checkpoint is found and kept."""
+
+    rank: int
+    count: int
+    checkpoints: Callable[[], Sequence[Callable[[], AbstractContextManager[Path]]]]
+    """Those there are, newest first; each opens as a local folder."""
+    save: Callable[[Callable[[Path], None], dict[str, Any]], None]
+    """Calls its argument with an empty folder and makes what stands there durable."""
+    progress: Callable[[dict[str, Any]], None]
+    """Told the metrics of every step, on rank 0."""
+
+
+def train(job: TrainingJob, workers: Workers) -> dict[str, Any]:
+    """Train to the end, from the newest sound checkpoint if there is one; export the policy.
+
+    Returns:
+        The metrics of the last step.
+
+    Raises:
+        UserError: unusable pairs, a model that cannot be loaded, or a loss that is not finite.
+    """
+    import torch
+
+    from maskdpo_ray.training import checkpoint
+    from maskdpo_ray.training.engine import Engine
+    from maskdpo_ray.training.export import gather_weights, model_card, write_model
+    from maskdpo_ray.training.logprobs import LogProbModel
+    from maskdpo_ray.training.model import load_policy
+
+    settings = job.settings
+    torch.manual_seed(job.seed)
+    references = {row["id"]: row for row in job.references()}
+    pairs = training_pairs(job.pairs(), references, settings.mask)
+    lengths = np.array([pair.length for pair in pairs])
+    epoch_steps = steps_per_epoch(len(pairs), settings.batch_size)
+    total = min(epoch_steps * settings.epochs, settings.max_steps or math.inf)
+    identity = _identity(job, pairs)
+
+    policy = load_policy(job.model, settings.attention, settings.gradient_checkpointing)
+    _check_lengths(policy.config, pairs)
+    model = LogProbModel(policy, settings.logprob_chunk)
+    model.train()
+    history: list[dict[str, Any]] = []
+    with _newest_sound(workers, identity) as resumed:
+        if resumed is not None:
+            checkpoint.load_weights(policy, resumed)
+        engine = Engine(model, settings, job.model.dtype)
+        if resumed is not None:
+            position = checkpoint.read_position(resumed)
+            checkpoint.load_state(engine, resumed, position.step)
+            history = position.history
+    metrics_log = MetricsLog(job.output, history) if workers.rank == 0 else None
+
+    for step in range(len(history), total):
+        began = time.perf_counter()
+        rate = learning_rate(
+            step, total, settings.learning_rate, settings.warmup_ratio, settings.min_lr_ratio
+        )
+        batch = global_batch(step, len(pairs), settings.batch_size, job.seed)
+        metrics = _learn(engine, pairs, batch, lengths, settings, workers, rate)
+        line = {
+            "step": step + 1,
+            "total_steps": total,
+            "epoch": (step + 1) / epoch_steps,
+            **metrics,
+            "seconds": time.perf_counter() - began,
+        }
+        history.append(line)
+        if metrics_log is not None:
+            metrics_log.add(line)
+            workers.progress(line)
+        if (step + 1) % settings.checkpoint_every == 0 or step + 1 == total:
+            position = checkpoint.Position(step + 1, identity, history)
+            if metrics_log is not None:
+                metrics_log.write_all()
+            workers.save(
+                lambda folder, at=position: checkpoint.save_part(
+                    engine, folder, workers.rank, workers.count, at
+                ),
+                line,
+            )
+
+    weights = gather_weights(engine, keep=workers.rank == 0)
+    if workers.rank == 0:
+        card = model_card(job.model.path, {**settings.model_dump(), "seed": job.seed}, history[-1])
+        write_model(policy, weights, job.model, job.output, card)
+    engine.close()
+    return history[-1]
+
+
+def _learn(
+    engine: "Engine",
+    pairs: list[TrainingPair],
+    batch: np.ndarray,
+    lengths: np.ndarray,
+    settings: TrainingConfig,
+    workers: Workers,
+    rate: float,
+) -> dict[str, float]:
+    """One optimizer step; the gradient is that of the mean loss over the global batch."""
+    passes = split_batch(batch, lengths, workers.count, settings.micro_batch_tokens)[workers.rank]
+    # The engine averages over the workers, so their sums are scaled up by their number.
+    scale = workers.count / len(batch)
+    sums = np.zeros(len(_SUMS))
+    unsound: list[str] = []
+    for number, chosen_pairs in enumerate(passes):
+        rows = [pairs[index] for index in chosen_pairs]
+        tensors = (collate(rows) if rows else idle_batch()).to(engine.device)
+        losses, values = _losses(engine(**tensors.inputs()), tensors, settings)
+        unsound += [row.id for row, ok in zip(rows, losses.isfinite().tolist()) if not ok]
+        # A worker without pairs takes part in the pass with a loss that counts for nothing.
+        loss = losses.sum() * (scale if rows else 0.0)
+        engine.backward(loss, last=number == len(passes) - 1)
+        if rows:
+            sums += _sums(rows, losses, values)
+    sums, unsound = _over_workers(sums, unsound, engine.device, workers.count)
+    if unsound:
+        raise UserError(
+            f"the loss of {len(unsound)} pairs is not finite, the first are "
+            f"{', '.join(map(repr, sorted(unsound)[:5]))}: look at these rows, lower "
+            "training.learning_rate, or train in float32"
+        )
+    norm = engine.step(rate)
+    if not math.isfinite(norm):
+        names = ", ".join(repr(pairs[index].id) for index in batch[:5])
+        raise UserError(
+            f"the gradient of the batch with pairs {names}, ... is not finite though its losses "
+            "are: lower training.learning_rate, or train in float32"
+        )
+    return _metrics(dict(zip(_SUMS, sums.tolist(), strict=True)), norm, rate)
+
+
+def _losses(
+    log_probs: "Tensor", batch: Batch, settings: TrainingConfig
+) -> "tuple[Tensor, dict[str, Tensor]]":
+    """Loss of every pair ``[pairs]``, and the values that the metrics are made of."""
+    import torch
+
+    sequences = len(batch.input_ids)
+    ratios = masked_log_ratios(
+        log_probs, batch.reference, batch.weights, batch.owner, sequences
+    )
+    chosen, rejected = ratios.chunk(2)
+    losses = masked_dpo_loss(chosen, rejected, settings.beta, settings.label_smoothing)
+    with torch.no_grad():
+        logps = torch.zeros_like(ratios).index_add(0, batch.owner, batch.weights * log_probs)
+        logps_chosen, logps_rejected = logps.chunk(2)
+    return losses, {
+        "rewards/chosen": settings.beta * chosen.detach(),
+        "rewards/rejected": settings.beta * rejected.detach(),
+        "logps/chosen": logps_chosen,
+        "logps/rejected": logps_rejected,
+    }
+
+
+_SUMS = (
+    "pairs",
+    "loss",
+    "rewards/chosen",
+    "rewards/rejected",
+    "rewards/accuracies",
+    "logps/chosen",
+    "logps/rejected",
+    "tokens/chosen",
+    "tokens/rejected",
+    "kept/chosen",
+    "kept/rejected",
+)
+
+
+def _sums(
+    rows: list[TrainingPair], losses: "Tensor", values: "dict[str, Tensor]"
+) -> np.ndarray:
+    """Sums over the pairs of one pass, in the order of ``_SUMS``."""
+    totals = {key: float(value.double().sum()) for key, value in values.items()}
+    won = values["rewards/chosen"] > values["rewards/rejected"]
+    totals["rewards/accuracies"] = float(won.sum())
+    totals["loss"] = float(losses.detach().double().sum())
+    totals["pairs"] = len(rows)
+    for side in ("chosen", "rejected"):
+        weights = [getattr(row, side).weights for row in rows]
+        totals[f"tokens/{side}"] = sum(map(len, weights))
+        totals[f"kept/{side}"] = sum(np.count_nonzero(w) for w in weights)
+    return np.array([totals[key] for key in _SUMS], dtype=np.float64)
+
+
+def _over_workers(
+    sums: np.ndarray, unsound: list[str], device: Any, workers: int
+) -> tuple[np.ndarray, list[str]]:
+    """Add up over the workers; all learn of rows that any of them could not use."""
+    import torch
+    from torch import distributed
+
+    if workers == 1:
+        return sums, unsound
+    totals = torch.from_numpy(np.append(sums, len(unsound))).to(device)
+    distributed.all_reduce(totals)
+    *summed, troubled = totals.tolist()
+    if troubled:
+        lists: list[list[str]] = [[] for _ in range(workers)]
+        distributed.all_gather_object(lists, unsound)
+        unsound = [name for names in lists for name in names]
+    return np.array(summed), unsound
+
+
+def _metrics(sums: dict[str, float], norm: float, rate: float) -> dict[str, float]:
+    """Means over the step, under the names that TRL made common.
+
+    ``logps`` and ``rewards`` are sums over the tokens with a non-zero weight; with ``mask: none``
+    these are all tokens. ``kept`` is the share of response tokens with a non-zero weight.
+    """
+    pairs = sums["pairs"]
+    chosen, rejected = sums["rewards/chosen"] / pairs, sums["rewards/rejected"] / pairs
+    return {
+        "loss": sums["loss"] / pairs,
+        "grad_norm": norm,
+        "learning_rate": rate,
+        "rewards/chosen": chosen,
+        "rewards/rejected": rejected,
+        "rewards/margins": chosen - rejected,
+        "rewards/accuracies": sums["rewards/accuracies"] / pairs,
+        "logps/chosen": sums["logps/chosen"] / pairs,
+        "logps/rejected": sums["logps/rejected"] / pairs,
+        "kept/chosen": sums["kept/chosen"] / sums["tokens/chosen"],
+        "kept/rejected": sums["kept/rejected"] / sums["tokens/rejected"],
+    }
+
+
+@contextmanager
+def _newest_sound(workers: Workers, identity: str) -> Iterator[Path | None]:
+    """Folder of the newest checkpoint that is whole; all workers agree on it."""
+    from maskdpo_ray.training.checkpoint import damage, read_position
+
+    for opened in workers.checkpoints():
+        with opened() as folder:
+            problem = damage(folder, workers.rank, workers.count)
+            _, problems = _over_workers(
+                np.zeros(1), [problem] if problem else [], "cpu", workers.count
+            )
+            if problems:
+                if workers.rank == 0:
+                    log.warning("checkpoint %s passed over: %s", folder.name, problems[0])
+                continue
+            if read_position(folder).identity != identity:
+                raise UserError(
+                    f"checkpoint {folder} belongs to other pairs or settings: train into another "
+                    "folder, or remove it"
+                )
+            yield folder
+            return
+    yield None
+
+
+# What may change between two sessions of one run: it moves the work, not the result.
+_PLACEMENT = {
+    "preset",
+    "micro_batch_tokens",
+    "zero_stage",
+    "deepspeed",
+    "gradient_checkpointing",
+    "attention",
+    "logprob_chunk",
+    "checkpoint_every",
+    "keep_checkpoints",
+}
+
+
+def _identity(job: TrainingJob, pairs: list[TrainingPair]) -> str:
+    """Fingerprint of everything that the weights after a step depend on."""
+    settings = job.settings.model_dump(mode="json", exclude=_PLACEMENT)
+    digest = hashlib.sha256(json.dumps([job.seed, settings], sort_keys=True).encode())
+    for pair in pairs:
+        digest.update(f"{pair.id}\n{len(pair.prompt_ids)}\n".encode())
+        digest.update(pair.prompt_ids.tobytes())
+        for response in (pair.chosen, pair.rejected):
+            digest.update(f"{len(response.token_ids)}\n".encode())
+            for values in (response.token_ids, response.weights, response.reference):
+                digest.update(values.tobytes())
+    return digest.hexdigest()
+
+
+def _check_lengths(config: Any, pairs: list[TrainingPair]) -> None:
+    longest = max(pairs, key=lambda pair: pair.length)
+    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if limit and longest.length > limit:
+        raise UserError(
+            f"pair {longest.id!r} has {longest.length} tokens and the model {limit} positions: "
+            f"set preference.max_length={limit}"
+        )
+
+
+class MetricsLog:
+    """``metrics.jsonl``, one line per step and no step twice.
+
+    Steps that an interrupted session did after its last checkpoint are done again: the file
+    begins with the history of the checkpoint and loses what stood after it.
+    """
+
+    def __init__(self, folder: Folder, history: list[dict[str, Any]]) -> None:
+        self._folder = folder
+        self._lines = [json.dumps(line) for line in history]
+        self.write_all()
+
+    def add(self, line: dict[str, Any]) -> None:
+        """Append a step. An object store cannot append: it gets the file with ``write_all``."""
+        self._lines.append(json.dumps(line))
+        if self._folder.is_local:
+            with open(self._folder.path(self._NAME), "a", encoding="utf-8") as file:
+                file.write(self._lines[-1] + "\n")
+
+    def write_all(self) -> None:
+        self._folder.write(self._NAME, "".join(line + "\n" for line in self._lines).encode())
+
+    _NAME = "metrics.jsonl"

@@ -1,0 +1,58 @@
+"""Fixtures that the whole suite shares."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+DATA = Path(os.environ.get("MASKDPO_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of human-labelled answers and real tokenizers; the tests that need it skip without it.
+
+    ``MASKDPO_REQUIRE_DATA=1`` turns the skip into a failure, so that a continuous check cannot
+    pass by skipping.
+    """
+    if DATA.is_dir():
+        return DATA
+    message = f"no real labelled data at {DATA} (set MASKDPO_TEST_DATA to its folder)"
+    if os.environ.get("MASKDPO_REQUIRE_DATA") == "1":
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+def read_jsonl(path: Path) -> list[dict]:
+    with open(path, encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+@pytest.fixture(scope="session")
+def biographies(real_data) -> list[dict]:
+    return read_jsonl(real_data / "factscore_bio.jsonl")
+
+
+@pytest.fixture(scope="session")
+def tofueval(real_data) -> list[dict]:
+    return read_jsonl(real_data / "tofueval.jsonl")
+
+
+@pytest.fixture(scope="session")
+def ray_cluster():
+    """One Ray on this machine for the whole session."""
+    import ray
+
+    from maskdpo_ray.config import ResourcesConfig
+    from maskdpo_ray.stream import start_ray
+
+    # Actors import what tests define; they know this folder by nothing else.
+    here = os.path.dirname(__file__)
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        [here, str(REPOSITORY), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    )
+    start_ray(ResourcesConfig())
+    yield
+    ray.shutdown()

@@ -1,0 +1,99 @@
+from pathlib import Path
+
+import pytest
+
+from maskdpo_ray.config import build_config, differing_keys, read_config
+from maskdpo_ray.errors import UserError
+
+CONFIGS = sorted((Path(__file__).parents[1] / "jobs" / "configs").glob("*.yaml"))
+
+
+def tree(**sections):
+    return {"run_dir": "x", "world": {}, "annotation": {"annotator": "closed_world"}, **sections}
+
+
+def message(**sections) -> str:
+    with pytest.raises(UserError) as caught:
+        build_config(tree(**sections))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_shipped_configurations_are_valid(path):
+    config = read_config(path)
+    assert build_config(config.model_dump(mode="json")) == config
+
+
+def test_an_unknown_key_names_the_nearest_valid_one():
+    assert "'sampling.candidatez': did you mean 'candidates'?" in message(
+        sampling={"candidatez": 3}
+    )
+    assert "'trainign': did you mean 'training'?" in message(trainign={})
+    assert "'systems.dpo.maks': did you mean 'mask'?" in message(systems={"dpo": {"maks": "none"}})
+
+
+def test_one_candidate_is_refused_with_the_reason():
+    assert "a preference pair needs a best and a worst" in message(sampling={"candidates": 1})
+
+
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        ({"annotation": {"annotator": "anah"}}, "needs annotation.model"),
+        ({"annotation": {"annotator": "closed_world", "model": "m"}}, "uses no model"),
+        ({"annotation": {"annotator": "labels"}}, "set sampling.source=input"),
+        ({"world": None}, "model.path is missing"),
+        ({"model": {"path": "m"}}, "world provides the model"),
+        ({"systems": {"base": {}}}, "cannot name a trained system"),
+        ({"evaluation": {"samples": 4, "best_of_n": [8]}}, "set evaluation.samples=8"),
+        ({"training": {"deepspeed": {"gradient_clipping": 1}}}, "training.max_grad_norm"),
+        ({"resources": {"sampler": {"actors": [3, 1]}}}, "1 <= least <= most"),
+        ({"sampling": {"engine": {"tensor_parallel_size": 2}}}, "resources.*.gpus=2"),
+        ({"training": {"beta": 0}}, "training.beta: Input should be greater than 0"),
+    ],
+)
+def test_what_would_be_ignored_or_fail_later_is_refused(sections, words):
+    assert words in message(**sections)
+
+
+def test_overrides_reach_their_section_and_are_checked(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("run_dir: runs/{seed}\nworld: {}\nannotation: {annotator: closed_world}\n")
+    config = read_config(path, ["training.learning_rate=5e-7", "seed=3", "sampling.engine.a=[1, 2]"])
+    assert config.training.learning_rate == 5e-7
+    assert config.run_dir == "runs/3"
+    assert config.sampling.engine == {"a": [1, 2]}
+    with pytest.raises(UserError, match="must read section.key=value"):
+        read_config(path, ["seed"])
+    with pytest.raises(UserError, match="unknown key 'training.betta': did you mean 'beta'"):
+        read_config(path, ["training.betta=1"])
+
+
+def test_a_preset_stands_below_what_is_given():
+    config = build_config(
+        tree(
+            training={"preset": "released", "epochs": 1},
+            systems={"a": {}, "b": {"preset": "paper"}, "c": {"learning_rate": 1e-3}},
+        )
+    )
+    assert (config.training.learning_rate, config.training.epochs) == (5e-7, 1)
+    assert config.training_of("a").learning_rate == 5e-7
+    assert config.training_of("b").learning_rate == 5e-6
+    assert config.training_of("c").learning_rate == 1e-3
+
+
+def test_missing_and_malformed_files(tmp_path):
+    with pytest.raises(UserError, match="no configuration file at"):
+        read_config(tmp_path / "none.yaml")
+    path = tmp_path / "c.yaml"
+    path.write_text("a: [")
+    with pytest.raises(UserError, match="is not YAML"):
+        read_config(path)
+    path.write_text("- a")
+    with pytest.raises(UserError, match="must hold `key: value` sections"):
+        read_config(path)
+
+
+def test_differing_keys_are_dotted():
+    assert differing_keys({"a": {"b": 1, "c": 2}, "d": 1}, {"a": {"b": 2, "c": 2}}) == ["a.b", "d"]

@@ -1,0 +1,141 @@
+import pytest
+
+from maskdpo_ray.config import build_config
+from maskdpo_ray.errors import RowRejected, UserError
+from maskdpo_ray.records import QUESTION_SCHEMA
+from maskdpo_ray.rundir import RunDir, fingerprint, read_run_config
+from maskdpo_ray.storage import Folder
+
+
+def question(row_id: str) -> dict:
+    return {
+        "id": row_id, "topic": "t", "question": "q", "document": None, "language": "en",
+        "candidates": [],
+    }  # fmt: skip
+
+
+def config(run_dir, **sections):
+    given = {"run_dir": str(run_dir), "world": {}, "annotation": {"annotator": "closed_world"}}
+    return build_config(given | sections)
+
+
+@pytest.fixture
+def store(tmp_path):
+    return RunDir(config(tmp_path)).store("sample", {"k": 1}, QUESTION_SCHEMA)
+
+
+def ids(rows) -> list[str]:
+    return [row["id"] for row in rows]
+
+
+def test_rows_and_rejections_are_durable_and_counted(store):
+    refused = RowRejected("prompt_too_long", "row c: 9 tokens")
+    store.begin({})
+    store.write(["a", "b", "c"], [question("a"), question("b")], [("c", refused)], group=1)
+    assert store.finished() == ({"a", "b"}, {"c"})
+    assert store.rejected_rows() == [
+        {"id": "c", "reason": "prompt_too_long", "detail": "row c: 9 tokens"}
+    ]
+    assert not store.complete
+    store.finish_rows(["a", "b", "c"], seconds=1.5)
+    assert store.complete
+    manifest = store.manifest()
+    assert manifest["counts"] == {"in": 3, "out": 2, "rejected": {"prompt_too_long": 1}}
+    assert manifest["seconds"] == 1.5
+    assert store.summary() == "sample: 3 in, 2 out, 1 rejected (prompt_too_long)"
+
+
+def test_a_block_worked_on_twice_replaces_itself(store):
+    store.write(["a", "b"], [question("a"), question("b")], [], group=8)
+    store.write(["a", "b"], [question("a"), question("b")], [], group=8)
+    assert ids(store.rows()) == ["a", "b"]
+
+
+def test_a_row_that_two_blocks_finished_is_read_once(store):
+    store.write(["a", "b"], [question("a"), question("b")], [], group=8)
+    store.write(["b", "c"], [question("b"), question("c")], [], group=8)
+    assert sorted(ids(store.rows())) == ["a", "b", "c"]
+
+
+def test_blocks_leave_out_what_is_done_and_keep_to_row_groups(store):
+    names = [f"q{n}" for n in range(10)]
+    store.write(names, [question(n) for n in names], [], group=4)
+    blocks = store.blocks(without={"q0", "q5"})
+    assert [block.ids for block in blocks] == [["q1", "q2", "q3"], ["q4", "q6", "q7"], ["q8", "q9"]]
+    assert store.read_block(blocks[1])["id"].to_pylist() == ["q4", "q6", "q7"]
+
+
+def test_lost_and_unknown_rows_stop_the_run(store):
+    store.begin({})
+    store.write(["a"], [question("a")], [], group=8)
+    with pytest.raises(RuntimeError, match=r"1 rows lost \['b'\]"):
+        store.finish_rows(["a", "b"], 0.0)
+    with pytest.raises(RuntimeError, match=r"1 unknown \['a'\]"):
+        store.finish_rows([], 0.0)
+    assert not store.complete
+
+
+def test_seconds_of_sessions_add_up(store):
+    store.begin({})
+    store.finish({}, 2.0)
+    store.begin({})
+    assert not store.complete
+    store.finish({}, 1.0)
+    assert store.manifest()["seconds"] == 3.0
+
+
+def test_a_setting_changes_exactly_what_depends_on_it(tmp_path):
+    run = RunDir(config(tmp_path))
+
+    def keys(temperature, beta):
+        sample = run.store("sample", {"temperature": temperature}, QUESTION_SCHEMA)
+        pair = run.store("pair", {}, QUESTION_SCHEMA, sample)
+        train = run.store("train", {"beta": beta}, QUESTION_SCHEMA, pair)
+        return [sample.key, pair.key, train.key]
+
+    before = keys(0.8, 0.1)
+    assert keys(0.8, 0.1) == before
+    changed = [a != b for a, b in zip(before, keys(0.8, 0.2), strict=True)]
+    assert changed == [False, False, True]
+    assert all(a != b for a, b in zip(before, keys(0.7, 0.1), strict=True))
+
+
+def test_another_configuration_is_refused_with_the_differing_keys(tmp_path):
+    RunDir(config(tmp_path)).claim()
+    RunDir(config(tmp_path)).claim()
+    other = RunDir(config(tmp_path, seed=1, training={"beta": 0.2}))
+    with pytest.raises(UserError, match=r"these keys differ: seed, training\.beta\."):
+        other.claim()
+    other.claim(rerun=True)
+    other.claim()
+    assert read_run_config(str(tmp_path), []).training.beta == 0.2
+
+
+def test_where_and_in_what_portions_a_run_works_may_change(tmp_path):
+    RunDir(config(tmp_path)).claim()
+    RunDir(
+        config(
+            tmp_path,
+            resources={"sampler": {"actors": 4}},
+            training={"micro_batch_tokens": 100, "checkpoint_every": 7},
+        )
+    ).claim()
+
+
+def test_fingerprints_do_not_depend_on_the_order_of_keys():
+    assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
+    assert fingerprint({"a": 1}) != fingerprint({"a": 2})
+
+
+def test_a_failed_write_leaves_the_older_file_and_nothing_else(tmp_path, monkeypatch):
+    folder = Folder(tmp_path)
+    folder.write("a.json", b"old")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        folder.write("a.json", b"new")
+    assert folder.read("a.json") == b"old"
+    assert folder.names() == ["a.json"]

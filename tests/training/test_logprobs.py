@@ -1,0 +1,124 @@
+import pytest
+import torch
+
+from maskdpo_ray.errors import UserError
+from maskdpo_ray.training.logprobs import LogProbHead, LogProbModel, selected_log_probs
+
+
+def tensors(positions: int, bias: bool = False) -> tuple:
+    generator = torch.Generator().manual_seed(positions)
+    made = [
+        torch.randn(*shape, generator=generator, dtype=torch.float64, requires_grad=True)
+        for shape in ((positions, 6), (11, 6), (11,))
+    ]
+    targets = torch.randint(0, 11, (positions,), generator=generator)
+    hidden, weight, offset = made
+    return hidden, targets, weight, offset if bias else None
+
+
+def plain(hidden, targets, weight, bias):
+    logits = torch.nn.functional.linear(hidden, weight, bias)
+    return logits.log_softmax(-1).gather(1, targets[:, None]).squeeze(1)
+
+
+@pytest.mark.parametrize("positions", [0, 1, 3, 4, 5, 8, 13])
+@pytest.mark.parametrize("bias", [False, True])
+def test_gradients_equal_those_of_full_logits(positions, bias):
+    """Chunks of four: none, one short, exactly one, one and a bit, two, many."""
+    inputs = tensors(positions, bias)
+    upstream = torch.linspace(-1, 2, positions, dtype=torch.float64)
+    wanted_of = [tensor for tensor in inputs if tensor is not None and tensor.requires_grad]
+    ours = selected_log_probs(*inputs, chunk=4)
+    theirs = plain(*inputs)
+    assert torch.allclose(ours, theirs, rtol=0, atol=1e-12)
+    for got, wanted in zip(
+        torch.autograd.grad(ours, wanted_of, upstream),
+        torch.autograd.grad(theirs, wanted_of, upstream),
+        strict=True,
+    ):
+        assert torch.allclose(got, wanted, rtol=0, atol=1e-9)
+
+
+def test_gradcheck():
+    hidden, targets, weight, bias = tensors(5, bias=True)
+    assert torch.autograd.gradcheck(
+        lambda *t: selected_log_probs(t[0], targets, t[1], t[2], 2), (hidden, weight, bias)
+    )
+
+
+def test_a_frozen_head_gets_no_gradient():
+    hidden, targets, weight, _ = tensors(5)
+    selected_log_probs(hidden, targets, weight.detach(), None, 2).sum().backward()
+    assert hidden.grad.abs().sum() > 0 and weight.grad is None
+
+
+def test_bfloat16_gives_fp32_log_probs():
+    hidden, targets, weight, _ = tensors(6)
+    low = selected_log_probs(hidden.bfloat16(), targets, weight.bfloat16(), None, 4)
+    assert low.dtype == torch.float32
+    assert torch.allclose(low.double(), plain(hidden, targets, weight, None), atol=0.1)
+
+
+def test_the_weight_gets_one_gradient_however_many_chunks():
+    """ZeRO's reduction hooks count on it."""
+    hidden, targets, weight, _ = tensors(13)
+    fired = []
+    weight.register_post_accumulate_grad_hook(lambda _: fired.append(1))
+    selected_log_probs(hidden, targets, weight, None, 2).sum().backward()
+    assert len(fired) == 1
+
+
+@pytest.mark.parametrize("mask", ["ones", "some", "one side empty"])
+def test_model_matches_full_logits(tiny_llama, pairs, mask):
+    """Through the whole model, tied embeddings included, in float64."""
+    from transformers import AutoModelForCausalLM
+
+    from maskdpo_ray.training.batches import collate
+    from maskdpo_ray.training.reference import _unmasked
+
+    plain_model = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float64)
+    ours = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float64)
+    group = [_unmasked(pair) for pair in pairs[:3]]
+    for number, pair in enumerate(group):
+        if mask == "some":
+            pair.chosen.weights[::2] = 0
+            pair.rejected.weights[1::3] = 0
+        if mask == "one side empty" and number == 1:
+            pair.chosen.weights[:] = 0
+    batch = collate(group)
+    log_probs = LogProbModel(ours, 7)(**batch.inputs())
+    log_probs.sum().backward()
+
+    logits = plain_model(
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask,
+        position_ids=batch.position_ids,
+    ).logits
+    expected = logits.flatten(0, 1).log_softmax(-1)[batch.positions, batch.targets]
+    expected.sum().backward()
+    assert torch.allclose(log_probs, expected, rtol=0, atol=1e-9)
+    wanted = dict(plain_model.named_parameters())
+    for name, parameter in ours.named_parameters():
+        assert torch.allclose(parameter.grad, wanted[name].grad, rtol=0, atol=1e-9), name
+
+
+def test_names_and_tied_weights_stay(tiny_llama):
+    from transformers import AutoModelForCausalLM
+
+    policy = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    before = list(policy.state_dict())
+    LogProbModel(policy, 4)
+    assert list(policy.state_dict()) == before
+    assert policy.lm_head.weight is policy.model.embed_tokens.weight
+    assert isinstance(policy.lm_head, LogProbHead)
+
+
+def test_a_model_that_changes_its_logits_is_refused():
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    config = Gemma2Config(
+        vocab_size=16, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
+        num_attention_heads=1, num_key_value_heads=1, head_dim=8,
+    )
+    with pytest.raises(UserError, match="final_logit_softcapping=30.0"):
+        LogProbModel(Gemma2ForCausalLM(config), 4)

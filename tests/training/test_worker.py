@@ -1,0 +1,180 @@
+"""The worker loop with the real engine, on one and on two ranks."""
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+import ray
+
+from maskdpo_ray.errors import UserError
+
+
+def losses(lines: list[dict]) -> list[float]:
+    return [line["loss"] for line in lines]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(one_rank, model_config, settings, pairs, references, tmp_path_factory):
+    """Ten steps on one rank without ZeRO: what every other arrangement must reproduce."""
+    from maskdpo_ray.storage import Folder
+    from maskdpo_ray.training.worker import TrainingJob
+
+    output = Folder(tmp_path_factory.mktemp("undisturbed"))
+    job = TrainingJob(model_config, settings, 0, lambda: pairs, lambda: references, output)
+    return one_rank.train(job), output
+
+
+def test_the_loss_starts_at_ln_2_and_moves(undisturbed):
+    lines, _ = undisturbed
+    assert losses(lines)[0] == pytest.approx(math.log(2), abs=1e-6)
+    assert len(lines) == 10 and min(losses(lines)) < 0.5
+    assert lines[0]["rewards/margins"] == pytest.approx(0, abs=1e-6)
+    assert lines[-1]["step"] == lines[-1]["total_steps"] == 10
+    assert lines[-1]["epoch"] == 2
+    assert all(0 < line["kept/chosen"] < 1 for line in lines)
+
+
+def test_kept_and_logps_by_hand(undisturbed, pairs, references, settings):
+    from maskdpo_ray.training.batch_plan import global_batch
+
+    lines, _ = undisturbed
+    ordered = sorted(pairs, key=lambda pair: pair["id"])
+    rows = [ordered[index] for index in global_batch(0, len(pairs), settings.batch_size, seed=0)]
+    weights = [np.array(row["chosen"]["weights"]) for row in rows]
+    assert lines[0]["kept/chosen"] == pytest.approx(np.concatenate(weights).mean())
+    by_id = {row["id"]: np.array(row["chosen"]) for row in references}
+    sums = [(by_id[row["id"]] * w).sum() for row, w in zip(rows, weights, strict=True)]
+    assert lines[0]["logps/chosen"] == pytest.approx(np.mean(sums), rel=1e-5)
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_zero_stages_follow_the_same_curve(stage, one_rank, make_job, undisturbed):
+    lines = one_rank.train(make_job(zero_stage=stage))
+    assert losses(lines) == pytest.approx(losses(undisturbed[0]), rel=1e-5)
+    norms = [line["grad_norm"] for line in lines]
+    assert norms == pytest.approx([line["grad_norm"] for line in undisturbed[0]], rel=1e-3)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_two_ranks_follow_the_same_curve(stage, two_ranks, make_job, undisturbed):
+    """The last batch of an epoch is one pair: one of the ranks has nothing to do."""
+    lines = two_ranks.train(make_job(zero_stage=stage))
+    assert losses(lines) == pytest.approx(losses(undisturbed[0]), rel=1e-5)
+
+
+@pytest.mark.parametrize("stage", [0, 2])
+def test_one_pass_of_four_equals_four_passes_of_one(stage, one_rank, make_job):
+    together = one_rank.train(make_job("together", zero_stage=stage, micro_batch_tokens=10**6))
+    apart = one_rank.train(make_job("apart", zero_stage=stage, micro_batch_tokens=1))
+    assert losses(apart) == pytest.approx(losses(together), rel=1e-5)
+
+
+def test_no_mask_is_another_loss_with_all_tokens_kept(one_rank, make_job, undisturbed):
+    lines = one_rank.train(make_job(mask="none", max_steps=3))
+    assert [line["kept/chosen"] for line in lines] == [1.0, 1.0, 1.0]
+    assert abs(lines[2]["loss"] - undisturbed[0][2]["loss"]) > 1e-3
+
+
+def test_gradient_checkpointing_changes_nothing(one_rank, make_job, undisturbed):
+    lines = one_rank.train(make_job(gradient_checkpointing=True, zero_stage=3))
+    assert losses(lines) == pytest.approx(losses(undisturbed[0]), rel=1e-5)
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_bfloat16_trains(stage, two_ranks, make_job, model_config, undisturbed):
+    low = model_config.model_copy(update={"dtype": "bfloat16"})
+    lines = two_ranks.train(make_job(fields={"model": low}, zero_stage=stage))
+    # The references are fp32's here, hence the width.
+    assert losses(lines) == pytest.approx(losses(undisturbed[0]), abs=0.1)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_a_resumed_run_equals_an_undisturbed_one(stage, two_ranks, make_job, tmp_path):
+    whole = two_ranks.train(make_job("whole", zero_stage=stage, checkpoint_every=4), keep=tmp_path)
+    # As after a kill: steps were written down that no checkpoint has.
+    shutil.rmtree(tmp_path / "10")
+    shutil.rmtree(tmp_path / "8")
+    again = make_job("whole", zero_stage=stage, checkpoint_every=4)
+    resumed = two_ranks.train(again, resume=tmp_path)
+    assert [line["step"] for line in resumed] == list(range(1, 11))
+    assert losses(resumed) == losses(whole)
+    assert [r["seconds"] for r in resumed[:4]] == [w["seconds"] for w in whole[:4]]
+    assert resumed[4]["seconds"] != whole[4]["seconds"]
+
+
+def test_a_checkpoint_moves_to_other_ranks_and_stages(one_rank, two_ranks, make_job, tmp_path):
+    whole = two_ranks.train(make_job("a", zero_stage=3, checkpoint_every=4), keep=tmp_path)
+    for step in ("8", "10"):
+        shutil.rmtree(tmp_path / step)
+    resumed = one_rank.train(make_job("b", zero_stage=1), resume=tmp_path)
+    assert losses(resumed[:4]) == losses(whole[:4])
+    assert losses(resumed[4:]) == pytest.approx(losses(whole[4:]), rel=1e-5)
+
+
+def test_bfloat16_resumes_exactly(one_rank, make_job, model_config, tmp_path):
+    low = {"model": model_config.model_copy(update={"dtype": "bfloat16"})}
+    for stage in (1, 3):
+        kept = tmp_path / str(stage)
+        options = {"fields": low, "zero_stage": stage, "checkpoint_every": 4}
+        whole = one_rank.train(make_job(f"whole-{stage}", **options), keep=kept)
+        for step in ("8", "10"):
+            shutil.rmtree(kept / step)
+        resumed = one_rank.train(make_job(f"resumed-{stage}", **options), resume=kept)
+        assert losses(resumed) == losses(whole)
+
+
+def test_a_damaged_checkpoint_is_passed_over(one_rank, make_job, undisturbed, tmp_path):
+    job = make_job("whole", checkpoint_every=4)
+    one_rank.train(job, keep=tmp_path)
+    shutil.rmtree(tmp_path / "10")
+    state = tmp_path / "8" / "state-00000.safetensors"
+    content = bytearray(state.read_bytes())
+    content[-1] ^= 1
+    state.write_bytes(content)
+    resumed = one_rank.train(job, resume=tmp_path)
+    assert losses(resumed) == losses(undisturbed[0])
+    assert resumed[3]["step"] == 4
+
+
+def test_a_checkpoint_of_other_pairs_is_refused(one_rank, make_job, pairs, tmp_path):
+    one_rank.train(make_job("a", max_steps=2), keep=tmp_path)
+    other = make_job("b", fields={"pairs": lambda: pairs[:-1]})
+    with pytest.raises(UserError, match="other pairs or settings"):
+        one_rank.train(other, resume=tmp_path)
+
+
+def test_the_export_is_the_trained_model(two_ranks, make_job, undisturbed, tiny_llama):
+    """Under ZeRO 3 on two ranks it equals the one without ZeRO on one rank."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    job = make_job(zero_stage=3)
+    two_ranks.train(job)
+    folders = [f"{output}/model" for output in (job.output, undisturbed[1])]
+    sharded, plain = (AutoModelForCausalLM.from_pretrained(folder) for folder in folders)
+    before = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    for name, weight in sharded.state_dict().items():
+        torch.testing.assert_close(weight, plain.state_dict()[name], rtol=1e-3, atol=1e-5)
+    assert not torch.equal(sharded.lm_head.weight, before.lm_head.weight)
+    assert sharded.config.attention_dropout == 0.1
+    assert AutoTokenizer.from_pretrained(folders[0]).decode([3]) == "w3"
+    card = (job.output / "model").read("README.md").decode()
+    assert f"base_model: {tiny_llama}" in card and "| zero_stage | 3 |" in card
+
+
+def test_a_loss_that_is_not_finite_names_the_rows(two_ranks, make_job, references):
+    broken = json.loads(json.dumps(references))
+    broken[3]["chosen"] = [math.nan] * len(broken[3]["chosen"])
+    job = make_job(fields={"references": lambda: broken}, max_steps=5)
+    with pytest.raises(UserError, match="loss of 1 pairs is not finite.* 'pair-003'"):
+        two_ranks.train(job)
+
+
+def test_pairs_beyond_the_model_are_named(one_rank, make_job, make_pair):
+    long = make_pair(77, prompt=100, chosen=60)
+    reference = {"id": "pair-077", "chosen": [-1.0] * 60, "rejected": [-1.0] * 7}
+    job = make_job(fields={"pairs": lambda: [long], "references": lambda: [reference]})
+    with pytest.raises(UserError, match="'pair-077' has 160 tokens and the model 128 positions"):
+        one_rank.train(job)
