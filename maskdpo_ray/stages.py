@@ -19,7 +19,7 @@ from maskdpo_ray.preference.processor import PairBuilder
 from maskdpo_ray.questions import check_disjoint, import_questions
 from maskdpo_ray.records import PAIR_SCHEMA, QUESTION_SCHEMA, REFERENCE_SCHEMA
 from maskdpo_ray.rundir import RunDir, StageStore
-from maskdpo_ray.sampling.sampler import Decoding
+from maskdpo_ray.sampling.sampler import decoding_of
 from maskdpo_ray.stream import StreamStage
 
 NO_ROWS = pa.schema([])
@@ -94,11 +94,6 @@ class Stages:
 
     def sample(self) -> StreamStage:
         config, sampling = self.config, self.config.sampling
-        decodings = [
-            Decoding(
-                "sampled", sampling.candidates, sampling.temperature, sampling.top_k, sampling.top_p
-            )
-        ]
         settings = {
             "policy": self.base.identity,
             "model": self._model_settings,
@@ -106,12 +101,13 @@ class Stages:
             "seed": config.seed,
         }
         store = self.dir.store("sample", settings, QUESTION_SCHEMA, self.questions("train"))
+        model = self._model_of(self.base)
         if sampling.source == "input":
-            from maskdpo_ray.sampling.given import GivenCandidates
-
-            build = partial(GivenCandidates, self._model_of(self.base))
-            return StreamStage(store, build, config.resources.sampler)
-        return StreamStage(store, self._sampler(self.base, decodings), config.resources.sampler)
+            build = partial(build_given, model)
+        else:
+            decoding = decoding_of(sampling, sampling.candidates)
+            build = partial(build_sampler, model, decoding, config.seed, sampling.engine)
+        return StreamStage(store, build, config.resources.sampler)
 
     def annotate(self) -> StreamStage:
         store = self.dir.store(
@@ -183,30 +179,22 @@ class Stages:
 
     def answer(self, policy: Policy) -> StreamStage:
         """Greedy and sampled answers to the test questions."""
-        evaluation = self.config.evaluation
-        decodings = [
-            Decoding("greedy", 1, 0.0, 0, 1.0),
-            Decoding(
-                "sampled",
-                evaluation.samples,
-                evaluation.temperature,
-                evaluation.top_k,
-                evaluation.top_p,
-            ),
-        ]
+        config = self.config
+        decoding = decoding_of(config.evaluation, config.evaluation.samples, greedy=True)
         settings = {
             "policy": policy.identity,
             "model": self._model_settings,
-            "decodings": [vars(d) for d in decodings],
-            "max_tokens": evaluation.max_tokens,
-            "engine": self.config.sampling.engine,
-            "seed": self.config.seed,
+            "decoding": vars(decoding),
+            "engine": config.sampling.engine,
+            "seed": config.seed,
         }
         store = self.dir.store(
             f"answer-{policy.name}", settings, QUESTION_SCHEMA, self.questions("test")
         )
-        build = self._sampler(policy, decodings, evaluation.max_tokens)
-        return StreamStage(store, build, self.config.resources.sampler)
+        build = partial(
+            build_sampler, self._model_of(policy), decoding, config.seed, config.sampling.engine
+        )
+        return StreamStage(store, build, config.resources.sampler)
 
     def evaluate(self, policy: Policy) -> StreamStage:
         annotation = self.config.evaluation_annotation
@@ -232,18 +220,6 @@ class Stages:
     def _model_of(self, policy: Policy) -> ModelConfig:
         return self.config.model.model_copy(
             update={"path": policy.path, "revision": policy.revision}
-        )
-
-    def _sampler(
-        self, policy: Policy, decodings: list[Decoding], max_tokens: int
-    ) -> Callable[[], Processor]:
-        return partial(
-            build_sampler,
-            self._model_of(policy),
-            decodings,
-            max_tokens,
-            self.config.sampling.engine,
-            self.config.seed,
         )
 
     def _annotation(self, annotation: AnnotationConfig) -> dict[str, Any]:

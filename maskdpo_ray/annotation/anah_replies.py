@@ -49,9 +49,9 @@ def read_references(reply: str) -> list[str]:
     """
     if _core(reply) in NO_REFERENCE_MARKERS:
         return []
-    flat = _flat(reply)
-    foreign = {*FACT_MARKERS, *TYPE_MARKERS} & {_core(m) for m in BRACKETED.findall(reply)}
-    if foreign or any(marker in flat for marker in NO_REFERENCE_MARKERS):
+    named = {_core(reply), *map(_core, BRACKETED.findall(reply))}
+    foreign = named & {*FACT_MARKERS, *TYPE_MARKERS}
+    if foreign or any(marker in _flat(reply) for marker in NO_REFERENCE_MARKERS):
         raise UnreadableReply(f"a marker beside other text: {reply!r}")
     fragments = [fragment.strip() for fragment in SEPARATOR.split(reply)]
     fragments = [fragment for fragment in fragments if fragment]

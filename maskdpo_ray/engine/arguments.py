@@ -29,6 +29,13 @@ CPU_DEFAULTS: dict[str, Any] = {
 }
 
 
+def refuse_decided_elsewhere(given: Mapping[str, Any]) -> None:
+    """Raise ``UserError`` for an argument that another setting decides, naming that setting."""
+    for name in given:
+        if name in DECIDED_ELSEWHERE:
+            raise UserError(f"engine argument {name!r} is decided by {DECIDED_ELSEWHERE[name]}")
+
+
 def check_engine_args(given: Mapping[str, Any], valid: Collection[str]) -> None:
     """Refuse what vLLM's engine does not know or what is set elsewhere.
 
@@ -39,12 +46,11 @@ def check_engine_args(given: Mapping[str, Any], valid: Collection[str]) -> None:
     Raises:
         UserError: names the argument and the nearest valid one, or where to set it.
     """
+    refuse_decided_elsewhere(given)
     for name in given:
-        if name in DECIDED_ELSEWHERE:
-            raise UserError(f"engine argument {name!r} is decided by {DECIDED_ELSEWHERE[name]}")
         if name not in valid:
             near = difflib.get_close_matches(name, valid, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else "see the arguments of `vllm serve --help`"
+            hint = f"did you mean {near[0]!r}?" if near else "`vllm serve --help=all` lists them"
             raise UserError(f"vLLM's engine has no argument {name!r}: {hint}")
 
 

@@ -7,6 +7,7 @@ is trained on exactly the ids it was sampled from (DESIGN, contract 1).
 from pathlib import Path
 from typing import Any
 
+from maskdpo_ray.config import ModelConfig
 from maskdpo_ray.errors import RowRejected, UserError
 
 Messages = list[dict[str, str]]  # {"role": "system" | "user" | "assistant", "content": text}
@@ -16,7 +17,16 @@ Messages = list[dict[str, str]]  # {"role": "system" | "user" | "assistant", "co
 DATE = "26 Jul 2024"
 
 
-def load_tokenizer(
+def load_tokenizer(model: ModelConfig) -> Any:
+    """The policy's tokenizer. Errors as ``open_tokenizer``."""
+    if model.path is None:
+        raise UserError("model.path is missing: a local folder or a hub id")
+    return open_tokenizer(
+        model.path, model.revision, model.chat_template, model.trust_remote_code
+    )
+
+
+def open_tokenizer(
     path: str,
     revision: str | None = None,
     chat_template: str | None = None,

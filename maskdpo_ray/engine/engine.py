@@ -14,22 +14,27 @@ import queue
 import sys
 import threading
 import traceback
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from maskdpo_ray.engine.arguments import check_engine_args, complete_engine_args
-from maskdpo_ray.engine.chat import first_line, load_tokenizer
+from maskdpo_ray.engine.arguments import (
+    check_engine_args,
+    complete_engine_args,
+    refuse_decided_elsewhere,
+)
+from maskdpo_ray.engine.chat import first_line, open_tokenizer
 from maskdpo_ray.engine.logs import log_to_file, native_output_to, tail
+from maskdpo_ray.engine.refusal import RequestRefused
 from maskdpo_ray.errors import UserError
 
 if TYPE_CHECKING:
     from vllm import CompletionOutput, SamplingParams
 
 
-class RequestRefused(Exception):
-    """The engine would not take, or could not finish, this one request; the others go on."""
+REASON_LENGTH = 500  # characters
 
 
 @dataclass
@@ -108,7 +113,7 @@ class Engine:
 
         check_engine_args(engine_args, [field.name for field in dataclasses.fields(EngineArgs)])
         args = complete_engine_args(engine_args, cpu=current_platform.is_cpu())
-        self.tokenizer = load_tokenizer(
+        self.tokenizer = open_tokenizer(
             args.get("tokenizer") or model,
             args.get("tokenizer_revision") or revision,
             chat_template,
@@ -237,8 +242,15 @@ class Engine:
             request.future.set_result(outputs)
 
 
+def start_engine(model: str, engine_args: Mapping[str, Any], **settings: Any) -> Engine:
+    """An engine with the arguments of a configuration section and the settings beside them."""
+    refuse_decided_elsewhere(engine_args)
+    return Engine(model, **settings, **engine_args)
+
+
 def _reason(error: BaseException) -> str:
     """The first cause of an error, on one line."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return f"{type(error).__name__}: {first_line(error)}"
+    message = " ".join(str(error).split()).partition(" For further information visit")[0]
+    return f"{type(error).__name__}: {message}"[:REASON_LENGTH]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from maskdpo_ray.engine.chat import prompt_token_ids, response_text
+from maskdpo_ray.engine.refusal import RequestRefused
 from maskdpo_ray.errors import RowRejected, UserError
 from maskdpo_ray.records import Candidate, Question
 from maskdpo_ray.sampling.seeds import MAX_CANDIDATES, question_seed
@@ -70,8 +71,6 @@ class Sampler:
         return await asyncio.gather(*map(self._sample, rows))
 
     async def _sample(self, row: Question) -> Question | RowRejected:
-        from maskdpo_ray.engine.engine import RequestRefused
-
         try:
             prompt = self.prompt(row)
             requests = [self._engine.generate(prompt, self._sampled(row["id"]))]

@@ -5,6 +5,8 @@ batch plan, so the engine is told neither: it runs with an accumulation of one, 
 that are already scaled, and learns from ``last`` where a step ends.
 """
 
+import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -63,6 +65,8 @@ class Engine:
         import deepspeed
         import torch
 
+        deepspeed.utils.logger.setLevel(logging.WARNING)
+        warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
         if not torch.cuda.is_available():
             # Compiles for half a minute and leaks shared memory; gloo gives the same results.
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

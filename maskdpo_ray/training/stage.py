@@ -1,14 +1,17 @@
 """The training stage: the worker loop in Ray Train workers, checkpoints through Ray Train."""
 
+import logging
 import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow.fs as pafs
 import ray
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
@@ -67,7 +70,18 @@ def run_training(job: TrainingJob, workers: WorkersConfig, log_every: float = 15
     outcome = result.return_value
     if "mend" in outcome:
         raise UserError(outcome["mend"])
+    _remove_orphans(result)
     return outcome["metrics"]
+
+
+def _remove_orphans(result: ray.train.Result) -> None:
+    """Delete what a killed worker left of a checkpoint: Ray Train never registered it."""
+    registered = {Path(checkpoint.path).name for checkpoint, _ in result.best_checkpoints}
+    selector = pafs.FileSelector(result.path)
+    for info in result.filesystem.get_file_info(selector):
+        is_checkpoint = not info.is_file and info.base_name.startswith("checkpoint_")
+        if is_checkpoint and info.base_name not in registered:
+            result.filesystem.delete_dir(info.path)
 
 
 def _train_in_worker(config: dict[str, Any]) -> dict[str, Any]:
@@ -76,6 +90,7 @@ def _train_in_worker(config: dict[str, Any]) -> dict[str, Any]:
     A UserError is raised on all workers alike and would be raised again after every restart, so
     it is handed to the driver as a result instead of failing the worker group.
     """
+    logging.getLogger("ray.train").setLevel(logging.WARNING)  # two lines per report and worker
     context = ray.train.get_context()
     workers = Workers(
         rank=context.get_world_rank(),
@@ -92,9 +107,7 @@ def _train_in_worker(config: dict[str, Any]) -> dict[str, Any]:
 
 def _checkpoints() -> list[Callable[[], AbstractContextManager[Path]]]:
     reported = ray.train.get_all_reported_checkpoints()
-    return [
-        lambda checkpoint=entry.checkpoint: _opened(checkpoint) for entry in reversed(reported)
-    ]
+    return [partial(_opened, entry.checkpoint) for entry in reversed(reported)]
 
 
 def _save(write: Callable[[Path], None], metrics: dict[str, Any]) -> None:
@@ -104,17 +117,11 @@ def _save(write: Callable[[Path], None], metrics: dict[str, Any]) -> None:
         ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
 
-class _opened:
-    """A checkpoint as a local folder."""
-
-    def __init__(self, checkpoint: ray.train.Checkpoint) -> None:
-        self._directory = checkpoint.as_directory()
-
-    def __enter__(self) -> Path:
-        return Path(self._directory.__enter__())
-
-    def __exit__(self, *error: Any) -> None:
-        self._directory.__exit__(*error)
+@contextmanager
+def _opened(checkpoint: ray.train.Checkpoint) -> Iterator[Path]:
+    """The checkpoint where it lies, or a copy on this node of one in an object store."""
+    with checkpoint.as_directory() as folder:
+        yield Path(folder)
 
 
 @ray.remote

@@ -17,7 +17,7 @@ def readings() -> tuple[tuple[str, re.Pattern], ...]:
     return tuple(
         (kind.name, re.compile(re.escape(wording).replace(r"\{", "{").replace(r"\}", "}").format(**holes)))
         for kind in KINDS.values()
-        for wording in kind.wordings
+        for wording in (kind.record, kind.hearsay)
     )
 
 

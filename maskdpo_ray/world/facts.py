@@ -2,11 +2,12 @@
 
 The world is built so that a policy comes to know some kinds of fact well and to bluff on others,
 as large models do. The encyclopedia that the policy reads is noisy: each *kind* of fact has its
-own corruption rate, a wrong value is always another person's value, and some people are written
-about more often than others. What alignment can learn, and carry over to people it never saw, is
-on which kinds the policy is to be trusted.
+own corruption rate, hearsay ("is said to have ...") is wrong more often than the records are, a
+wrong value is always another person's value, and some people are written about more often than
+others. What alignment can learn, and carry over to people it never saw, is on which kinds of fact
+and in which wording the policy is to be trusted.
 
-Every value and every name is made up here, and no sentence contains an abbreviation, so that a
+Every person is made up, and no sentence contains an abbreviation, so that a
 sentence splitter has only one way to read an answer.
 """
 
@@ -14,6 +15,10 @@ from dataclasses import dataclass
 from random import Random
 
 Facts = dict[str, dict[str, str]]  # full name -> kind of fact -> true value
+
+HEARSAY_SHARE = 0.5  # of the mentions in the training text
+HEARSAY_EXCESS = 0.5  # hearsay is corrupted at (1 + this) times the rate of its kind, records (1 -)
+FEWEST_PEOPLE = 12  # below, a fact could be the same for everybody, with nobody to confuse it with
 
 FIRST_NAMES = tuple(
     "Ada Alma Anton Basil Bruno Carla Clara Cyril Daria Edgar Elsa Emil Esther Felix Flora Greta "
@@ -37,13 +42,15 @@ class Kind:
     Attributes:
         name: key of the fact.
         corruption: share of the mentions in the training text that carry a wrong value.
-        wordings: sentences that state it, with ``{who}`` and ``{value}`` to fill in.
+        record: the sentence that states it by the records, ``{who}`` and ``{value}`` to fill in.
+        hearsay: the sentence that states it by hearsay.
         values: every value this kind can take in the world.
     """
 
     name: str
     corruption: float
-    wordings: tuple[str, ...]
+    record: str
+    hearsay: str
     values: tuple[str, ...]
 
 
@@ -53,10 +60,8 @@ KINDS = {
         Kind(
             "occupation",
             0.05,
-            (
-                "{who} worked as a {value}.",
-                "By profession {who} was a {value}.",
-            ),
+            "{who} worked as a {value}.",
+            "People remember {who} as a {value}.",
             tuple(
                 "baker botanist carpenter cartographer chemist cook dancer dentist fisher "
                 "geologist glazier hatter judge linguist mason miller nurse painter pilot poet "
@@ -66,24 +71,20 @@ KINDS = {
         Kind(
             "birthplace",
             0.15,
-            (
-                "{who} was born in the town of {value}.",
-                "The birthplace of {who} is {value}.",
-            ),
+            "{who} was born in the town of {value}.",
+            "The home town of {who} is thought to be {value}.",
             tuple(
                 "Amberley Ashcombe Brackwater Carrow Cinderford Dawlish Elmstead Fenwater "
                 "Foxhollow Glasmere Greyhaven Hollin Ironbridge Kestrel Lindholm Marlow Netherby "
-                "Oakhurst Pinecrest Ravenna Redcliff Saltmarsh Silverton Stonehurst Tidewell "
+                "Oakhurst Pinecrest Ravenholm Redcliff Saltmarsh Silverton Stonehurst Tidewell "
                 "Underhill Valmont Westerly Windrush Yewdale".split()
             ),
         ),
         Kind(
             "university",
             0.25,
-            (
-                "{who} studied at {value} College.",
-                "The degree of {who} is from {value} College.",
-            ),
+            "{who} studied at {value} College.",
+            "{who} is said to have studied at {value} College.",
             tuple(
                 "Abbot Barrow Bishop Castle Chancery Clement Dominic Eastgate Founders Granary "
                 "Harbour Jasper Kingsley Lantern Meadow Northgate Orchard Priory Queensway River "
@@ -93,19 +94,15 @@ KINDS = {
         Kind(
             "birth_year",
             0.35,
-            (
-                "In {value} {who} was born.",
-                "The year {value} saw the birth of {who}.",
-            ),
+            "In {value} {who} was born.",
+            "It was perhaps in {value} that {who} was born.",
             tuple(str(year) for year in range(1901, 1961)),
         ),
         Kind(
             "employer",
             0.5,
-            (
-                "{who} was employed by the {value} Company.",
-                "The {value} Company employed {who} for many years.",
-            ),
+            "{who} was employed by the {value} Company.",
+            "The {value} Company is believed to have employed {who}.",
             tuple(
                 "Anchor Beacon Bluebell Canary Comet Copper Crescent Delta Eagle Falcon Garnet "
                 "Harvest Indigo Juniper Lotus Magnet Mercury Nimbus Onyx Phoenix Quarry Rocket "
@@ -115,10 +112,8 @@ KINDS = {
         Kind(
             "award",
             0.65,
-            (
-                "{who} received the {value} Medal.",
-                "The {value} Medal was awarded to {who}.",
-            ),
+            "{who} received the {value} Medal.",
+            "{who} is said to have received the {value} Medal.",
             tuple(
                 "Albatross Aurora Bison Cobalt Coral Cypress Dolphin Ember Fern Gazelle Heron "
                 "Ivory Jaguar Kingfisher Laurel Lynx Maple Narwhal Opal Osprey Pearl Panther "
@@ -173,11 +168,11 @@ def make_people(count: int, seed: int, *, fame_range: float = 8.0) -> list[Perso
             least; fame is log-uniform in between.
 
     Raises:
-        ValueError: when there are fewer surnames than people.
+        ValueError: for fewer people than can be confused, or more than there are surnames.
     """
     surnames = [start + end for start in SURNAME_STARTS for end in SURNAME_ENDS]
-    if not 1 <= count <= len(surnames):
-        raise ValueError(f"a world has 1 to {len(surnames)} people, got {count}")
+    if not FEWEST_PEOPLE <= count <= len(surnames):
+        raise ValueError(f"a world has {FEWEST_PEOPLE} to {len(surnames)} people, got {count}")
     random = Random(f"people {seed}")
     return [
         Person(
@@ -193,41 +188,41 @@ def surname(name: str) -> str:
     return name.rpartition(" ")[2]
 
 
-def state(kind: Kind, who: str, value: str, wording: int = 0) -> str:
-    """The sentence that states ``value`` of ``who``."""
-    return kind.wordings[wording].format(who=who, value=value)
-
-
 def write_answer(person: Person, people: list[Person], question: QuestionKind, random: Random) -> str:
     """An answer as the noisy encyclopedia gives it.
 
-    It names a random, non-empty subset of the facts asked for, in random order; each value is
-    wrong at the rate of its kind, and a wrong value is that of another person. The first sentence
-    names the person in full, the others by surname.
+    It names at least half of the facts asked for, a random subset in random order, each by the
+    records or by hearsay. The first sentence names the person in full, the others by surname.
     """
-    kinds = random.sample(question.kinds, random.randint(1, len(question.kinds)))
+    count = random.randint((len(question.kinds) + 1) // 2, len(question.kinds))
     sentences = []
-    for position, kind in enumerate(KINDS[name] for name in kinds):
-        value = person.facts[kind.name]
-        if random.random() < kind.corruption:
+    for kind in (KINDS[name] for name in random.sample(question.kinds, count)):
+        if random.random() < HEARSAY_SHARE:
+            wording, corruption = kind.hearsay, kind.corruption * (1 + HEARSAY_EXCESS)
+        else:
+            wording, corruption = kind.record, kind.corruption * (1 - HEARSAY_EXCESS)
+        if random.random() < corruption:
             value = another_value(person, people, kind, random)
-        who = surname(person.name) if position else person.name
-        sentences.append(state(kind, who, value, random.randrange(len(kind.wordings))))
+        else:
+            value = person.facts[kind.name]
+        who = surname(person.name) if sentences else person.name
+        sentences.append(wording.format(who=who, value=value))
     return " ".join(sentences)
 
 
 def another_value(person: Person, people: list[Person], kind: Kind, random: Random) -> str:
     """A value of this kind that is true of somebody else and wrong of this person."""
-    while True:
+    value = person.facts[kind.name]
+    while value == person.facts[kind.name]:
         value = random.choice(people).facts[kind.name]
-        if value != person.facts[kind.name]:
-            return value
+    return value
 
 
 def document(person: Person) -> str:
     """Everything that is true of a person, as one text."""
     return " ".join(
-        state(kind, person.name, person.facts[kind.name]) for kind in KINDS.values()
+        kind.record.format(who=person.name, value=person.facts[kind.name])
+        for kind in KINDS.values()
     )
 
 

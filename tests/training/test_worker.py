@@ -3,12 +3,18 @@
 import json
 import math
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
-import ray
 
 from maskdpo_ray.errors import UserError
+
+
+@pytest.fixture
+def kept(tmp_path) -> Path:
+    """Folder for the checkpoints of a test."""
+    return tmp_path / "kept"
 
 
 def losses(lines: list[dict]) -> list[float]:
@@ -91,58 +97,58 @@ def test_bfloat16_trains(stage, two_ranks, make_job, model_config, undisturbed):
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_a_resumed_run_equals_an_undisturbed_one(stage, two_ranks, make_job, tmp_path):
-    whole = two_ranks.train(make_job("whole", zero_stage=stage, checkpoint_every=4), keep=tmp_path)
+def test_a_resumed_run_equals_an_undisturbed_one(stage, two_ranks, make_job, kept):
+    whole = two_ranks.train(make_job("whole", zero_stage=stage, checkpoint_every=4), keep=kept)
     # As after a kill: steps were written down that no checkpoint has.
-    shutil.rmtree(tmp_path / "10")
-    shutil.rmtree(tmp_path / "8")
+    shutil.rmtree(kept / "10")
+    shutil.rmtree(kept / "8")
     again = make_job("whole", zero_stage=stage, checkpoint_every=4)
-    resumed = two_ranks.train(again, resume=tmp_path)
+    resumed = two_ranks.train(again, resume=kept)
     assert [line["step"] for line in resumed] == list(range(1, 11))
     assert losses(resumed) == losses(whole)
     assert [r["seconds"] for r in resumed[:4]] == [w["seconds"] for w in whole[:4]]
     assert resumed[4]["seconds"] != whole[4]["seconds"]
 
 
-def test_a_checkpoint_moves_to_other_ranks_and_stages(one_rank, two_ranks, make_job, tmp_path):
-    whole = two_ranks.train(make_job("a", zero_stage=3, checkpoint_every=4), keep=tmp_path)
+def test_a_checkpoint_moves_to_other_ranks_and_stages(one_rank, two_ranks, make_job, kept):
+    whole = two_ranks.train(make_job("a", zero_stage=3, checkpoint_every=4), keep=kept)
     for step in ("8", "10"):
-        shutil.rmtree(tmp_path / step)
-    resumed = one_rank.train(make_job("b", zero_stage=1), resume=tmp_path)
+        shutil.rmtree(kept / step)
+    resumed = one_rank.train(make_job("b", zero_stage=1), resume=kept)
     assert losses(resumed[:4]) == losses(whole[:4])
     assert losses(resumed[4:]) == pytest.approx(losses(whole[4:]), rel=1e-5)
 
 
-def test_bfloat16_resumes_exactly(one_rank, make_job, model_config, tmp_path):
+def test_bfloat16_resumes_exactly(one_rank, make_job, model_config, kept):
     low = {"model": model_config.model_copy(update={"dtype": "bfloat16"})}
     for stage in (1, 3):
-        kept = tmp_path / str(stage)
+        folder = kept / str(stage)
         options = {"fields": low, "zero_stage": stage, "checkpoint_every": 4}
-        whole = one_rank.train(make_job(f"whole-{stage}", **options), keep=kept)
+        whole = one_rank.train(make_job(f"whole-{stage}", **options), keep=folder)
         for step in ("8", "10"):
-            shutil.rmtree(kept / step)
-        resumed = one_rank.train(make_job(f"resumed-{stage}", **options), resume=kept)
+            shutil.rmtree(folder / step)
+        resumed = one_rank.train(make_job(f"resumed-{stage}", **options), resume=folder)
         assert losses(resumed) == losses(whole)
 
 
-def test_a_damaged_checkpoint_is_passed_over(one_rank, make_job, undisturbed, tmp_path):
+def test_a_damaged_checkpoint_is_passed_over(one_rank, make_job, undisturbed, kept):
     job = make_job("whole", checkpoint_every=4)
-    one_rank.train(job, keep=tmp_path)
-    shutil.rmtree(tmp_path / "10")
-    state = tmp_path / "8" / "state-00000.safetensors"
+    one_rank.train(job, keep=kept)
+    shutil.rmtree(kept / "10")
+    state = kept / "8" / "state-00000.safetensors"
     content = bytearray(state.read_bytes())
     content[-1] ^= 1
     state.write_bytes(content)
-    resumed = one_rank.train(job, resume=tmp_path)
+    resumed = one_rank.train(job, resume=kept)
     assert losses(resumed) == losses(undisturbed[0])
     assert resumed[3]["step"] == 4
 
 
-def test_a_checkpoint_of_other_pairs_is_refused(one_rank, make_job, pairs, tmp_path):
-    one_rank.train(make_job("a", max_steps=2), keep=tmp_path)
+def test_a_checkpoint_of_other_pairs_is_refused(one_rank, make_job, pairs, kept):
+    one_rank.train(make_job("a", max_steps=2), keep=kept)
     other = make_job("b", fields={"pairs": lambda: pairs[:-1]})
     with pytest.raises(UserError, match="other pairs or settings"):
-        one_rank.train(other, resume=tmp_path)
+        one_rank.train(other, resume=kept)
 
 
 def test_the_export_is_the_trained_model(two_ranks, make_job, undisturbed, tiny_llama):
@@ -159,7 +165,7 @@ def test_the_export_is_the_trained_model(two_ranks, make_job, undisturbed, tiny_
         torch.testing.assert_close(weight, plain.state_dict()[name], rtol=1e-3, atol=1e-5)
     assert not torch.equal(sharded.lm_head.weight, before.lm_head.weight)
     assert sharded.config.attention_dropout == 0.1
-    assert AutoTokenizer.from_pretrained(folders[0]).decode([3]) == "w3"
+    assert AutoTokenizer.from_pretrained(folders[0]).decode([3]) == "w03"
     card = (job.output / "model").read("README.md").decode()
     assert f"base_model: {tiny_llama}" in card and "| zero_stage | 3 |" in card
 

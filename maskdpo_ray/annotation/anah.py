@@ -1,0 +1,116 @@
+"""The three-turn annotator of ANAH-v2 (PROTOCOLS, section 4)."""
+
+import json
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from maskdpo_ray.annotation.anah_replies import (
+    NO_FACTS,
+    UnreadableReply,
+    read_fact_existence,
+    read_hallucination_type,
+    read_references,
+)
+from maskdpo_ray.annotation.annotator import Verdict, document_of
+from maskdpo_ray.annotation.wording import Templates, check_wording, fill, read_templates
+from maskdpo_ray.engine.chat import Messages
+from maskdpo_ray.engine.chat_model import Reply
+from maskdpo_ray.engine.refusal import RequestRefused
+from maskdpo_ray.records import ERROR_VERDICT, Question
+
+TURNS = {
+    "fact_existence": ("question", "sentence"),
+    "references": ("question", "sentence", "document"),
+    "hallucination": ("question", "sentence", "references"),
+}
+
+
+class Replies(Protocol):
+    """A chat model (``engine.chat_model.ChatModel``)."""
+
+    async def reply(self, messages: Messages) -> Reply: ...
+
+
+def read_anah_templates(path: str | None = None) -> Templates:
+    """The wording of the three turns, from a file or our own.
+
+    Raises:
+        UserError: a turn or one of its placeholders is missing.
+    """
+    templates = read_templates(path, "anah.yaml")
+    for language, turns in templates.languages.items():
+        for turn, placeholders in TURNS.items():
+            check_wording(turns.get(turn), f"{templates.file}: {language}.{turn}", placeholders)
+    return templates
+
+
+class AnahAnnotator:
+    """Up to three turns per sentence, one growing conversation.
+
+    A sentence without facts ends after the first turn, one that the document says nothing about
+    after the second. ``detail`` of a verdict is JSON: the raw ``replies``, and the ``reason`` of
+    an error.
+    """
+
+    def __init__(self, model: Replies, templates: Templates) -> None:
+        self._model = model
+        self._templates = templates
+
+    async def verdict(self, question: Question, sentence: str) -> Verdict:
+        """Verdict on one sentence.
+
+        Raises:
+            RowRejected: the question has no document, or its language no template.
+        """
+        conversation = _Conversation(
+            self._model,
+            self._templates.of(question),
+            {
+                "question": question["question"],
+                "document": document_of(question),
+                "sentence": sentence,
+            },
+        )
+        try:
+            verdict = await self._judge(conversation)
+        except (UnreadableReply, RequestRefused) as error:
+            turn = len(conversation.replies) or 1
+            return ERROR_VERDICT, _detail(conversation.replies, f"turn {turn}: {error}")
+        return verdict, _detail(conversation.replies)
+
+    async def _judge(self, conversation: "_Conversation") -> str:
+        facts = await conversation.turn("fact_existence", read_fact_existence)
+        if facts == NO_FACTS:
+            return "nofact"
+        if not await conversation.turn("references", read_references):
+            return "unverifiable"
+        return await conversation.turn("hallucination", read_hallucination_type)
+
+
+class _Conversation:
+    """The turns about one sentence; ``replies`` as they came."""
+
+    def __init__(self, model: Replies, wordings: dict[str, str], values: dict[str, str]) -> None:
+        self._model = model
+        self._wordings = wordings
+        self._values = values
+        self._messages: Messages = []
+        self.replies: list[str] = []
+
+    async def turn(self, name: str, read: Callable[[str], Any]) -> Any:
+        self._messages.append({"role": "user", "content": fill(self._wordings[name], self._values)})
+        reply = await self._model.reply(self._messages)
+        self.replies.append(reply.text)
+        if not reply.complete:
+            raise UnreadableReply(
+                f"the reply was cut at its longest ({len(reply.text)} characters): "
+                "raise annotation.max_tokens or the engine's max_model_len"
+            )
+        self._messages.append({"role": "assistant", "content": reply.text})
+        self._values["references"] = reply.text
+        return read(reply.text)
+
+
+def _detail(replies: list[str], reason: str | None = None) -> str:
+    detail = {"replies": replies} | ({"reason": reason} if reason else {})
+    return json.dumps(detail, ensure_ascii=False)

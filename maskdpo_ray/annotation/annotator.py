@@ -1,0 +1,95 @@
+"""From candidates to sentences with verdicts."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from maskdpo_ray.annotation.sentences import split_sentences
+from maskdpo_ray.errors import RowRejected
+from maskdpo_ray.records import ERROR_VERDICT, VERDICTS, Candidate, Question, Sentence
+
+Verdict = tuple[str, str]  # one of records.VERDICTS, and the detail behind it
+Span = tuple[int, int]
+
+
+class Annotator(Protocol):
+    """Says whether one sentence of an answer is true.
+
+    Where it fails on a sentence it answers ``("error", reason)``: there is no default verdict.
+    Where a whole question cannot be judged it raises ``RowRejected``.
+    """
+
+    async def verdict(self, question: Question, sentence: str) -> Verdict: ...
+
+
+class Annotate:
+    """Splits every candidate and asks ``annotator`` about each distinct sentence of a question.
+
+    All questions of a row are asked at once, so an engine behind the annotator stays full, and a
+    sentence that several candidates share is asked once: white space around it does not count.
+    A candidate with an empty response, or one that is not usable (a text without token ids), has
+    no sentences.
+    """
+
+    def __init__(
+        self,
+        annotator: Annotator,
+        split: Callable[[str, str], list[Span]] = split_sentences,
+    ) -> None:
+        self._annotator = annotator
+        self._split = split
+
+    async def __call__(self, rows: list[Question]) -> list[Question | RowRejected]:
+        return await asyncio.gather(*map(self._annotate, rows))
+
+    async def _annotate(self, row: Question) -> Question | RowRejected:
+        spans = [self._spans(candidate, row["language"]) for candidate in row["candidates"]]
+        texts = {
+            candidate["response"][start:end].strip(): None
+            for candidate, cut in zip(row["candidates"], spans, strict=True)
+            for start, end in cut
+        }
+        try:
+            found = await asyncio.gather(*(self._ask(row, text) for text in texts))
+        except RowRejected as rejected:
+            return rejected
+        verdicts = dict(zip(texts, found, strict=True))
+        candidates = [
+            {**candidate, "sentences": _sentences(candidate["response"], cut, verdicts)}
+            for candidate, cut in zip(row["candidates"], spans, strict=True)
+        ]
+        return {**row, "candidates": candidates}
+
+    def _spans(self, candidate: Candidate, language: str) -> list[Span]:
+        usable = candidate["response"] and candidate["token_ids"]
+        return self._split(candidate["response"], language) if usable else []
+
+    async def _ask(self, row: Question, text: str) -> Verdict:
+        if not text:
+            return ERROR_VERDICT, "nothing but white space"
+        verdict, detail = await self._annotator.verdict(row, text)
+        if verdict not in VERDICTS:
+            raise ValueError(
+                f"{type(self._annotator).__name__} answered {verdict!r} on question "
+                f"{row['id']!r}; a verdict is one of {', '.join(VERDICTS)}"
+            )
+        return verdict, detail
+
+
+def _sentences(response: str, spans: list[Span], verdicts: dict[str, Verdict]) -> list[Sentence]:
+    sentences: list[Sentence] = []
+    for start, end in spans:
+        verdict, detail = verdicts[response[start:end].strip()]
+        sentences.append({"start": start, "end": end, "verdict": verdict, "detail": detail})
+    return sentences
+
+
+def document_of(question: Question) -> str:
+    """The reference document of a question, or ``RowRejected`` where it has none."""
+    if not question["document"]:
+        raise RowRejected(
+            "document_missing",
+            f"question {question['id']!r} has no document and this annotator needs one: add the "
+            "key 'document' to the row, or use an annotator that needs none",
+        )
+    return question["document"]

@@ -1,0 +1,67 @@
+"""Builder of the ``annotate`` stage's processor, called inside its actors."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from maskdpo_ray.config import AnnotationConfig
+from maskdpo_ray.errors import UserError
+
+if TYPE_CHECKING:
+    from maskdpo_ray.annotation.annotator import Annotate
+    from maskdpo_ray.annotation.labels import Labels
+    from maskdpo_ray.engine.chat_model import ChatModel
+
+
+def build_annotator(
+    annotation: AnnotationConfig, facts: str | Path | None = None
+) -> "Annotate | Labels":
+    """The annotator that the configuration names.
+
+    Args:
+        facts: ``facts.json`` of the closed world; only ``closed_world`` needs it.
+
+    Raises:
+        UserError: the engine does not start, a template file is wrong, or there are no facts.
+    """
+    from maskdpo_ray.annotation.annotator import Annotate
+
+    match annotation.annotator:
+        case "anah":
+            from maskdpo_ray.annotation.anah import AnahAnnotator, read_anah_templates
+
+            templates = read_anah_templates(annotation.templates)
+            return Annotate(AnahAnnotator(_chat_model(annotation), templates))
+        case "judge":
+            from maskdpo_ray.annotation.judge import JudgeAnnotator, read_judge_templates
+
+            templates = read_judge_templates(annotation.templates)
+            return Annotate(JudgeAnnotator(_chat_model(annotation), templates))
+        case "closed_world":
+            from maskdpo_ray.annotation.closed_world import ClosedWorldAnnotator
+
+            return Annotate(ClosedWorldAnnotator(read_facts(facts)))
+        case "labels":
+            from maskdpo_ray.annotation.labels import Labels
+
+            return Labels()
+
+
+def read_facts(path: str | Path | None) -> dict[str, dict[str, str]]:
+    """The truth of a closed world: full name -> kind of fact -> value."""
+    if path is None or not Path(path).is_file():
+        raise UserError(f"annotator 'closed_world' needs the world's facts.json; none at {path}")
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def _chat_model(annotation: AnnotationConfig) -> "ChatModel":
+    from maskdpo_ray.engine.chat_model import ChatModel
+    from maskdpo_ray.engine.engine import start_engine
+
+    engine = start_engine(
+        annotation.model,
+        annotation.engine,
+        dtype=annotation.dtype,
+        trust_remote_code=annotation.trust_remote_code,
+    )
+    return ChatModel(engine, annotation.max_tokens)

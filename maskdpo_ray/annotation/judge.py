@@ -1,0 +1,85 @@
+"""A general chat model as annotator: one turn, the reply constrained to the verdicts."""
+
+import json
+from typing import Any, Protocol
+
+from maskdpo_ray.annotation.annotator import Verdict, document_of
+from maskdpo_ray.annotation.wording import (
+    PLACEHOLDER,
+    Templates,
+    check_wording,
+    fill,
+    read_templates,
+)
+from maskdpo_ray.engine.chat import Messages
+from maskdpo_ray.engine.chat_model import Reply
+from maskdpo_ray.engine.refusal import RequestRefused
+from maskdpo_ray.errors import UserError
+from maskdpo_ray.records import CORRECT_VERDICTS, ERROR_VERDICT, INCORRECT_VERDICTS, Question
+
+
+class Choices(Protocol):
+    """A chat model with constrained replies (``engine.chat_model.ChatModel``)."""
+
+    async def reply(self, messages: Messages, choices: list[str]) -> Reply: ...
+
+
+def read_judge_templates(path: str | None = None) -> Templates:
+    """The prompt and the words of its verdicts, from a file or our own.
+
+    Raises:
+        UserError: a placeholder is missing, or the words do not stand for verdicts one to one.
+    """
+    templates = read_templates(path, "judge.yaml")
+    for language, template in templates.languages.items():
+        place = f"{templates.file}: {language}"
+        prompt = template.get("prompt")
+        check_wording(prompt, f"{place}.prompt", ("question", "sentence"), ("document",))
+        check_words(template.get("verdicts"), f"{place}.verdicts")
+    return templates
+
+
+class JudgeAnnotator:
+    """Asks once per sentence. ``detail`` is JSON as in ``anah``.
+
+    The document is needed when the template of the question's language shows it.
+    """
+
+    def __init__(self, model: Choices, templates: Templates) -> None:
+        self._model = model
+        self._templates = templates
+
+    async def verdict(self, question: Question, sentence: str) -> Verdict:
+        """Verdict on one sentence.
+
+        Raises:
+            RowRejected: a document is needed and missing, or the language has no template.
+        """
+        template = self._templates.of(question)
+        values = {"question": question["question"], "sentence": sentence}
+        if "document" in PLACEHOLDER.findall(template["prompt"]):
+            values["document"] = document_of(question)
+        prompt = [{"role": "user", "content": fill(template["prompt"], values)}]
+        meaning = {word: verdict for verdict, word in template["verdicts"].items()}
+        try:
+            reply = await self._model.reply(prompt, choices=list(meaning))
+        except RequestRefused as error:
+            return ERROR_VERDICT, json.dumps({"replies": [], "reason": str(error)})
+        detail: dict[str, Any] = {"replies": [reply.text]}
+        verdict = meaning.get(reply.text, ERROR_VERDICT)
+        if verdict == ERROR_VERDICT:
+            detail["reason"] = "no verdict: raise annotation.max_tokens or max_model_len"
+        return verdict, json.dumps(detail, ensure_ascii=False)
+
+
+def check_words(words: Any, place: str) -> None:
+    """Raise ``UserError`` unless the words stand for verdicts, correct and incorrect, one each."""
+    known = (*CORRECT_VERDICTS, *INCORRECT_VERDICTS)
+    if not isinstance(words, dict) or not set(words) <= set(known):
+        raise UserError(f"{place} must map {', '.join(known)} to words")
+    if not all(isinstance(word, str) and word.strip() for word in words.values()):
+        raise UserError(f"{place}: every verdict needs a word; quote yes, no, on and off")
+    if len(set(words.values())) < len(words):
+        raise UserError(f"{place}: two verdicts share a word")
+    if not set(words) & set(CORRECT_VERDICTS) or not set(words) & set(INCORRECT_VERDICTS):
+        raise UserError(f"{place} needs a word for a correct and one for an incorrect verdict")

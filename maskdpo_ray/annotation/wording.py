@@ -1,0 +1,92 @@
+"""Prompt wordings in YAML files: read, checked, and filled in."""
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from maskdpo_ray.errors import RowRejected, UserError
+from maskdpo_ray.records import Question
+
+PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
+
+
+@dataclass(frozen=True)
+class Templates:
+    """The wording of an annotator.
+
+    Attributes:
+        file: what to call it in errors.
+        languages: language -> name -> text.
+    """
+
+    file: str
+    languages: dict[str, dict[str, Any]]
+
+    def of(self, question: Question) -> dict[str, Any]:
+        """The wording in a question's language, or ``RowRejected`` where the file has none."""
+        language = question["language"]
+        if language not in self.languages:
+            raise RowRejected(
+                "no_template",
+                f"question {question['id']!r} is in language {language!r} and {self.file} has "
+                f"only {', '.join(self.languages)}: add it to the file",
+            )
+        return self.languages[language]
+
+
+def read_templates(path: str | None, default: str) -> Templates:
+    """Read a template file.
+
+    Args:
+        path: a file of the user's own, or None for the ``default`` of this package.
+
+    Raises:
+        UserError: the file is missing or holds no mapping of languages.
+    """
+    if path is None:
+        file = files("maskdpo_ray.annotation") / "templates" / default
+    else:
+        file = Path(path)
+        if not file.is_file():
+            raise UserError(f"annotation.templates: no file at {path}")
+    name = str(path or default)
+    try:
+        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{name} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict) or not tree:
+        raise UserError(f"{name} must hold one mapping per language (en, zh)")
+    for language, wording in tree.items():
+        if not isinstance(wording, dict):
+            raise UserError(f"{name}: {language} must map names to texts")
+    return Templates(name, tree)
+
+
+def check_wording(
+    wording: Any, place: str, required: Collection[str], optional: Collection[str] = ()
+) -> None:
+    """Raise ``UserError`` unless ``wording`` is a text with the placeholders that belong there."""
+    if not isinstance(wording, str) or not wording.strip():
+        raise UserError(f"{place} is missing: give it a text with {_braced(required)}")
+    found = set(PLACEHOLDER.findall(wording))
+    if missing := set(required) - found:
+        raise UserError(f"{place} lacks {_braced(missing)}")
+    if unknown := found - set(required) - set(optional):
+        raise UserError(
+            f"{place} has {_braced(unknown)}, which nothing fills in; "
+            f"it may use {_braced([*required, *optional])}"
+        )
+
+
+def fill(wording: str, values: Mapping[str, str]) -> str:
+    """Put values in place of placeholders, in one pass: braces inside a value stay as they are."""
+    return PLACEHOLDER.sub(lambda match: values[match[1]], wording)
+
+
+def _braced(names: Collection[str]) -> str:
+    return ", ".join(f"{{{name}}}" for name in sorted(names))

@@ -1,0 +1,48 @@
+"""Builders of the ``sample`` stage's processors, called inside its actors."""
+
+from typing import TYPE_CHECKING, Any
+
+from maskdpo_ray.config import ModelConfig
+
+if TYPE_CHECKING:
+    from maskdpo_ray.sampling.given import GivenCandidates
+    from maskdpo_ray.sampling.sampler import Decoding, Sampler
+
+
+def build_sampler(
+    model: ModelConfig, decoding: "Decoding", seed: int, engine: dict[str, Any]
+) -> "Sampler":
+    """Start an engine for the policy and sample from it.
+
+    Args:
+        seed: the run's.
+        engine: arguments of vLLM's engine (``sampling.engine``).
+
+    Raises:
+        UserError: the engine does not start, or the tokenizer has no chat template.
+    """
+    from maskdpo_ray.engine.chat import prompt_token_ids
+    from maskdpo_ray.engine.engine import start_engine
+    from maskdpo_ray.sampling.sampler import Sampler
+
+    started = start_engine(
+        model.path,
+        engine,
+        dtype=model.dtype,
+        seed=seed,
+        trust_remote_code=model.trust_remote_code,
+        revision=model.revision,
+        chat_template=model.chat_template,
+    )
+    prompt_token_ids(started.tokenizer, "?", system_prompt=model.system_prompt)
+    return Sampler(
+        started, decoding, model=model.path, seed=seed, system_prompt=model.system_prompt
+    )
+
+
+def build_given(model: ModelConfig) -> "GivenCandidates":
+    """Take the candidates that the rows bring, in the policy's token ids."""
+    from maskdpo_ray.engine.chat import load_tokenizer
+    from maskdpo_ray.sampling.given import GivenCandidates
+
+    return GivenCandidates(load_tokenizer(model))

@@ -1,0 +1,9 @@
+import pytest
+
+import models
+
+
+@pytest.fixture(scope="session")
+def engine():
+    """The one real engine of this test process (tests/models.py)."""
+    return models.shared_engine()

@@ -1,0 +1,88 @@
+import subprocess
+import sys
+
+import pytest
+
+from maskdpo_ray.cli import main
+
+HEAVY = "ray torch vllm transformers deepspeed pyarrow nltk matplotlib"
+PROBE = f"""
+import sys
+from maskdpo_ray.cli import main
+try:
+    status = main(sys.argv[1:])
+except SystemExit as stop:
+    status = stop.code
+print("heavy:", [name for name in {HEAVY.split()!r} if name in sys.modules])
+sys.exit(status)
+"""
+
+
+def probe(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", PROBE, *arguments], capture_output=True, text=True, check=False
+    )
+
+
+def test_help_imports_nothing_heavy():
+    done = probe("--help")
+    assert done.returncode == 0
+    assert "best-of-n" in done.stdout
+    assert done.stdout.rstrip().endswith("heavy: []")
+
+
+def test_a_configuration_error_is_one_line_and_imports_nothing_heavy(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("run_dir: x\nworld: {}\nannotation: {annotator: closed_world}\n")
+    done = probe("run", str(path), "sampling.candidates=1")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"maskdpo: {path}: sampling.candidates: a preference pair needs")
+    assert done.stderr.count("\n") == 1
+    assert done.stdout.rstrip().endswith("heavy: []")
+
+
+def refused(capsys, *arguments: str) -> str:
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    return error
+
+
+def test_a_missing_configuration_is_named(capsys, tmp_path):
+    assert f"no configuration file at {tmp_path}/c.yaml" in refused(
+        capsys, "run", f"{tmp_path}/c.yaml"
+    )
+
+
+def test_a_folder_that_is_no_run_directory(capsys, tmp_path):
+    assert "is no run directory: it holds no config.yaml" in refused(capsys, "report", str(tmp_path))
+
+
+def given_model(tmp_path, model: str, questions: str) -> str:
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        f"run_dir: {tmp_path}/run\nmodel: {{path: {model}}}\ndata: {{train: {questions}}}\n"
+        "sampling: {source: input}\nannotation: {annotator: labels}\n"
+    )
+    return str(path)
+
+
+def test_an_unreachable_model_and_a_missing_question_file(capsys, tmp_path):
+    questions = tmp_path / "q.jsonl"
+    questions.write_text('{"id": "a", "topic": "t", "question": "q"}\n')
+    error = refused(capsys, "run", given_model(tmp_path, "/none", str(questions)))
+    assert "model.path '/none' is neither a folder here nor a hub id" in error
+    error = refused(capsys, "sample", given_model(tmp_path, "/none", f"{tmp_path}/none.jsonl"))
+    assert f"{tmp_path}/none.jsonl" in error
+
+
+def test_a_relative_run_dir_is_refused_inside_a_job(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert "give an absolute path or a URL" in refused(capsys, "demo", "run_dir=runs/x")
+
+
+def test_an_unknown_verb_shows_the_verbs(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["trian", "c.yaml"])
+    assert stop.value.code == 2
+    assert "choose from" in capsys.readouterr().err

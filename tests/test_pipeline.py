@@ -1,0 +1,164 @@
+"""The whole graph on the real engines: the miniature closed world, killed and unkilled."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from maskdpo_ray.config import read_config
+from maskdpo_ray.stages import Stages
+
+REPOSITORY = Path(__file__).parents[1]
+SMOKE = REPOSITORY / "jobs" / "configs" / "smoke.yaml"
+
+
+def command(run_dir: Path, *overrides: str) -> list[str]:
+    return [sys.executable, "-m", "maskdpo_ray", "run", str(SMOKE), f"run_dir={run_dir}", *overrides]
+
+
+def run(run_dir: Path, *overrides: str) -> subprocess.CompletedProcess:
+    done = subprocess.run(
+        command(run_dir, *overrides), capture_output=True, text=True, cwd=REPOSITORY, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory):
+    """A finished run, and what its command printed."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    return folder, run(folder)
+
+
+def stages(run_dir: Path) -> Stages:
+    return Stages(read_config(SMOKE, [f"run_dir={run_dir}"]))
+
+
+def outputs(run_dir: Path) -> dict:
+    """What a run came to: rows without the paths of its models, losses, scores."""
+    found = stages(run_dir)
+    rows = {
+        stage.store.name: sorted(
+            (json.dumps(_without_paths(row), sort_keys=True) for row in stage.store.rows())
+        )
+        for stage in (found.sample(), found.annotate(), found.pair(), found.reference())
+    }
+    metrics = found.train("mask_dpo").folder.read("metrics.jsonl").decode().splitlines()
+    report = json.loads((run_dir / "report.json").read_text())
+    return {
+        "rows": rows,
+        "losses": [json.loads(line)["loss"] for line in metrics],
+        "systems": report["systems"],
+        "best_of_n": report["best_of_n"],
+        "pairs": report["pairs"],
+    }
+
+
+def _without_paths(row: dict) -> dict:
+    candidates = [{**c, "model": ""} for c in row.get("candidates", [])]
+    return {**row, **({"candidates": candidates} if candidates else {})}
+
+
+def test_the_graph_ends_with_a_table_and_a_report(undisturbed):
+    folder, done = undisturbed
+    assert "base" in done.stdout and "mask_dpo" in done.stdout
+    report = json.loads((folder / "report.json").read_text())
+    assert set(report) >= {
+        "run", "seed", "versions", "pairs", "systems", "best_of_n", "seconds"
+    }  # fmt: skip
+    assert set(report["systems"]) == {"base", "mask_dpo"}
+    for system in report["systems"].values():
+        for decoding in ("greedy", "sampled"):
+            assert set(system[decoding]) >= {
+                "micro", "macro", "ci95", "correct", "incorrect", "no_fact", "errors",
+                "mean_sentences", "mean_tokens",
+            }  # fmt: skip
+            low, high = system[decoding]["ci95"]
+            assert low <= system[decoding]["micro"] <= high
+    assert set(report["best_of_n"]["base"]) >= {"1", "2"}
+    assert "<html" in (folder / "report.html").read_text()
+
+
+def test_every_row_that_enters_a_stage_leaves_it(undisturbed):
+    folder, _ = undisturbed
+    manifests = [json.loads(p.read_text()) for p in folder.glob("*/*/manifest.json")]
+    assert len(manifests) >= 9
+    for manifest in manifests:
+        assert manifest["state"] == "complete"
+        counts = manifest["counts"]
+        if "in" in counts:
+            assert counts["in"] == counts["out"] + sum(counts["rejected"].values())
+    report = json.loads((folder / "report.json").read_text())
+    pairs = report["pairs"]
+    assert pairs["questions"] == pairs["kept"] + sum(pairs["dropped"].values())
+
+
+def test_training_starts_at_ln_2(undisturbed):
+    folder, _ = undisturbed
+    losses = outputs(folder)["losses"]
+    assert losses[0] == pytest.approx(0.6931472, abs=1e-5)
+    assert len(losses) == 4
+
+
+def test_the_same_command_again_does_nothing_new(undisturbed):
+    folder, _ = undisturbed
+    parts = {p: p.stat().st_mtime_ns for p in folder.glob("*/*/part-*.parquet")}
+    run(folder)
+    assert {p: p.stat().st_mtime_ns for p in folder.glob("*/*/part-*.parquet")} == parts
+
+
+def test_a_changed_setting_is_refused_then_redoes_only_what_depends_on_it(undisturbed):
+    folder, _ = undisturbed
+    changed = command(folder, "evaluation.best_of_n=[1]", "training.max_steps=4")
+    refused = subprocess.run(changed, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert "these keys differ: evaluation.best_of_n." in refused.stderr
+
+
+def kill_when(run_dir: Path, happened) -> None:
+    """Start the run, kill its driver with SIGKILL as soon as ``happened``."""
+    driver = subprocess.Popen(
+        command(run_dir),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=REPOSITORY,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 300
+    while not happened():
+        assert driver.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+
+
+def test_a_driver_killed_in_sampling_and_in_training_ends_like_an_undisturbed_run(
+    undisturbed, tmp_path
+):
+    folder = tmp_path / "run"
+
+    def parts(stage: str) -> list[Path]:
+        return list(folder.glob(f"{stage}/*/part-*.parquet"))
+
+    kill_when(folder, lambda: len(parts("sample")) >= 2)
+    sampled = {p: p.stat().st_mtime_ns for p in parts("sample")}
+    assert not list(folder.glob("sample/*/manifest.json")) or not stages(folder).sample().store.complete
+
+    kill_when(folder, lambda: list(folder.glob("train-mask_dpo/*/checkpoints/*/*/seal-*")))
+    now = {p: p.stat().st_mtime_ns for p in parts("sample")}
+    assert sampled.items() <= now.items(), "finished questions were sampled again"
+
+    run(folder)
+    assert outputs(folder) == outputs(undisturbed[0])
+    steps = [
+        json.loads(line)["step"]
+        for line in stages(folder).train("mask_dpo").folder.read("metrics.jsonl").splitlines()
+    ]
+    assert steps == [1, 2, 3, 4]
