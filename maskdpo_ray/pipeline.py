@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.progress import say
-from maskdpo_ray.report.build import write_report
 from maskdpo_ray.rundir import StageStore
 from maskdpo_ray.stages import Stages
 from maskdpo_ray.stream import StreamStage, run_stream, start_ray
@@ -79,6 +78,8 @@ def train_system(stages: Stages, system: str) -> None:
 
 def report(stages: Stages) -> None:
     """``report.json`` and ``report.html`` of all that is done, and the table of the systems."""
+    from maskdpo_ray.report.write import write_report
+
     print(write_report(stages))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from maskdpo_ray.annotation.factory import build_annotator
 from maskdpo_ray.config import AnnotationConfig, Config, ModelConfig, TrainingConfig
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.identity import file_digest, model_identity, versions
@@ -19,8 +20,11 @@ from maskdpo_ray.preference.processor import PairBuilder
 from maskdpo_ray.questions import check_disjoint, import_questions
 from maskdpo_ray.records import PAIR_SCHEMA, QUESTION_SCHEMA, REFERENCE_SCHEMA
 from maskdpo_ray.rundir import RunDir, StageStore
+from maskdpo_ray.sampling.factory import build_given, build_sampler
 from maskdpo_ray.sampling.sampler import decoding_of
 from maskdpo_ray.stream import StreamStage
+from maskdpo_ray.training.reference import ReferenceProcessor
+from maskdpo_ray.training.worker import TrainingJob
 
 NO_ROWS = pa.schema([])
 
@@ -57,7 +61,7 @@ class Stages:
         seed = self.config.seed if settings.seed is None else settings.seed
         folder = f"{self.dir.folder}/world/{'small' if settings.small else 'full'}-{seed}"
         # A process of its own gives the cores back to the engines when it is done.
-        command = [sys.executable, "-m", "maskdpo_ray.world.build", folder, "--seed", str(seed)]
+        command = [sys.executable, "-m", "maskdpo_ray.world", folder, "--seed", str(seed)]
         subprocess.run(command + ["--small"] * settings.small, check=True)
         return folder
 
@@ -126,8 +130,6 @@ class Stages:
 
     def reference(self) -> StreamStage:
         """Keyed by the token ids of each pair, so masks and losses share what is computed once."""
-        from maskdpo_ray.training.reference import ReferenceProcessor
-
         training = self.config.training
         settings = {
             "policy": self.base.identity,
@@ -154,9 +156,7 @@ class Stages:
         }
         return self.dir.store(f"train-{system}", settings, NO_ROWS, self.pair().store)
 
-    def training_job(self, system: str) -> "TrainingJob":
-        from maskdpo_ray.training.worker import TrainingJob
-
+    def training_job(self, system: str) -> TrainingJob:
         pairs, references = self.pair().store, self.reference().store
         return TrainingJob(
             model=self._model_of(self.base),

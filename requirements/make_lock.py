@@ -25,7 +25,7 @@ HEADER = """\
 #
 #     pip install --no-deps -r requirements/cpu.lock
 #
-# --no-deps matters: torchvision, torchaudio and torchcodec are left out on purpose (docs/install.md).
+# --no-deps matters: torchvision, torchaudio and torchcodec are left out (docs/install.md says why).
 """
 
 

@@ -74,8 +74,8 @@ class AnahAnnotator:
         try:
             verdict = await self._judge(conversation)
         except (UnreadableReply, RequestRefused) as error:
-            turn = len(conversation.replies) or 1
-            return ERROR_VERDICT, _detail(conversation.replies, f"turn {turn}: {error}")
+            reason = f"turn {conversation.turns}: {error}"
+            return ERROR_VERDICT, _detail(conversation.replies, reason)
         return verdict, _detail(conversation.replies)
 
     async def _judge(self, conversation: "_Conversation") -> str:
@@ -96,8 +96,10 @@ class _Conversation:
         self._values = values
         self._messages: Messages = []
         self.replies: list[str] = []
+        self.turns = 0
 
     async def turn(self, name: str, read: Callable[[str], Any]) -> Any:
+        self.turns += 1
         self._messages.append({"role": "user", "content": fill(self._wordings[name], self._values)})
         reply = await self._model.reply(self._messages)
         self.replies.append(reply.text)

@@ -63,7 +63,9 @@ def open_tokenizer(
     return tokenizer
 
 
-def prompt_token_ids(tokenizer: Any, question: str, *, system_prompt: str | None = None) -> list[int]:
+def prompt_token_ids(
+    tokenizer: Any, question: str, *, system_prompt: str | None = None
+) -> list[int]:
     """The ids that a question becomes, up to the point where the assistant begins to speak.
 
     Raises:

@@ -44,12 +44,13 @@ class EngineStats:
     steps: int = 0
     requests: int = 0
     prompt_tokens: int = 0
+    cached_tokens: int = 0  # of the prompt tokens, found in the prefix cache
     generated_tokens: int = 0
     busy_seconds: float = 0.0  # spent in steps
 
     @property
     def mean_running(self) -> float:
-        """Sequences advanced per step: each running sequence gains one token a step."""
+        """Sequences advanced per step: each running one gains a token, none while a grammar waits."""
         return self.generated_tokens / self.steps if self.steps else 0.0
 
 
@@ -229,6 +230,7 @@ class Engine:
         self.stats.steps += 1
         for output in outputs:
             if output.finished:
+                self.stats.cached_tokens += output.num_cached_tokens or 0
                 self._resolve(self._running.pop(output.request_id), output.outputs)
 
     def _resolve(self, request: _Request, outputs: "list[CompletionOutput]") -> None:

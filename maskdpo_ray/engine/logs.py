@@ -36,7 +36,9 @@ def _logging_config(log: Path) -> dict:
     return {
         "version": 1,
         "disable_existing_loggers": False,
-        "formatters": {"plain": {"format": "%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"}},
+        "formatters": {
+            "plain": {"format": "%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"}
+        },
         "handlers": {
             "file": {"class": "logging.FileHandler", "filename": str(log), "formatter": "plain"}
         },

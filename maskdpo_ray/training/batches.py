@@ -73,7 +73,7 @@ def training_pairs(
     listed in any order.
 
     Args:
-        references: by pair id, a log-probability for every response token of both sides.
+        references: by pair digest, a log-probability for every response token of both sides.
         mask: ``none`` replaces all weights by one (vanilla DPO).
 
     Raises:
@@ -85,23 +85,31 @@ def training_pairs(
         name = pair["id"]
         if name in rows:
             raise UserError(f"pair {name!r} stands twice in the training data: make ids unique")
-        if name not in references:
-            raise UserError(f"pair {name!r} has no reference log-probabilities: run that stage again")
+        reference = references.get(pair["digest"])
+        if reference is None:
+            raise UserError(
+                f"pair {name!r} has no reference log-probabilities: see why under the rejected "
+                "rows of stage reference"
+            )
         if not len(pair["prompt_ids"]):
             raise UserError(f"pair {name!r} has an empty prompt: nothing predicts its first token")
         rows[name] = TrainingPair(
             id=name,
             prompt_ids=np.asarray(pair["prompt_ids"], dtype=np.int64),
-            chosen=_response(pair, "chosen", references[name], mask),
-            rejected=_response(pair, "rejected", references[name], mask),
+            chosen=_response(pair, "chosen", reference, mask),
+            rejected=_response(pair, "rejected", reference, mask),
         )
     if not rows:
-        raise UserError("there are no preference pairs to train on: see the report for dropped rows")
+        raise UserError(
+            "there are no preference pairs to train on: see the report for dropped rows"
+        )
     return [rows[name] for name in sorted(rows)]
 
 
 def _response(
-    pair: Pair, side: Literal["chosen", "rejected"], reference: Mapping[str, Sequence[float]],
+    pair: Pair,
+    side: Literal["chosen", "rejected"],
+    reference: Mapping[str, Sequence[float]],
     mask: Mask,
 ) -> Response:
     token_ids = np.asarray(pair[side]["token_ids"], dtype=np.int64)

@@ -15,6 +15,9 @@ from maskdpo_ray.config import TrainingConfig
 from maskdpo_ray.errors import UserError
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
+    import torch
     from torch import Tensor, nn
 
 
@@ -53,6 +56,52 @@ def deepspeed_config(settings: TrainingConfig, dtype: str, parameters: int) -> d
     return config
 
 
+@contextmanager
+def sharded_loading(settings: TrainingConfig, dtype: str) -> Iterator[None]:
+    """Under ZeRO 3, models loaded in here are sharded as they are read: no worker holds a whole one.
+
+    Needs the process group. Under other stages it changes nothing.
+    """
+    if settings.zero_stage != 3:
+        yield
+        return
+    from transformers.integrations import HfDeepSpeedConfig
+
+    _deepspeed()
+    # Transformers looks for this object for as long as it lives.
+    sharding = HfDeepSpeedConfig(deepspeed_config(settings, dtype, parameters=1))
+    yield
+    del sharding
+
+
+@contextmanager
+def gathered(parameter: "nn.Parameter", write: bool = False) -> "Iterator[Tensor]":
+    """The whole parameter on every worker, in the model's dtype, whether it is sharded or not.
+
+    Args:
+        write: what the first worker writes into it becomes the parameter on all.
+    """
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(
+        [parameter], modifier_rank=0 if write else None, enabled=hasattr(parameter, "ds_id")
+    ):
+        yield parameter.detach()
+
+
+def _deepspeed() -> "ModuleType":
+    """DeepSpeed, made quiet and fit for machines without a GPU."""
+    import deepspeed
+    import torch
+
+    deepspeed.utils.logger.setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    if not torch.cuda.is_available():
+        # Compiles for half a minute and leaks shared memory; gloo gives the same results.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed
+
+
 class Engine:
     """The model, its optimizer, and the step.
 
@@ -62,18 +111,10 @@ class Engine:
     """
 
     def __init__(self, model: "nn.Module", settings: TrainingConfig, dtype: str) -> None:
-        import deepspeed
-        import torch
-
-        deepspeed.utils.logger.setLevel(logging.WARNING)
-        warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
-        if not torch.cuda.is_available():
-            # Compiles for half a minute and leaks shared memory; gloo gives the same results.
-            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         parameters = [p for p in model.parameters() if p.requires_grad]
-        config = deepspeed_config(settings, dtype, sum(p.numel() for p in parameters))
+        config = deepspeed_config(settings, dtype, sum(_shape(p).numel() for p in parameters))
         self._stage = settings.zero_stage
-        self._engine, *_ = deepspeed.initialize(
+        self._engine, *_ = _deepspeed().initialize(
             model=model, optimizer=_adamw(parameters, settings, config), config=config
         )
         self.device = self._engine.device
@@ -111,14 +152,6 @@ class Engine:
             if parameter.requires_grad
         ]
 
-    @contextmanager
-    def gathered(self, parameter: "nn.Parameter") -> Iterator["Tensor"]:
-        """The whole parameter in the model's dtype, on every worker."""
-        import deepspeed
-
-        with deepspeed.zero.GatheredParameters([parameter], enabled=self._stage == 3):
-            yield parameter.detach()
-
     def full_state(self, parameter: "nn.Parameter") -> dict[str, "Tensor"]:
         """fp32 weight and both Adam moments of a parameter, whole, on every worker."""
         from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
@@ -147,16 +180,20 @@ class Engine:
             safe_set_full_optimizer_state(parameter, state[key], key)
 
     def start_moments(self, steps: int) -> None:
-        """Give the optimizer empty moments as after ``steps`` steps; Adam makes them at its first."""
+        """Give the optimizer the empty moments that it would make in its first step.
+
+        Args:
+            steps: how many it shall believe to have done, which its bias correction reads.
+        """
         import torch
 
         optimizer = self._engine.optimizer
         adam = self._engine.basic_optimizer
         for partition in self._partitions():
+            # PyTorch counts in a tensor, DeepSpeed's offloaded Adam in a plain number.
+            count = torch.tensor(float(steps), device=partition.device)
             adam.state[partition] = {
-                "step": torch.tensor(
-                    float(steps), device=partition.device if partition.is_cuda else "cpu"
-                ),
+                "step": count if isinstance(adam, torch.optim.AdamW) else steps,
                 **{key: torch.zeros_like(partition) for key in _MOMENTS},
             }
         if hasattr(optimizer, "_lazy_init_hp_params_optimizer_state"):
@@ -179,6 +216,11 @@ class Engine:
         self._engine.destroy()
 
 
+def _shape(parameter: "nn.Parameter") -> "torch.Size":
+    """Of the whole parameter, also where it is sharded."""
+    return getattr(parameter, "ds_shape", parameter.shape)
+
+
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -187,8 +229,11 @@ def _adamw(parameters: list, settings: TrainingConfig, config: dict[str, Any]) -
     import torch
 
     groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        {
+            "params": [p for p in parameters if len(_shape(p)) > 1],
+            "weight_decay": settings.weight_decay,
+        },
+        {"params": [p for p in parameters if len(_shape(p)) <= 1], "weight_decay": 0.0},
     ]
     if settings.weight_decay == 0.0:
         groups = [{"params": parameters, "weight_decay": 0.0}]

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from maskdpo_ray.config import ModelConfig
 from maskdpo_ray.storage import Folder
-from maskdpo_ray.training.engine import Engine
+from maskdpo_ray.training.engine import Engine, gathered
 from maskdpo_ray.training.model import load_tokenizer, local_snapshot
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def gather_weights(engine: Engine, keep: bool) -> "dict[str, Tensor]":
     """Whole weights on the CPU where ``keep``; every worker takes part."""
     weights = {}
     for name, parameter in engine.named_parameters():
-        with engine.gathered(parameter) as whole:
+        with gathered(parameter) as whole:
             if keep:
                 weights[name] = whole.to("cpu", copy=True)
     return weights

@@ -1,5 +1,6 @@
 """Load the policy for training and for its reference log-probabilities."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -7,7 +8,7 @@ from maskdpo_ray.config import ModelConfig
 from maskdpo_ray.errors import UserError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 def local_snapshot(path: str, revision: str | None = None) -> Path:
@@ -22,17 +23,18 @@ def local_snapshot(path: str, revision: str | None = None) -> Path:
             raise UserError(f"{folder} is no model: it has no config.json")
         return folder.resolve()
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
-    from requests.exceptions import ConnectionError as Unreachable
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    missing = f"model {path!r} is neither a local folder nor a model that the hub gives us"
     try:
         return Path(snapshot_download(path, revision=revision, ignore_patterns=["*.gguf", "*.pth"]))
     except HFValidationError:
         raise UserError(f"model folder {path!r} does not exist on this node") from None
-    except (LocalEntryNotFoundError, HfHubHTTPError, Unreachable) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{missing} ({reason}): check the name, or download it first") from None
+    except (HfHubHTTPError, LocalEntryNotFoundError) as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        raise UserError(
+            f"model {path!r} is no folder on this node, not in its cache, and the hub does not "
+            f"give it: {reason}"
+        ) from None
 
 
 def load_policy(
@@ -60,6 +62,11 @@ def load_policy(
     if gradient_checkpointing:
         policy.gradient_checkpointing_enable({"use_reentrant": False})
     return policy
+
+
+def longest_input(config: "PretrainedConfig") -> float:
+    """Positions that the model was made for, in tokens; infinite where it names no limit."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None) or math.inf
 
 
 def load_tokenizer(model: ModelConfig) -> "PreTrainedTokenizerBase":

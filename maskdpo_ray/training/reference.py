@@ -6,19 +6,17 @@ weight: another mask or another beta computes nothing again.
 """
 
 import asyncio
-import hashlib
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from maskdpo_ray.config import ModelConfig, TrainingConfig
+from maskdpo_ray.errors import RowRejected
 from maskdpo_ray.records import Pair
 from maskdpo_ray.training.batch_plan import split_batch
 from maskdpo_ray.training.batches import Response, TrainingPair, collate
-from maskdpo_ray.training.model import local_snapshot
 
 if TYPE_CHECKING:
     from maskdpo_ray.training.logprobs import LogProbModel
@@ -28,6 +26,9 @@ def reference_log_probs(
     model: "LogProbModel", pairs: Sequence[Pair], micro_batch_tokens: int
 ) -> list[dict[str, Any]]:
     """Rows of ``REFERENCE_SCHEMA`` in the order of ``pairs``; natural logarithms, fp32.
+
+    A row is named by the digest of its pair's token ids: what it says holds for every pair with
+    these ids, whatever run, mask or loss it serves.
 
     Args:
         micro_batch_tokens: padded tokens of one forward pass, both responses together.
@@ -48,7 +49,7 @@ def reference_log_probs(
         chosen_and_rejected = np.split(log_probs, ends[:-1])
         for place, index in enumerate(indices):
             rows[index] = {
-                "id": pairs[index]["id"],
+                "id": pairs[index]["digest"],
                 "chosen": chosen_and_rejected[place].tolist(),
                 "rejected": chosen_and_rejected[len(group) + place].tolist(),
             }
@@ -62,7 +63,9 @@ def _unmasked(pair: Pair) -> TrainingPair:
         return Response(token_ids, weights=ones, reference=np.zeros_like(ones))
 
     prompt_ids = np.asarray(pair["prompt_ids"], dtype=np.int64)
-    return TrainingPair(pair["id"], prompt_ids, response(pair["chosen"]), response(pair["rejected"]))
+    return TrainingPair(
+        pair["id"], prompt_ids, response(pair["chosen"]), response(pair["rejected"])
+    )
 
 
 class ReferenceProcessor:
@@ -77,38 +80,32 @@ class ReferenceProcessor:
         import torch
 
         from maskdpo_ray.training.logprobs import LogProbModel
-        from maskdpo_ray.training.model import load_policy
+        from maskdpo_ray.training.model import load_policy, longest_input
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self._model = LogProbModel(load_policy(model, settings.attention), settings.logprob_chunk)
         self._model.eval().requires_grad_(False).to(device)
+        self._longest = longest_input(self._model.policy.config)
         self._micro_batch_tokens = settings.micro_batch_tokens
         self._one_at_a_time = threading.Lock()
 
-    async def __call__(self, rows: list[Pair]) -> list[dict[str, Any]]:
-        """Rows of ``REFERENCE_SCHEMA`` in the order of ``rows``."""
+    async def __call__(self, rows: list[Pair]) -> list[dict[str, Any] | RowRejected]:
+        """Rows of ``REFERENCE_SCHEMA`` in the order of ``rows``; a pair too long is rejected."""
         return await asyncio.to_thread(self._compute, rows)
 
-    def _compute(self, rows: list[Pair]) -> list[dict[str, Any]]:
+    def _compute(self, rows: list[Pair]) -> list[dict[str, Any] | RowRejected]:
+        lengths = [_unmasked(row).length for row in rows]
+        fitting = [row for row, size in zip(rows, lengths, strict=True) if size <= self._longest]
         # Several blocks wait here at once; passes that run side by side would only share memory.
         with self._one_at_a_time:
-            return reference_log_probs(self._model, rows, self._micro_batch_tokens)
-
-
-def weights_digest(path: str, revision: str | None = None) -> str:
-    """SHA-256 over the weights and the configuration of a model, whatever folder it stands in.
-
-    The reference cache is keyed by it: a trained policy under an old name is another model.
-    """
-    folder = local_snapshot(path, revision)
-    files = [*folder.glob("*.safetensors"), *folder.glob("*.bin"), folder / "config.json"]
-    digest = hashlib.sha256()
-    for file in sorted(files):
-        digest.update(f"{file.name}\n{file.stat().st_size}\n".encode())
-        digest.update(_file_digest(file))
-    return digest.hexdigest()
-
-
-def _file_digest(file: Path) -> bytes:
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").digest()
+            results = iter(reference_log_probs(self._model, fitting, self._micro_batch_tokens))
+        return [
+            next(results)
+            if size <= self._longest
+            else RowRejected(
+                "longer_than_model",
+                f"pair {row['id']!r} has {size} tokens, the model {self._longest:g} positions: "
+                f"set preference.max_length={self._longest:g}",
+            )
+            for row, size in zip(rows, lengths, strict=True)
+        ]

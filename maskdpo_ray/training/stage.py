@@ -19,13 +19,14 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from maskdpo_ray.config import WorkersConfig
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.progress import clock, say
-from maskdpo_ray.storage import Folder
 from maskdpo_ray.training.worker import TrainingJob, Workers, train
 
 CHECKPOINTS = "checkpoints"
 
 
-def run_training(job: TrainingJob, workers: WorkersConfig, log_every: float = 15.0) -> dict[str, Any]:
+def run_training(
+    job: TrainingJob, workers: WorkersConfig, log_every: float = 15.0
+) -> dict[str, Any]:
     """Train, or go on where the last session in ``job.output`` stopped.
 
     Writes ``model/`` (Hugging Face folder), ``metrics.jsonl`` (a line per step) and
@@ -44,6 +45,7 @@ def run_training(job: TrainingJob, workers: WorkersConfig, log_every: float = 15
     # A report waits for the controller's next look; a failed group for its successor's start.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30")
+    _tell_of_shortage(workers)
     board = _Board.options(num_cpus=0).remote()
     trainer = TorchTrainer(
         _train_in_worker,
@@ -72,6 +74,19 @@ def run_training(job: TrainingJob, workers: WorkersConfig, log_every: float = 15
         raise UserError(outcome["mend"])
     _remove_orphans(result)
     return outcome["metrics"]
+
+
+def _tell_of_shortage(workers: WorkersConfig) -> None:
+    """Ray Train waits for missing resources for ever and says nothing; nodes may yet join."""
+    one = {"CPU": workers.cpus, "GPU": workers.gpus, **workers.resources}
+    have = ray.cluster_resources()
+    short = [
+        f"{amount * workers.workers:g} {name} (there are {have.get(name, 0):g})"
+        for name, amount in one.items()
+        if amount * workers.workers > have.get(name, 0)
+    ]
+    if short:
+        say(f"training waits for nodes: {workers.workers} workers need {', '.join(short)}")
 
 
 def _remove_orphans(result: ray.train.Result) -> None:

@@ -28,6 +28,7 @@ from maskdpo_ray.training.schedule import learning_rate
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PreTrainedModel
 
     from maskdpo_ray.training.engine import Engine
 
@@ -75,19 +76,14 @@ def train(job: TrainingJob, workers: Workers) -> dict[str, Any]:
     from maskdpo_ray.training.engine import Engine
     from maskdpo_ray.training.export import gather_weights, model_card, write_model
     from maskdpo_ray.training.logprobs import LogProbModel
-    from maskdpo_ray.training.model import load_policy
 
     settings = job.settings
     torch.manual_seed(job.seed)
-    references = {row["id"]: row for row in job.references()}
-    pairs = training_pairs(job.pairs(), references, settings.mask)
+    pairs, policy = _together(lambda: _load(job), workers)
     lengths = np.array([pair.length for pair in pairs])
     epoch_steps = steps_per_epoch(len(pairs), settings.batch_size)
     total = min(epoch_steps * settings.epochs, settings.max_steps or math.inf)
     identity = _identity(job, pairs)
-
-    policy = load_policy(job.model, settings.attention, settings.gradient_checkpointing)
-    _check_lengths(policy.config, pairs)
     model = LogProbModel(policy, settings.logprob_chunk)
     model.train()
     history: list[dict[str, Any]] = []
@@ -138,6 +134,51 @@ def train(job: TrainingJob, workers: Workers) -> dict[str, Any]:
     return history[-1]
 
 
+def _load(job: TrainingJob) -> "tuple[list[TrainingPair], PreTrainedModel]":
+    """The pairs in the order of their ids, and the policy as it was before training."""
+    from maskdpo_ray.training.engine import sharded_loading
+    from maskdpo_ray.training.model import load_policy, longest_input
+
+    references = {row["id"]: row for row in job.references()}
+    pairs = training_pairs(job.pairs(), references, job.settings.mask)
+    with sharded_loading(job.settings, job.model.dtype):
+        policy = load_policy(job.model, job.settings.attention, job.settings.gradient_checkpointing)
+    longest, limit = max(pairs, key=lambda pair: pair.length), longest_input(policy.config)
+    if longest.length > limit:
+        raise UserError(
+            f"pair {longest.id!r} has {longest.length} tokens and the model {limit:g} positions: "
+            f"set preference.max_length={limit:g}"
+        )
+    return pairs, policy
+
+
+def _together(work: Callable[[], Any], workers: Workers) -> Any:
+    """Do something on every worker; if one meets a UserError, all raise it.
+
+    The others would else wait for it in the next collective, without a word.
+    """
+    result, problem = None, []
+    try:
+        result = work()
+    except UserError as error:
+        problem = [str(error)]
+    problems = _gathered(problem, workers.count)
+    if problems:
+        raise UserError(problems[0])
+    return result
+
+
+def _gathered(items: list[str], workers: int) -> list[str]:
+    """The items of all workers, in the order of their ranks."""
+    from torch import distributed
+
+    if workers == 1:
+        return items
+    lists: list[list[str]] = [[] for _ in range(workers)]
+    distributed.all_gather_object(lists, items)
+    return [item for each in lists for item in each]
+
+
 def _learn(
     engine: "Engine",
     pairs: list[TrainingPair],
@@ -157,12 +198,13 @@ def _learn(
         rows = [pairs[index] for index in chosen_pairs]
         tensors = (collate(rows) if rows else idle_batch()).to(engine.device)
         losses, values = _losses(engine(**tensors.inputs()), tensors, settings)
-        unsound += [row.id for row, ok in zip(rows, losses.isfinite().tolist()) if not ok]
         # A worker without pairs takes part in the pass with a loss that counts for nothing.
         loss = losses.sum() * (scale if rows else 0.0)
         engine.backward(loss, last=number == len(passes) - 1)
         if rows:
             sums += _sums(rows, losses, values)
+            finite = losses.isfinite().tolist()
+            unsound += [row.id for row, ok in zip(rows, finite, strict=True) if not ok]
     sums, unsound = _over_workers(sums, unsound, engine.device, workers.count)
     if unsound:
         raise UserError(
@@ -187,9 +229,7 @@ def _losses(
     import torch
 
     sequences = len(batch.input_ids)
-    ratios = masked_log_ratios(
-        log_probs, batch.reference, batch.weights, batch.owner, sequences
-    )
+    ratios = masked_log_ratios(log_probs, batch.reference, batch.weights, batch.owner, sequences)
     chosen, rejected = ratios.chunk(2)
     losses = masked_dpo_loss(chosen, rejected, settings.beta, settings.label_smoothing)
     with torch.no_grad():
@@ -218,9 +258,7 @@ _SUMS = (
 )
 
 
-def _sums(
-    rows: list[TrainingPair], losses: "Tensor", values: "dict[str, Tensor]"
-) -> np.ndarray:
+def _sums(rows: list[TrainingPair], losses: "Tensor", values: "dict[str, Tensor]") -> np.ndarray:
     """Sums over the pairs of one pass, in the order of ``_SUMS``."""
     totals = {key: float(value.double().sum()) for key, value in values.items()}
     won = values["rewards/chosen"] > values["rewards/rejected"]
@@ -246,11 +284,7 @@ def _over_workers(
     totals = torch.from_numpy(np.append(sums, len(unsound))).to(device)
     distributed.all_reduce(totals)
     *summed, troubled = totals.tolist()
-    if troubled:
-        lists: list[list[str]] = [[] for _ in range(workers)]
-        distributed.all_gather_object(lists, unsound)
-        unsound = [name for names in lists for name in names]
-    return np.array(summed), unsound
+    return np.array(summed), _gathered(unsound, workers) if troubled else []
 
 
 def _metrics(sums: dict[str, float], norm: float, rate: float) -> dict[str, float]:
@@ -284,9 +318,7 @@ def _newest_sound(workers: Workers, identity: str) -> Iterator[Path | None]:
     for opened in workers.checkpoints():
         with opened() as folder:
             problem = damage(folder, workers.rank, workers.count)
-            _, problems = _over_workers(
-                np.zeros(1), [problem] if problem else [], "cpu", workers.count
-            )
+            problems = _gathered([problem] if problem else [], workers.count)
             if problems:
                 if workers.rank == 0:
                     log.warning("checkpoint %s passed over: %s", folder.name, problems[0])
@@ -301,23 +333,13 @@ def _newest_sound(workers: Workers, identity: str) -> Iterator[Path | None]:
     yield None
 
 
-# What may change between two sessions of one run: it moves the work, not the result.
-_PLACEMENT = {
-    "preset",
-    "micro_batch_tokens",
-    "zero_stage",
-    "deepspeed",
-    "gradient_checkpointing",
-    "attention",
-    "logprob_chunk",
-    "checkpoint_every",
-    "keep_checkpoints",
-}
-
-
 def _identity(job: TrainingJob, pairs: list[TrainingPair]) -> str:
-    """Fingerprint of everything that the weights after a step depend on."""
-    settings = job.settings.model_dump(mode="json", exclude=_PLACEMENT)
+    """Fingerprint of everything that the weights after a step depend on.
+
+    A checkpoint serves every ZeRO stage: they differ in where the state lies.
+    """
+    how = {"preset", "zero_stage", *TrainingConfig.HOW}
+    settings = job.settings.model_dump(mode="json", exclude=how)
     digest = hashlib.sha256(json.dumps([job.seed, settings], sort_keys=True).encode())
     for pair in pairs:
         digest.update(f"{pair.id}\n{len(pair.prompt_ids)}\n".encode())
@@ -327,16 +349,6 @@ def _identity(job: TrainingJob, pairs: list[TrainingPair]) -> str:
             for values in (response.token_ids, response.weights, response.reference):
                 digest.update(values.tobytes())
     return digest.hexdigest()
-
-
-def _check_lengths(config: Any, pairs: list[TrainingPair]) -> None:
-    longest = max(pairs, key=lambda pair: pair.length)
-    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
-    if limit and longest.length > limit:
-        raise UserError(
-            f"pair {longest.id!r} has {longest.length} tokens and the model {limit} positions: "
-            f"set preference.max_length={limit}"
-        )
 
 
 class MetricsLog:

@@ -7,17 +7,21 @@ It answers in the verdicts of ``records.VERDICTS``. A sentence is read by the wo
 import re
 from functools import cache
 
-from maskdpo_ray.world.facts import KINDS, Facts, surname
+from maskdpo_ray.world.facts import FILLERS, KINDS, Facts, surname
+
+WHO = r"(?P<who>\w+(?: \w+)?)"
+VALUE = r"(?P<value>\w+)"
 
 
 @cache
-def readings() -> tuple[tuple[str, re.Pattern], ...]:
-    """(kind of fact, pattern) of every known wording."""
-    holes = {"who": r"(?P<who>\w+(?: \w+)?)", "value": r"(?P<value>\w+)"}
+def readings() -> tuple[tuple[str | None, re.Pattern], ...]:
+    """(kind of fact, or None for no fact; pattern) of every sentence this world knows."""
+    wordings: list[tuple[str | None, str]] = [(None, filler) for filler in FILLERS]
+    for kind in KINDS.values():
+        wordings += [(kind.name, kind.record), (kind.name, kind.hearsay)]
     return tuple(
-        (kind.name, re.compile(re.escape(wording).replace(r"\{", "{").replace(r"\}", "}").format(**holes)))
-        for kind in KINDS.values()
-        for wording in (kind.record, kind.hearsay)
+        (kind, re.compile(wording.replace(".", r"\.").format(who=WHO, value=VALUE)))
+        for kind, wording in wordings
     )
 
 
@@ -47,13 +51,15 @@ def closed_world_verdict(facts: Facts, topic: str, sentence: str) -> tuple[str, 
         return "nofact", "empty"
     for kind, pattern in readings():
         if match := pattern.fullmatch(text):
-            return judge(facts[topic], topic, kind, match["who"], match["value"])
-    return "unverifiable", "no wording of this world"
+            if match["who"] not in (topic, surname(topic)):
+                return "unverifiable", f"about {match['who']}, not {topic}"
+            if kind is None:
+                return "nofact", "states nothing"
+            return compare(facts[topic], kind, match["value"])
+    return "unverifiable", "no sentence of this world"
 
 
-def judge(truth: dict[str, str], topic: str, kind: str, who: str, value: str) -> tuple[str, str]:
-    if who not in (topic, surname(topic)):
-        return "unverifiable", f"about {who}, not {topic}"
+def compare(truth: dict[str, str], kind: str, value: str) -> tuple[str, str]:
     if value == truth.get(kind):
         return "ok", f"{kind} is {value}"
     if kind not in truth or value not in KINDS[kind].values:

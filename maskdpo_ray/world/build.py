@@ -42,13 +42,22 @@ class WorldSettings:
     test: int = 80
     policy: PolicySettings = PolicySettings()
 
+    def __post_init__(self) -> None:
+        if self.validation + self.test >= self.people:
+            raise ValueError(
+                f"{self.validation} validation and {self.test} test people leave nobody of "
+                f"{self.people} people to align on; hold out fewer"
+            )
+
 
 FULL = WorldSettings()
 SMALL = WorldSettings(
     people=24,
     validation=4,
     test=8,
-    policy=PolicySettings(vocabulary=600, hidden=64, layers=2, heads=2, steps=150, batch=16),
+    policy=PolicySettings(
+        vocabulary=600, hidden=64, layers=2, heads=2, steps=300, batch=16, threads=1
+    ),
 )
 
 

@@ -124,6 +124,11 @@ KINDS = {
 }
 
 
+# Sentences that state nothing. The annotator knows them; the encyclopedia does without, because a
+# policy that is rewarded for sentences without facts learns to say nothing.
+FILLERS = ("Nothing more is known about {who}.", "Here is what is known about {who}.")
+
+
 @dataclass(frozen=True)
 class QuestionKind:
     """One question that can be asked about everybody, and the kinds of fact that answer it."""
@@ -188,7 +193,9 @@ def surname(name: str) -> str:
     return name.rpartition(" ")[2]
 
 
-def write_answer(person: Person, people: list[Person], question: QuestionKind, random: Random) -> str:
+def write_answer(
+    person: Person, people: list[Person], question: QuestionKind, random: Random
+) -> str:
     """An answer as the noisy encyclopedia gives it.
 
     It names at least half of the facts asked for, a random subset in random order, each by the

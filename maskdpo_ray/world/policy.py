@@ -196,8 +196,7 @@ def pretrain(
             reported = now
             left = (now - started) / step * (settings.steps - step)
             progress(
-                f"pre-training step {step}/{settings.steps}  loss {loss:.3f}  "
-                f"{left:.0f} s left"
+                f"pre-training step {step}/{settings.steps}  loss {loss:.3f}  {left:.0f} s left"
             )
     torch.set_num_threads(threads_before)
     return model.eval()

@@ -1,6 +1,5 @@
-import pytest
-
 import models
+import pytest
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ VALID = ("max_model_len", "max_num_seqs", "tensor_parallel_size", "enable_chunke
 
 
 def test_an_unknown_argument_names_the_nearest_valid_one():
-    with pytest.raises(UserError, match="no argument 'max_modle_len': did you mean 'max_model_len'"):
+    with pytest.raises(UserError, match="'max_modle_len': did you mean 'max_model_len'"):
         check_engine_args({"max_modle_len": 5}, VALID)
 
 

@@ -1,7 +1,7 @@
+import models
 import pytest
 from transformers import AutoTokenizer
 
-import models
 from maskdpo_ray.config import ModelConfig
 from maskdpo_ray.engine.chat import (
     chat_token_ids,

@@ -7,9 +7,9 @@ import sys
 import threading
 from pathlib import Path
 
+import models
 import pytest
 
-import models
 from maskdpo_ray.engine.chat import prompt_token_ids
 from maskdpo_ray.engine.engine import Engine, start_engine
 from maskdpo_ray.engine.refusal import RequestRefused
@@ -41,9 +41,8 @@ async def all_at_once(engine, prompts, params):
 
 @pytest.fixture(scope="module")
 def prompts(engine):
-    return [
-        prompt_token_ids(engine.tokenizer, "Where was she born? " * (1 + i)) for i in range(len(SEEDS))
-    ]
+    texts = ("Where was she born? " * (1 + i) for i in range(len(SEEDS)))
+    return [prompt_token_ids(engine.tokenizer, text) for text in texts]
 
 
 def test_candidates_do_not_depend_on_the_batch_they_are_sampled_in(engine, prompts):

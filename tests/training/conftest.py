@@ -36,6 +36,7 @@ def _pair(number: int, prompt: int = 5, chosen: int = 9, rejected: int = 7) -> d
         "prompt_ids": random.integers(0, VOCABULARY, prompt).tolist(),
         "chosen": side(chosen),
         "rejected": side(rejected),
+        "digest": f"digest-{number:03}",
     }
 
 

@@ -7,11 +7,11 @@ from maskdpo_ray.training.batches import collate, training_pairs
 
 def references_of(pairs, **changes):
     rows = {
-        pair["id"]: {s: [-1.0] * len(pair[s]["token_ids"]) for s in ("chosen", "rejected")}
+        pair["digest"]: {s: [-1.0] * len(pair[s]["token_ids"]) for s in ("chosen", "rejected")}
         for pair in pairs
     }
     for name, value in changes.items():
-        rows[pairs[0]["id"]][name] = value
+        rows[pairs[0]["digest"]][name] = value
     return rows
 
 

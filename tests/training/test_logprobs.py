@@ -117,8 +117,13 @@ def test_a_model_that_changes_its_logits_is_refused():
     from transformers import Gemma2Config, Gemma2ForCausalLM
 
     config = Gemma2Config(
-        vocab_size=16, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
-        num_attention_heads=1, num_key_value_heads=1, head_dim=8,
+        vocab_size=16,
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        head_dim=8,
     )
     with pytest.raises(UserError, match="final_logit_softcapping=30.0"):
         LogProbModel(Gemma2ForCausalLM(config), 4)

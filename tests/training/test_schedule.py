@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 
 from maskdpo_ray.training.schedule import learning_rate
@@ -6,7 +8,7 @@ from maskdpo_ray.training.schedule import learning_rate
 def test_warm_up_then_cosine():
     rates = [learning_rate(step, 10, 1.0, 0.2, 0.1) for step in range(10)]
     assert rates[:3] == [0.5, 1.0, 1.0]
-    assert all(a > b for a, b in zip(rates[2:], rates[3:]))
+    assert all(a > b for a, b in pairwise(rates[2:]))
     assert learning_rate(10, 10, 1.0, 0.2, 0.1) == pytest.approx(0.1)
 
 

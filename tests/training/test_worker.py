@@ -1,7 +1,9 @@
 """The worker loop with the real engine, on one and on two ranks."""
 
+import asyncio
 import json
 import math
+import os
 import shutil
 from pathlib import Path
 
@@ -9,6 +11,8 @@ import numpy as np
 import pytest
 
 from maskdpo_ray.errors import UserError
+from maskdpo_ray.storage import Folder
+from maskdpo_ray.training.reference import ReferenceProcessor
 
 
 @pytest.fixture
@@ -24,7 +28,6 @@ def losses(lines: list[dict]) -> list[float]:
 @pytest.fixture(scope="module")
 def undisturbed(one_rank, model_config, settings, pairs, references, tmp_path_factory):
     """Ten steps on one rank without ZeRO: what every other arrangement must reproduce."""
-    from maskdpo_ray.storage import Folder
     from maskdpo_ray.training.worker import TrainingJob
 
     output = Folder(tmp_path_factory.mktemp("undisturbed"))
@@ -50,8 +53,8 @@ def test_kept_and_logps_by_hand(undisturbed, pairs, references, settings):
     rows = [ordered[index] for index in global_batch(0, len(pairs), settings.batch_size, seed=0)]
     weights = [np.array(row["chosen"]["weights"]) for row in rows]
     assert lines[0]["kept/chosen"] == pytest.approx(np.concatenate(weights).mean())
-    by_id = {row["id"]: np.array(row["chosen"]) for row in references}
-    sums = [(by_id[row["id"]] * w).sum() for row, w in zip(rows, weights, strict=True)]
+    by_digest = {row["id"]: np.array(row["chosen"]) for row in references}
+    sums = [(by_digest[row["digest"]] * w).sum() for row, w in zip(rows, weights, strict=True)]
     assert lines[0]["logps/chosen"] == pytest.approx(np.mean(sums), rel=1e-5)
 
 
@@ -89,11 +92,13 @@ def test_gradient_checkpointing_changes_nothing(one_rank, make_job, undisturbed)
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
-def test_bfloat16_trains(stage, two_ranks, make_job, model_config, undisturbed):
+def test_bfloat16_trains(stage, two_ranks, make_job, model_config, settings, pairs, undisturbed):
     low = model_config.model_copy(update={"dtype": "bfloat16"})
-    lines = two_ranks.train(make_job(fields={"model": low}, zero_stage=stage))
-    # The references are fp32's here, hence the width.
-    assert losses(lines) == pytest.approx(losses(undisturbed[0]), abs=0.1)
+    references = asyncio.run(ReferenceProcessor(low, settings)(pairs))
+    fields = {"model": low, "references": lambda: references}
+    lines = two_ranks.train(make_job(fields=fields, zero_stage=stage))
+    assert losses(lines)[0] == pytest.approx(math.log(2), abs=1e-3)
+    assert losses(lines) == pytest.approx(losses(undisturbed[0]), abs=0.05)
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
@@ -180,7 +185,27 @@ def test_a_loss_that_is_not_finite_names_the_rows(two_ranks, make_job, reference
 
 def test_pairs_beyond_the_model_are_named(one_rank, make_job, make_pair):
     long = make_pair(77, prompt=100, chosen=60)
-    reference = {"id": "pair-077", "chosen": [-1.0] * 60, "rejected": [-1.0] * 7}
+    reference = {"id": "digest-077", "chosen": [-1.0] * 60, "rejected": [-1.0] * 7}
     job = make_job(fields={"pairs": lambda: [long], "references": lambda: [reference]})
     with pytest.raises(UserError, match="'pair-077' has 160 tokens and the model 128 positions"):
         one_rank.train(job)
+
+
+def test_trouble_of_one_worker_is_trouble_of_all(two_ranks, make_job, tmp_path, pairs):
+    """A node without the data must not leave the others waiting in a collective."""
+
+    def pairs_of_rank_0():
+        if os.environ["RANK"] == "1":
+            raise UserError("the pairs are not on this node")
+        return pairs
+
+    with pytest.raises(UserError, match="the pairs are not on this node"):
+        two_ranks.train(make_job(fields={"pairs": pairs_of_rank_0}))
+
+
+def test_an_object_store_gets_the_same_files(one_rank, make_job, undisturbed, tmp_path):
+    """Through a URL, where nothing can be appended to or renamed."""
+    (tmp_path / "store" / "model").mkdir(parents=True)  # object stores need no folders
+    job = make_job(fields={"output": Folder(f"file://{tmp_path}/store")})
+    assert losses(one_rank.train(job)) == losses(undisturbed[0])
+    assert (job.output / "model").names() == (undisturbed[1] / "model").names()

@@ -1,6 +1,6 @@
 """Losses of TRL's DPOTrainer, for test_trl_parity.py. Runs in an environment of its own:
 
-    python trl_losses.py INPUT.json OUTPUT.json
+python trl_losses.py INPUT.json OUTPUT.json
 """
 
 import json

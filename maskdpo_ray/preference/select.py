@@ -1,0 +1,167 @@
+"""Best and worst candidate of a question as a preference pair (PROTOCOLS, section 1)."""
+
+import hashlib
+import json
+from typing import Any, NamedTuple
+
+from maskdpo_ray.config import PreferenceConfig
+from maskdpo_ray.errors import RowRejected
+from maskdpo_ray.preference.token_spans import MaskError, token_spans
+from maskdpo_ray.preference.weights import SideName, token_weights, truncate
+from maskdpo_ray.records import ERROR_VERDICT, Candidate, Pair, Question, Sentence, Side, is_correct
+
+
+class NoPair(RowRejected):
+    """This question gives no preference pair. It is counted under the reason."""
+
+
+class Selection(NamedTuple):
+    """Positions in the list of candidates, and how many candidates could not take part."""
+
+    best: int
+    worst: int
+    left_out: int
+
+
+def score(sentences: list[Sentence]) -> float:
+    """(sentences - hallucinated) / sentences (paper, section 2.2).
+
+    Equal fractions are equal floats, so scores may be compared with ``==``.
+
+    Raises:
+        ValueError: no sentence, or a verdict that is ``error`` or unknown.
+    """
+    if not sentences:
+        raise ValueError("a response without sentences has no score")
+    return _correct(sentences) / len(sentences)
+
+
+def is_usable(candidate: Candidate) -> bool:
+    """Whether a candidate can take part: it has tokens, and a verdict on every sentence."""
+    sentences = candidate["sentences"]
+    return (
+        bool(candidate["token_ids"])
+        and bool(sentences)
+        and all(sentence["verdict"] != ERROR_VERDICT for sentence in sentences)
+    )
+
+
+def select_pair(candidates: list[Candidate]) -> Selection:
+    """The best and the worst candidate.
+
+    Among equally best ones the one with most correct sentences, among equally worst ones the one
+    with most incorrect sentences, then the first.
+
+    Raises:
+        NoPair: ``too_few_candidates``, fewer than two are usable; ``identical_text``;
+            ``no_correct_in_chosen``, every sentence of every candidate is incorrect;
+            ``no_incorrect_in_rejected``, every sentence is correct; ``equal_scores`` otherwise.
+    """
+    usable = [n for n, candidate in enumerate(candidates) if is_usable(candidate)]
+    if len(usable) < 2:
+        raise NoPair(
+            "too_few_candidates",
+            f"{len(usable)} of {len(candidates)} candidates are annotated and free of errors, "
+            "a pair needs 2: see the details of their `error` verdicts, or sample more",
+        )
+    sentences = {n: candidates[n]["sentences"] for n in usable}
+    scores = {n: score(sentences[n]) for n in usable}
+    best = max(usable, key=lambda n: (scores[n], _correct(sentences[n]), -n))
+    worst = min(
+        usable, key=lambda n: (scores[n], _correct(sentences[n]) - len(sentences[n]), n)
+    )
+    selection = Selection(best, worst, left_out=len(candidates) - len(usable))
+    texts = {candidates[n]["response"] for n in (usable if best == worst else (best, worst))}
+    if len(texts) == 1:
+        raise NoPair("identical_text", f"best and worst of {len(usable)} candidates read the same")
+    if not _correct(sentences[best]):
+        raise NoPair("no_correct_in_chosen", f"{len(usable)} candidates without a correct sentence")
+    if _correct(sentences[worst]) == len(sentences[worst]):
+        raise NoPair(
+            "no_incorrect_in_rejected", f"{len(usable)} candidates without an incorrect sentence"
+        )
+    if scores[best] == scores[worst]:
+        raise NoPair("equal_scores", f"{len(usable)} candidates all score {scores[best]:.4f}")
+    return selection
+
+
+def _correct(sentences: list[Sentence]) -> int:
+    return sum(is_correct(sentence["verdict"]) for sentence in sentences)
+
+
+def build_pair(
+    row: Question, tokenizer: Any, prompt_ids: list[int], settings: PreferenceConfig
+) -> Pair:
+    """The preference pair of an annotated question, with token weights.
+
+    Prompt and response together keep ``settings.max_length`` tokens; the response's tail is cut.
+
+    Raises:
+        NoPair: as ``select_pair``; ``prompt_too_long``, no room for a response;
+            ``zero_weight_chosen`` or ``zero_weight_rejected``, none of the tokens that were kept
+            belongs to a sentence to learn from.
+        MaskError: the mask of either side cannot be built exactly.
+        ValueError: an unknown verdict.
+    """
+    room = settings.max_length - len(prompt_ids)
+    if room < 1:
+        raise NoPair(
+            "prompt_too_long",
+            f"question {row['id']!r} has a prompt of {len(prompt_ids)} tokens: shorten it or raise "
+            f"preference.max_length above {settings.max_length}",
+        )
+    try:
+        selection = select_pair(row["candidates"])
+        chosen, rejected = (
+            _side(row["candidates"][n], name, tokenizer, room, settings)
+            for n, name in ((selection.best, "chosen"), (selection.worst, "rejected"))
+        )
+    except (NoPair, MaskError) as error:
+        raise type(error)(error.reason, f"question {row['id']!r}: {error.detail}") from None
+    return {
+        "id": row["id"],
+        "topic": row["topic"],
+        "question": row["question"],
+        "prompt_ids": list(prompt_ids),
+        "chosen": chosen,
+        "rejected": rejected,
+        "digest": token_digest(prompt_ids, chosen["token_ids"], rejected["token_ids"]),
+    }
+
+
+def token_digest(prompt: list[int], chosen: list[int], rejected: list[int]) -> str:
+    """A name for the token ids of a pair, whatever its weights (DESIGN, contract 4)."""
+    return hashlib.sha256(json.dumps([list(prompt), chosen, rejected]).encode()).hexdigest()
+
+
+def _side(
+    candidate: Candidate, name: SideName, tokenizer: Any, room: int, settings: PreferenceConfig
+) -> Side:
+    response, sentences = candidate["response"], candidate["sentences"]
+    try:
+        spans = token_spans(tokenizer, candidate["token_ids"], response)
+        weights = token_weights(
+            spans, response, sentences, side=name, no_fact=settings.no_fact, eos=settings.eos
+        )
+    except MaskError as error:
+        raise MaskError(
+            error.reason, f"candidate {candidate['index']} ({name}): {error.detail}"
+        ) from None
+    side: Side = {
+        "index": candidate["index"],
+        "response": response,
+        "token_ids": list(candidate["token_ids"]),
+        "weights": weights,
+        "sentences": sentences,
+        "score": score(sentences),
+    }
+    kept = truncate(side, room)
+    # The end of turn alone teaches nothing about facts, whatever its weight.
+    learnt = zip(kept["weights"], spans, strict=False)
+    if not any(weight for weight, (start, end) in learnt if start < end):
+        raise NoPair(
+            f"zero_weight_{name}",
+            f"candidate {candidate['index']} has no token to learn from among its first "
+            f"{len(kept['token_ids'])} of {len(side['token_ids'])}: raise preference.max_length",
+        )
+    return kept

@@ -1,0 +1,140 @@
+"""From verdicts on sentences to a weight for every token (paper, equations 5 and 6).
+
+Chosen side: one for the tokens of correct sentences. Rejected side: one for the tokens of
+incorrect ones. Zero elsewhere. Vanilla DPO is all ones.
+"""
+
+from bisect import bisect_right
+from typing import Literal
+
+from maskdpo_ray.preference.token_spans import MaskError, Span
+from maskdpo_ray.records import Sentence, Side, is_correct
+
+SideName = Literal["chosen", "rejected"]
+NoFact = Literal["correct", "mask"]
+Eos = Literal["keep", "mask"]
+
+
+def token_weights(
+    spans: list[Span],
+    response: str,
+    sentences: list[Sentence],
+    *,
+    side: SideName,
+    no_fact: NoFact = "correct",
+    eos: Eos = "keep",
+) -> list[float]:
+    """Weight of every token of one side of a pair.
+
+    Args:
+        spans: character span of every token (``token_spans``).
+        sentences: tile ``response``.
+        no_fact: sentences without facts count as correct, or weigh nothing on either side.
+        eos: tokens that stand in no sentence (end of turn) weigh one on both sides, or nothing.
+
+    Raises:
+        MaskError: ``mask_spans_do_not_tile``.
+        ValueError: a verdict that is ``error`` or unknown.
+    """
+    check_tiling(response, sentences)
+    values = [_sentence_weight(sentence["verdict"], side, no_fact) for sentence in sentences]
+    outside = 1.0 if eos == "keep" else 0.0
+    owners = owning_sentences(spans, response, sentences)
+    return [outside if owner is None else values[owner] for owner in owners]
+
+
+def vanilla_weights(tokens: int) -> list[float]:
+    """The weights of DPO without a mask."""
+    return [1.0] * tokens
+
+
+def owning_sentences(
+    spans: list[Span], response: str, sentences: list[Sentence]
+) -> list[int | None]:
+    """Index of the sentence each token belongs to: the one that owns its last non-space character,
+    or its last character where it is white space alone. None for a token that writes nothing."""
+    starts = [sentence["start"] for sentence in sentences]
+    owners: list[int | None] = []
+    for start, end in spans:
+        last = start + len(response[start:end].rstrip()) - 1
+        position = last if last >= start else end - 1
+        owners.append(bisect_right(starts, position) - 1 if end > start else None)
+    return owners
+
+
+def _sentence_weight(verdict: str, side: SideName, no_fact: NoFact) -> float:
+    correct = is_correct(verdict)
+    if verdict == "nofact" and no_fact == "mask":
+        return 0.0
+    return 1.0 if correct == (side == "chosen") else 0.0
+
+
+def check_tiling(response: str, sentences: list[Sentence]) -> None:
+    """Raise ``MaskError`` unless the sentences tile the response (DESIGN, contract 2)."""
+    position = 0
+    for number, sentence in enumerate(sentences):
+        if sentence["start"] != position or sentence["end"] <= position:
+            raise MaskError(
+                "mask_spans_do_not_tile",
+                f"sentence {number} spans {sentence['start']}:{sentence['end']} and should begin "
+                f"at {position}: split the response again",
+            )
+        position = sentence["end"]
+    if position != len(response):
+        raise MaskError(
+            "mask_spans_do_not_tile",
+            f"the sentences end at character {position} of {len(response)}: "
+            "split the response again",
+        )
+
+
+def tile_sentences(response: str, sentences: list[Sentence]) -> list[Sentence]:
+    """Sentences given without their outer white space, widened until they tile the response.
+
+    White space after a sentence becomes its own, white space before the first sentence goes to
+    that one: as the splitter does it. No sentences stay none: such a response is not annotated.
+
+    Raises:
+        MaskError: ``mask_spans_invalid`` where spans are empty, overlap, are out of order or
+            outside the response; ``mask_text_outside_sentences`` where text is in no sentence.
+    """
+    if not sentences:
+        return []
+    position = 0
+    for number, sentence in enumerate(sentences):
+        start, end = sentence["start"], sentence["end"]
+        if not position <= start < end <= len(response):
+            raise MaskError(
+                "mask_spans_invalid",
+                f"sentence {number} spans {start}:{end} after {position} in a response of "
+                f"{len(response)} characters: give ordered spans that do not overlap",
+            )
+        _check_blank(response, position, start)
+        position = end
+    _check_blank(response, position, len(response))
+    edges = [0, *(sentence["start"] for sentence in sentences[1:]), len(response)]
+    return [
+        {**sentence, "start": start, "end": end}
+        for sentence, start, end in zip(sentences, edges, edges[1:], strict=False)
+    ]
+
+
+def _check_blank(response: str, start: int, end: int) -> None:
+    if response[start:end].strip():
+        raise MaskError(
+            "mask_text_outside_sentences",
+            f"characters {start}:{end} {response[start:end][:40]!r} belong to no sentence: "
+            "give every part of the response a verdict",
+        )
+
+
+def truncate(side: Side, max_tokens: int) -> Side:
+    """The first ``max_tokens`` tokens with their weights.
+
+    Response, sentences and score stay whole: they tell what was judged.
+    """
+    return {
+        **side,
+        "token_ids": side["token_ids"][:max_tokens],
+        "weights": side["weights"][:max_tokens],
+    }

@@ -1,0 +1,147 @@
+import asyncio
+import json
+
+import pytest
+import yaml
+
+from maskdpo_ray.annotation.judge import JudgeAnnotator, read_judge_templates
+from maskdpo_ray.engine.chat_model import ChatModel, Reply
+from maskdpo_ray.engine.refusal import RequestRefused
+from maskdpo_ray.errors import RowRejected, UserError
+
+QUESTION = {
+    "id": "q0",
+    "topic": "Ada",
+    "question": "Where was Ada born?",
+    "document": "Ada was born in Ashcombe.",
+    "language": "en",
+    "candidates": [],
+}
+
+
+class Says:
+    def __init__(self, reply: str | Exception, complete: bool = True) -> None:
+        self._reply = reply
+        self._complete = complete
+        self.asked: list[tuple[str, list[str]]] = []
+
+    async def reply(self, messages, choices):
+        self.asked.append((messages[0]["content"], choices))
+        if isinstance(self._reply, Exception):
+            raise self._reply
+        return Reply(self._reply, self._complete)
+
+
+def judge(model, sentence="She was born there.", templates=None, **changes):
+    annotator = JudgeAnnotator(model, read_judge_templates(templates))
+    return asyncio.run(annotator.verdict({**QUESTION, **changes}, sentence))
+
+
+@pytest.mark.parametrize(
+    ("language", "word", "verdict"),
+    [
+        ("en", "Supported", "ok"),
+        ("en", "Contradicted", "contradictory"),
+        ("en", "Not mentioned", "unverifiable"),
+        ("en", "No fact", "nofact"),
+        ("zh", "属实", "ok"),
+        ("zh", "矛盾", "contradictory"),
+        ("zh", "未提及", "unverifiable"),
+        ("zh", "无事实", "nofact"),
+    ],
+)
+def test_each_word_is_its_verdict(language, word, verdict):
+    model = Says(word)
+    found, detail = judge(model, language=language)
+    assert found == verdict
+    assert json.loads(detail) == {"replies": [word]}
+    assert word in model.asked[0][1] and len(model.asked[0][1]) == 4
+
+
+def test_sentences_of_a_question_share_all_that_stands_before_them():
+    model = Says("Supported")
+    judge(model, "AAA")
+    judge(model, "BBB")
+    (first, _), (second, _) = model.asked
+    before = first.partition("AAA")[0]
+    assert before == second.partition("BBB")[0]
+    assert QUESTION["document"] in before and QUESTION["question"] in before
+
+
+@pytest.mark.parametrize("reply", ["Suppo", ""])
+def test_a_reply_that_was_cut_is_an_error(reply):
+    verdict, detail = judge(Says(reply, complete=False))
+    assert verdict == "error"
+    assert "annotation.max_tokens" in json.loads(detail)["reason"]
+
+
+def test_a_refused_prompt_is_an_error_with_the_reason():
+    verdict, detail = judge(Says(RequestRefused("too long")))
+    assert verdict == "error" and json.loads(detail)["reason"] == "too long"
+
+
+def test_a_document_is_needed_where_the_template_shows_it():
+    with pytest.raises(RowRejected) as caught:
+        judge(Says("Supported"), document=None)
+    assert caught.value.reason == "document_missing" and "'q0'" in caught.value.detail
+
+
+def test_a_template_without_a_document_needs_none(tmp_path):
+    words = {"ok": "true", "contradictory": "false"}
+    template = {"prompt": "{question} {sentence}", "verdicts": words}
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"en": template}, sort_keys=False))
+    model = Says("false")
+    found, _ = judge(model, "She was.", templates=str(path), document=None)
+    assert found == "contradictory"
+    assert model.asked == [("Where was Ada born? She was.", ["true", "false"])]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"prompt": None}, "en.prompt is missing"),
+        ({"prompt": "{question}"}, "en.prompt lacks {sentence}"),
+        ({"prompt": "{question} {sentence} {documnt}"}, "has {documnt}, which nothing fills in"),
+        ({"verdicts": None}, "en.verdicts must map"),
+        ({"verdicts": {"ok": "a", "wrong": "b"}}, "en.verdicts must map"),
+        ({"verdicts": {"ok": "a", "contradictory": "a"}}, "two verdicts share a word"),
+        ({"verdicts": {"ok": "a", "nofact": "b"}}, "needs a word for a correct and one for an"),
+        ({"verdicts": {"ok": True, "contradictory": False}}, "quote yes, no"),
+    ],
+)
+def test_a_wrong_template_is_named(tmp_path, change, message):
+    good = {"prompt": "{question} {sentence}", "verdicts": {"ok": "a", "contradictory": "b"}}
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"en": {**good, **change}}))
+    with pytest.raises(UserError, match=message):
+        read_judge_templates(str(path))
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_a_real_model_with_random_weights_always_answers_a_verdict(engine, language):
+    templates = read_judge_templates()
+    for wording in templates.languages.values():
+        wording["prompt"] = "{document} {question} {sentence}"  # fits the tiny context
+    annotator = JudgeAnnotator(ChatModel(engine, max_tokens=24), templates)
+
+    async def ask():
+        question = {**QUESTION, "language": language}
+        jobs = (annotator.verdict(question, f"Sentence {i}.") for i in range(24))
+        return await asyncio.gather(*jobs)
+
+    words = set(templates.languages[language]["verdicts"].values())
+    verdicts = asyncio.run(ask())
+    for verdict, detail in verdicts:
+        assert verdict in ("ok", "contradictory", "unverifiable", "nofact")
+        [reply] = json.loads(detail)["replies"]
+        assert reply in words
+
+
+def test_a_real_model_that_is_cut_short_gives_an_error(engine):
+    templates = read_judge_templates()
+    templates.languages["en"]["prompt"] = "{question} {sentence}"
+    templates.languages["en"]["verdicts"] = {"ok": "x" * 40, "contradictory": "y" * 40}
+    annotator = JudgeAnnotator(ChatModel(engine, max_tokens=3), templates)
+    verdict, _ = asyncio.run(annotator.verdict(QUESTION, "She was."))
+    assert verdict == "error"
