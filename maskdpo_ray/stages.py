@@ -105,7 +105,7 @@ class Stages:
             "seed": config.seed,
         }
         store = self.dir.store("sample", settings, QUESTION_SCHEMA, self.questions("train"))
-        model = self._model_of(self.base)
+        model = self.model_of(self.base)
         if sampling.source == "input":
             build = partial(build_given, model)
         else:
@@ -125,7 +125,7 @@ class Stages:
             "policy": self.base.identity, "model": self._model_settings
         }
         store = self.dir.store("pair", settings, PAIR_SCHEMA, self.annotate().store)
-        build = partial(PairBuilder, self._model_of(self.base), preference)
+        build = partial(PairBuilder, self.model_of(self.base), preference)
         return StreamStage(store, build, self.config.resources.pair)
 
     def reference(self) -> StreamStage:
@@ -137,7 +137,7 @@ class Stages:
             "attention": training.attention,
         }
         store = self.dir.store("reference", settings, REFERENCE_SCHEMA)
-        build = partial(ReferenceProcessor, self._model_of(self.base), training)
+        build = partial(ReferenceProcessor, self.model_of(self.base), training)
         return StreamStage(
             store, build, self.config.resources.reference, column="digest", shared=True
         )
@@ -159,7 +159,7 @@ class Stages:
     def training_job(self, system: str) -> TrainingJob:
         pairs, references = self.pair().store, self.reference().store
         return TrainingJob(
-            model=self._model_of(self.base),
+            model=self.model_of(self.base),
             settings=self.config.training_of(system),
             seed=self.config.seed,
             pairs=pairs.rows,
@@ -192,7 +192,7 @@ class Stages:
             f"answer-{policy.name}", settings, QUESTION_SCHEMA, self.questions("test")
         )
         build = partial(
-            build_sampler, self._model_of(policy), decoding, config.seed, config.sampling.engine
+            build_sampler, self.model_of(policy), decoding, config.seed, config.sampling.engine
         )
         return StreamStage(store, build, config.resources.sampler)
 
@@ -206,6 +206,17 @@ class Stages:
         )
         return self._annotate(store, annotation)
 
+    def stores(self) -> list[StageStore]:
+        """The stores of all stages, in the order of the graph."""
+        made = [self.questions("train")]
+        made += [s.store for s in (self.sample(), self.annotate(), self.pair(), self.reference())]
+        made += [self.train(system) for system in self.config.systems]
+        if self.evaluates:
+            made.append(self.questions("test"))
+            for policy in self.policies():
+                made += [self.answer(policy).store, self.evaluate(policy).store]
+        return made
+
     # -- shared ---------------------------------------------------------------------------------
 
     @cached_property
@@ -216,11 +227,6 @@ class Stages:
         return {
             "dtype": model.dtype, "chat_template": template, "system_prompt": model.system_prompt
         }
-
-    def _model_of(self, policy: Policy) -> ModelConfig:
-        return self.config.model.model_copy(
-            update={"path": policy.path, "revision": policy.revision}
-        )
 
     def _annotation(self, annotation: AnnotationConfig) -> dict[str, Any]:
         """What an annotator's verdicts depend on."""
@@ -234,3 +240,8 @@ class Stages:
     def _annotate(self, store: StageStore, annotation: AnnotationConfig) -> StreamStage:
         build = partial(build_annotator, annotation, self.world and f"{self.world}/facts.json")
         return StreamStage(store, build, self.config.resources.annotator)
+
+    def model_of(self, policy: Policy) -> ModelConfig:
+        return self.config.model.model_copy(
+            update={"path": policy.path, "revision": policy.revision}
+        )

@@ -50,12 +50,13 @@ def select_pair(candidates: list[Candidate]) -> Selection:
     """The best and the worst candidate.
 
     Among equally best ones the one with most correct sentences, among equally worst ones the one
-    with most incorrect sentences, then the first.
+    with most incorrect sentences, then the first. That the best has a correct sentence and the
+    worst an incorrect one, as the paper asks too, follows from their unequal scores.
 
     Raises:
         NoPair: ``too_few_candidates``, fewer than two are usable; ``identical_text``;
-            ``no_correct_in_chosen``, every sentence of every candidate is incorrect;
-            ``no_incorrect_in_rejected``, every sentence is correct; ``equal_scores`` otherwise.
+            ``equal_scores``.
+        ValueError: an unknown verdict.
     """
     usable = [n for n, candidate in enumerate(candidates) if is_usable(candidate)]
     if len(usable) < 2:
@@ -74,14 +75,8 @@ def select_pair(candidates: list[Candidate]) -> Selection:
     texts = {candidates[n]["response"] for n in (usable if best == worst else (best, worst))}
     if len(texts) == 1:
         raise NoPair("identical_text", f"best and worst of {len(usable)} candidates read the same")
-    if not _correct(sentences[best]):
-        raise NoPair("no_correct_in_chosen", f"{len(usable)} candidates without a correct sentence")
-    if _correct(sentences[worst]) == len(sentences[worst]):
-        raise NoPair(
-            "no_incorrect_in_rejected", f"{len(usable)} candidates without an incorrect sentence"
-        )
     if scores[best] == scores[worst]:
-        raise NoPair("equal_scores", f"{len(usable)} candidates all score {scores[best]:.4f}")
+        raise NoPair("equal_scores", f"all {len(usable)} candidates score {scores[best]:.4f}")
     return selection
 
 

@@ -100,9 +100,7 @@ def training_pairs(
             rejected=_response(pair, "rejected", reference, mask),
         )
     if not rows:
-        raise UserError(
-            "there are no preference pairs to train on: see the report for dropped rows"
-        )
+        raise UserError("there are no preference pairs to train on: the report says why")
     return [rows[name] for name in sorted(rows)]
 
 

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from maskdpo_ray.training.engine import Engine, gathered
+from maskdpo_ray.training.engine import Engine
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -104,8 +104,7 @@ def load_weights(model: Any, folder: Path) -> None:
     named = dict(model.named_parameters())
     with _StateReader(folder) as reader:
         for name in reader.names():
-            with gathered(named[name], write=True) as whole:
-                whole.copy_(reader.tensor(name, "weight"))
+            named[name].data.copy_(reader.tensor(name, "weight"))
 
 
 def load_state(engine: Engine, folder: Path, step: int) -> None:

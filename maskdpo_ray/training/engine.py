@@ -15,9 +15,6 @@ from maskdpo_ray.config import TrainingConfig
 from maskdpo_ray.errors import UserError
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
-    import torch
     from torch import Tensor, nn
 
 
@@ -57,49 +54,12 @@ def deepspeed_config(settings: TrainingConfig, dtype: str, parameters: int) -> d
 
 
 @contextmanager
-def sharded_loading(settings: TrainingConfig, dtype: str) -> Iterator[None]:
-    """Under ZeRO 3, models loaded in here are sharded as they are read: no worker holds a whole one.
-
-    Needs the process group. Under other stages it changes nothing.
-    """
-    if settings.zero_stage != 3:
-        yield
-        return
-    from transformers.integrations import HfDeepSpeedConfig
-
-    _deepspeed()
-    # Transformers looks for this object for as long as it lives.
-    sharding = HfDeepSpeedConfig(deepspeed_config(settings, dtype, parameters=1))
-    yield
-    del sharding
-
-
-@contextmanager
-def gathered(parameter: "nn.Parameter", write: bool = False) -> "Iterator[Tensor]":
-    """The whole parameter on every worker, in the model's dtype, whether it is sharded or not.
-
-    Args:
-        write: what the first worker writes into it becomes the parameter on all.
-    """
+def gathered(parameter: "nn.Parameter") -> "Iterator[Tensor]":
+    """The whole parameter on every worker, in the model's dtype, whether it is sharded or not."""
     import deepspeed
 
-    with deepspeed.zero.GatheredParameters(
-        [parameter], modifier_rank=0 if write else None, enabled=hasattr(parameter, "ds_id")
-    ):
+    with deepspeed.zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
         yield parameter.detach()
-
-
-def _deepspeed() -> "ModuleType":
-    """DeepSpeed, made quiet and fit for machines without a GPU."""
-    import deepspeed
-    import torch
-
-    deepspeed.utils.logger.setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
-    if not torch.cuda.is_available():
-        # Compiles for half a minute and leaks shared memory; gloo gives the same results.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    return deepspeed
 
 
 class Engine:
@@ -111,10 +71,18 @@ class Engine:
     """
 
     def __init__(self, model: "nn.Module", settings: TrainingConfig, dtype: str) -> None:
+        import deepspeed
+        import torch
+
+        deepspeed.utils.logger.setLevel(logging.WARNING)
+        warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+        if not torch.cuda.is_available():
+            # Compiles for half a minute and leaks shared memory; gloo gives the same results.
+            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         parameters = [p for p in model.parameters() if p.requires_grad]
-        config = deepspeed_config(settings, dtype, sum(_shape(p).numel() for p in parameters))
+        config = deepspeed_config(settings, dtype, sum(p.numel() for p in parameters))
         self._stage = settings.zero_stage
-        self._engine, *_ = _deepspeed().initialize(
+        self._engine, *_ = deepspeed.initialize(
             model=model, optimizer=_adamw(parameters, settings, config), config=config
         )
         self.device = self._engine.device
@@ -216,11 +184,6 @@ class Engine:
         self._engine.destroy()
 
 
-def _shape(parameter: "nn.Parameter") -> "torch.Size":
-    """Of the whole parameter, also where it is sharded."""
-    return getattr(parameter, "ds_shape", parameter.shape)
-
-
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -230,10 +193,10 @@ def _adamw(parameters: list, settings: TrainingConfig, config: dict[str, Any]) -
 
     groups = [
         {
-            "params": [p for p in parameters if len(_shape(p)) > 1],
+            "params": [p for p in parameters if p.ndim > 1],
             "weight_decay": settings.weight_decay,
         },
-        {"params": [p for p in parameters if len(_shape(p)) <= 1], "weight_decay": 0.0},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     if settings.weight_decay == 0.0:
         groups = [{"params": parameters, "weight_decay": 0.0}]

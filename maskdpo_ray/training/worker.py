@@ -136,13 +136,11 @@ def train(job: TrainingJob, workers: Workers) -> dict[str, Any]:
 
 def _load(job: TrainingJob) -> "tuple[list[TrainingPair], PreTrainedModel]":
     """The pairs in the order of their ids, and the policy as it was before training."""
-    from maskdpo_ray.training.engine import sharded_loading
     from maskdpo_ray.training.model import load_policy, longest_input
 
     references = {row["id"]: row for row in job.references()}
     pairs = training_pairs(job.pairs(), references, job.settings.mask)
-    with sharded_loading(job.settings, job.model.dtype):
-        policy = load_policy(job.model, job.settings.attention, job.settings.gradient_checkpointing)
+    policy = load_policy(job.model, job.settings.attention, job.settings.gradient_checkpointing)
     longest, limit = max(pairs, key=lambda pair: pair.length), longest_input(policy.config)
     if longest.length > limit:
         raise UserError(

@@ -1,0 +1,1 @@
+"""How true the answers to held-out questions are."""

@@ -1,0 +1,68 @@
+"""Annotated answers as arrays of counts, one entry per response."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from maskdpo_ray.records import ERROR_VERDICT, Question, is_correct
+
+
+@dataclass(frozen=True)
+class Responses:
+    """Counts per response, all int64 of shape ``[responses]``.
+
+    Attributes:
+        question: index of the response's question, in the order of the rows.
+        topic: index of that question's topic.
+        correct: correct sentences, those without facts among them.
+        incorrect: contradictory and unverifiable sentences.
+        no_fact: sentences without facts.
+        errors: sentences that the annotator failed on: neither correct nor incorrect.
+        tokens: tokens as sampled.
+    """
+
+    question: np.ndarray
+    topic: np.ndarray
+    correct: np.ndarray
+    incorrect: np.ndarray
+    no_fact: np.ndarray
+    errors: np.ndarray
+    tokens: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.question)
+
+    def __getitem__(self, kept: np.ndarray) -> "Responses":
+        return Responses(**{name: values[kept] for name, values in vars(self).items()})
+
+    @property
+    def judged(self) -> np.ndarray:
+        """Sentences that count for the score."""
+        return self.correct + self.incorrect
+
+
+def read_responses(rows: Iterable[Question], decoding: str) -> Responses:
+    """The responses of one decoding (``greedy`` or ``sampled``) of annotated questions."""
+    topics: dict[str, int] = {}
+    table = []
+    for number, row in enumerate(rows):
+        topic = topics.setdefault(row["topic"], len(topics))
+        for candidate in row["candidates"]:
+            if candidate["decoding"] == decoding:
+                verdicts = [sentence["verdict"] for sentence in candidate["sentences"]]
+                judged = [verdict for verdict in verdicts if verdict != ERROR_VERDICT]
+                correct = sum(map(is_correct, judged))
+                table.append(
+                    (
+                        number,
+                        topic,
+                        correct,
+                        len(judged) - correct,
+                        verdicts.count("nofact"),
+                        len(verdicts) - len(judged),
+                        len(candidate["token_ids"]),
+                    )
+                )
+    columns = np.array(table, dtype=np.int64).reshape(-1, 7).T
+    return Responses(*columns)

@@ -1,0 +1,68 @@
+"""The sentence score: the share of correct sentences, in percent (paper, section 3.1)."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from maskdpo_ray.errors import UserError
+from maskdpo_ray.evaluation.intervals import ratio_interval, sums_by
+from maskdpo_ray.evaluation.responses import read_responses
+from maskdpo_ray.records import Question
+
+
+def sentence_score(
+    rows: Iterable[Question], decoding: str, *, resamples: int = 2000, seed: int = 0
+) -> dict[str, Any]:
+    """Score of one system under one decoding.
+
+    Sentences without facts count as correct. Sentences that the annotator failed on count neither
+    way and are reported under ``errors``. A response without a judged sentence has no score; it
+    is reported under ``unscored``.
+
+    Args:
+        rows: annotated questions.
+        decoding: ``greedy`` or ``sampled``.
+        resamples: bootstrap resamples of the topics.
+
+    Returns:
+        ``micro``: percent over all sentences; ``ci95``: its bootstrap interval over topics;
+        ``macro``: mean over questions of the percent over all sentences of a question's
+        responses; ``correct``, ``incorrect``, ``no_fact``, ``errors``: sentences; ``responses``,
+        ``unscored``, ``questions``, ``topics``: counts; ``mean_sentences``, ``mean_tokens``: per
+        response. A model can raise its score by saying less: read the counts beside it.
+
+    Raises:
+        UserError: there is no judged sentence at all.
+    """
+    everything = read_responses(rows, decoding)
+    scored = everything[everything.judged > 0]
+    if not len(scored):
+        raise UserError(
+            f"no {decoding} answer has a judged sentence: {len(everything)} answers, "
+            f"{everything.errors.sum()} sentences that the annotator failed on; "
+            "see the details of their verdicts"
+        )
+    by_question = sums_by(scored.question, scored.correct) / sums_by(
+        scored.question, scored.judged
+    )
+    low, high = ratio_interval(
+        sums_by(scored.topic, scored.correct),
+        sums_by(scored.topic, scored.judged),
+        resamples,
+        seed,
+    )
+    sentences = everything.judged + everything.errors
+    return {
+        "micro": 100 * float(scored.correct.sum() / scored.judged.sum()),
+        "macro": 100 * float(by_question.mean()),
+        "ci95": [100 * low, 100 * high],
+        "correct": int(everything.correct.sum()),
+        "incorrect": int(everything.incorrect.sum()),
+        "no_fact": int(everything.no_fact.sum()),
+        "errors": int(everything.errors.sum()),
+        "responses": len(everything),
+        "unscored": len(everything) - len(scored),
+        "questions": len(by_question),
+        "topics": len(set(scored.topic.tolist())),
+        "mean_sentences": float(sentences.mean()),
+        "mean_tokens": float(everything.tokens.mean()),
+    }

@@ -1,0 +1,137 @@
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from maskdpo_ray.errors import UserError
+from maskdpo_ray.evaluation.best_of_n import (
+    best_of_n,
+    best_weights,
+    choice_weights,
+    expected_best,
+)
+from maskdpo_ray.evaluation.intervals import ratio_interval
+from maskdpo_ray.evaluation.sentence_score import sentence_score
+
+LETTERS = {"o": "ok", "n": "nofact", "c": "contradictory", "u": "unverifiable", "e": "error"}
+
+
+def row(topic: str, *answers: str, decoding: str = "sampled") -> dict:
+    """A question whose answers are given as one letter per sentence."""
+    return {
+        "topic": topic,
+        "candidates": [
+            {
+                "decoding": decoding,
+                "token_ids": [7] * 10,
+                "sentences": [{"verdict": LETTERS[letter]} for letter in answer],
+            }
+            for answer in answers
+        ],
+    }
+
+
+def test_micro_counts_sentences_and_macro_counts_questions():
+    score = sentence_score([row("a", "oooo"), row("b", "cu", "on")], "sampled")
+    assert score["micro"] == pytest.approx(100 * 6 / 8)
+    assert score["macro"] == pytest.approx((100 + 50) / 2)
+    assert (score["correct"], score["incorrect"], score["no_fact"]) == (6, 2, 1)
+    assert (score["responses"], score["questions"], score["topics"]) == (3, 2, 2)
+    assert score["mean_sentences"] == pytest.approx(8 / 3)
+    assert score["mean_tokens"] == 10
+
+
+def test_errors_count_neither_way_and_are_told():
+    score = sentence_score([row("a", "oe", "e", "")], "sampled")
+    assert score["micro"] == 100
+    assert (score["errors"], score["unscored"]) == (2, 2)
+
+
+def test_decodings_are_kept_apart():
+    rows = [row("a", "o", decoding="greedy"), row("a", "c")]
+    assert sentence_score(rows, "greedy")["micro"] == 100
+    assert sentence_score(rows, "sampled")["micro"] == 0
+
+
+def test_nothing_to_score_is_a_message_and_not_nan():
+    with pytest.raises(UserError, match="no greedy answer has a judged sentence: 1 answers, 1"):
+        sentence_score([row("a", "e", decoding="greedy")], "greedy")
+    with pytest.raises(UserError, match="none of 1 sampled answers"):
+        best_of_n([row("a", "oe")], [1])
+
+
+def test_the_interval_covers_the_score_and_narrows_with_topics():
+    def width(topics):
+        rows = [row(str(n), "oc" if n % 2 else "oo") for n in range(topics)]
+        score = sentence_score(rows, "sampled", seed=1)
+        low, high = score["ci95"]
+        assert low <= score["micro"] <= high
+        return high - low
+
+    assert width(200) < width(20) / 2
+
+
+def test_the_interval_covers_the_truth_about_95_times_in_100():
+    random = np.random.default_rng(0)
+    hits = 0
+    for trial in range(200):
+        correct = random.binomial(5, 0.6, size=60)
+        low, high = ratio_interval(correct, np.full(60, 5), 400, trial)
+        hits += low <= 0.6 <= high
+    assert 180 <= hits <= 199
+
+
+scores_and_n = st.lists(st.integers(0, 4), min_size=1, max_size=7).flatmap(
+    lambda s: st.tuples(st.just(np.array(s) / 4), st.integers(1, len(s)))
+)
+
+
+@given(scores_and_n)
+def test_the_closed_form_is_the_mean_over_all_subsets(drawn):
+    scores, n = drawn
+    subsets = list(combinations(range(len(scores)), n))
+    best = [max(scores[list(subset)]) for subset in subsets]
+    assert expected_best(scores, n) == pytest.approx(np.mean(best))
+    # Ties are drawn evenly: every response of a subset's best score gets an equal share.
+    chances = np.zeros(len(scores))
+    for subset, top in zip(subsets, best, strict=True):
+        winners = [i for i in subset if scores[i] == top]
+        chances[winners] += 1 / len(winners) / len(subsets)
+    by_score = {s: choice_weights(scores, n)[scores == s].sum() for s in set(scores)}
+    assert by_score == pytest.approx({s: chances[scores == s].sum() for s in set(scores)})
+
+
+@pytest.mark.parametrize("n", [1, 2, 16, 255, 256])
+def test_weights_are_chances_up_to_256(n):
+    weights = best_weights(256, n)
+    assert weights.sum() == pytest.approx(1)
+    assert (weights >= 0).all()
+    if n == 1:
+        assert weights == pytest.approx(np.full(256, 1 / 256))
+
+
+def test_more_than_there_are_cannot_be_drawn():
+    with pytest.raises(ValueError, match="cannot draw 3 of 2"):
+        best_weights(2, 3)
+
+
+def test_best_of_n_rises_from_the_mean_to_the_maximum():
+    result = best_of_n([row("a", "oo", "oc", "cc"), row("b", "c", "o")], [1, 2, 3])
+    assert result["macro"] == pytest.approx({"1": 50, "2": 100 * (5 / 6 + 1) / 2, "3": 100})
+    assert result["short"] == {"1": 0, "2": 0, "3": 1}
+    low, high = result["ci95"]["2"]
+    assert low <= result["macro"]["2"] <= high
+
+
+def test_micro_pools_the_sentences_of_the_chosen():
+    result = best_of_n([row("a", "oooc", "c"), row("b", "c")], [1, 2])
+    assert result["micro"]["2"] == pytest.approx(100 * 3 / 5)
+    assert result["micro"]["1"] == pytest.approx(100 * 1.5 / (2.5 + 1))
+
+
+def test_responses_with_errors_are_left_out():
+    result = best_of_n([row("a", "oe", "c", "o")], [2])
+    assert result["left_out"] == 1
+    assert result["macro"]["2"] == 100

@@ -1,0 +1,116 @@
+import json
+
+import pytest
+import real_tokenizers
+
+from maskdpo_ray.config import PreferenceConfig
+from maskdpo_ray.errors import UserError
+from maskdpo_ray.preference.public_format import (
+    as_input,
+    from_public,
+    read_public,
+    to_public,
+    write_public,
+)
+from maskdpo_ray.preference.select import build_pair
+from maskdpo_ray.questions import read_questions
+from maskdpo_ray.records import is_correct
+
+
+def message(role, text):
+    return [{"role": role, "content": text}]
+
+
+def record(**changes):
+    base = {
+        "prompt": message("user", "Who was Ada?"),
+        "chosen": message("assistant", "A poet's daughter.  She wrote."),
+        "chosen_item": {
+            "sents": ["A poet's daughter.", "She wrote."],
+            "type": ["no_hallucination", "hallucination"],
+        },
+        "rejected": message("assistant", "A king."),
+        "rejected_item": {"sents": ["A king. "], "type": ["hallucination"]},
+    }
+    return base | changes
+
+
+def test_a_record_becomes_a_question_with_two_candidates():
+    row = from_public(record(), 4)
+    assert (row["id"], row["question"], row["topic"]) == ("public-000004", "Who was Ada?", "Who was Ada?")
+    chosen, rejected = row["candidates"]
+    assert [(s["start"], s["end"], s["verdict"]) for s in chosen["sentences"]] == [
+        (0, 20, "ok"), (20, 30, "unverifiable")
+    ]  # fmt: skip
+    assert (rejected["index"], rejected["response"]) == (1, "A king.")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"prompt": []}, "'prompt'"),
+        ({"prompt": message("system", "x")}, "'prompt'"),
+        ({"prompt": message("user", "a") + message("assistant", "b")}, "'prompt'"),
+        ({"chosen": "text"}, "'chosen'"),
+        ({"rejected_item": {"sents": ["A king."], "type": []}}, "'rejected_item'"),
+        ({"rejected_item": {"sents": [], "type": []}}, "'rejected_item'"),
+        ({"rejected_item": None}, "'rejected_item'"),
+        ({"rejected_item": {"sents": ["A king."], "type": ["maybe"]}}, "sentence 0 .*'maybe'"),
+        ({"rejected_item": {"sents": ["A queen."], "type": ["hallucination"]}}, "sentence 0 .*queen"),
+        ({"rejected_item": {"sents": ["king."], "type": ["hallucination"]}}, "sentence 0"),
+        ({"rejected_item": {"sents": [" "], "type": ["hallucination"]}}, "sentence 0"),
+        ({"rejected_item": {"sents": [7], "type": ["hallucination"]}}, "sentence 0"),
+        ({"rejected_item": {"sents": ["A"], "type": ["hallucination"]}}, "belong to no sentence"),
+        (
+            {"chosen_item": {"sents": ["She wrote.", "A poet's daughter."], "type": ["hallucination"] * 2}},
+            "sentence 0",
+        ),
+    ],
+)
+def test_errors_name_line_and_sentence(changes, words):
+    with pytest.raises(UserError, match=rf"^line 3: .*{words}"):
+        from_public(record(**changes), 2)
+
+
+def test_pairs_survive_the_round_trip(tmp_path):
+    tokenizer = real_tokenizers.sentencepiece_tokenizer()
+    row = from_public(record(), 0)
+    for candidate in row["candidates"]:
+        candidate["token_ids"] = tokenizer.encode(candidate["response"], add_special_tokens=False)
+    row["candidates"][0]["sentences"][0]["verdict"] = "nofact"
+    row["candidates"][1]["sentences"][0]["verdict"] = "contradictory"
+    pair = build_pair(row, tokenizer, [7], PreferenceConfig())
+
+    path = tmp_path / "public.jsonl"
+    assert write_public([pair, pair], path) == 2
+    first, second = read_public(path)
+    assert (first["id"], second["id"]) == ("public-000000", "public-000001")
+    for read, side in zip(first["candidates"], (pair["chosen"], pair["rejected"]), strict=True):
+        assert read["response"] == side["response"]
+        assert [(s["start"], s["end"], is_correct(s["verdict"])) for s in read["sentences"]] == [
+            (s["start"], s["end"], is_correct(s["verdict"])) for s in side["sentences"]
+        ]
+        read["token_ids"] = side["token_ids"]
+    again = build_pair(first, tokenizer, [7], PreferenceConfig())
+    assert to_public(again) == to_public(pair)
+    assert again["chosen"]["weights"] == pair["chosen"]["weights"]
+
+
+def test_what_is_read_is_input_of_a_run(tmp_path):
+    row = from_public(record(), 0)
+    path = tmp_path / "train.jsonl"
+    path.write_text(json.dumps(as_input(row)) + "\n")
+    [(row_id, read)] = read_questions(path)
+    assert row_id == row["id"]
+    for mine, theirs in zip(row["candidates"], read["candidates"], strict=True):
+        assert mine["response"] == theirs["response"]
+        for a, b in zip(mine["sentences"], theirs["sentences"], strict=True):
+            assert (a["start"], a["end"], a["verdict"]) == (b["start"], b["end"], b["verdict"])
+
+
+@pytest.mark.parametrize("line", ["{", "[]", '{"prompt": 1}'])
+def test_errors_name_the_file_too(tmp_path, line):
+    path = tmp_path / "x.jsonl"
+    path.write_text(f"\n{line}\n")
+    with pytest.raises(UserError, match=r"x\.jsonl line 2"):
+        list(read_public(path))
