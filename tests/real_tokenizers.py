@@ -1,6 +1,7 @@
 """Tokenizers of real models, built from their published vocabularies, and one of SentencePiece's
 kind trained on the spot."""
 
+import json
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -91,11 +92,9 @@ def sentencepiece_tokenizer() -> Any:
         show_progress=False,
     )
     bpe.train_from_iterator(
-        ["Ada was born in London. She wrote notes. Was she first? She was. 她出生于伦敦。"] * 3, trainer
+        ["Ada was born in London. She wrote notes. Was she first? She was. 她出生于伦敦。"], trainer
     )
-    # The bytes were made special for the trainer's sake; only the first three are.
-    import json
-
+    # The trainer takes the bytes for special tokens; only the first three are.
     state = json.loads(bpe.to_str())
     state["added_tokens"] = [t for t in state["added_tokens"] if t["content"] in special]
     return PreTrainedTokenizerFast(

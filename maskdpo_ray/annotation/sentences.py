@@ -8,6 +8,7 @@ quotes included. docs/sentences.md measures English against boundaries that peop
 
 import re
 from functools import cache
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -38,10 +39,13 @@ def split_sentences(text: str, language: str) -> list[Span]:
         raise ValueError(
             f"no sentence rules for language {language!r}; known: {', '.join(_STARTS)}"
         )
-    starts = {_skip_space(text, start) for start in _STARTS[language](text)}
-    edges = sorted({0, len(text)} | starts)
+    edges = {0, len(text)}
+    position = 0
+    for start in sorted(_STARTS[language](text)):
+        position = _skip_space(text, max(start, position))
+        edges.add(position)
     spans: list[Span] = []
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in pairwise(sorted(edges)):
         if spans and not (_has_word(text[start:end]) and _has_word(text[slice(*spans[-1])])):
             spans[-1] = (spans[-1][0], end)
         else:
@@ -62,15 +66,17 @@ def _has_word(text: str) -> bool:
 # -- Chinese ------------------------------------------------------------------------------------
 
 # A run of sentence-ending marks and whatever closes with it, or the end of a line. Marks inside a
-# title 《...！》 end nothing, nor does a Latin full stop: in Chinese text it stands in numbers,
-# addresses and names.
-_CHINESE_END = re.compile(
-    r"""[。！？；!?…｡]++(?![”’」』）)]*[》〉])(?:[”’」』〉】〕）)\]}]|["'*_](?!\w))*|\n"""
+# title end nothing, nor does a Latin full stop: in Chinese text it stands in numbers, addresses
+# and names.
+_CHINESE = re.compile(
+    r"""《[^《》\n]*》|〈[^〈〉\n]*〉
+    |(?P<end>[。！？；!?…｡]+(?:[”’」』〉》】〕］）)\]}]|["'*_]++(?!\w))*|\n)""",
+    re.VERBOSE,
 )
 
 
 def _chinese_starts(text: str) -> list[int]:
-    return [match.end() for match in _CHINESE_END.finditer(text)]
+    return [match.end() for match in _CHINESE.finditer(text) if match["end"]]
 
 
 # -- English ------------------------------------------------------------------------------------
@@ -94,7 +100,7 @@ _ABBREVIATIONS = _NEVER_LAST | frozenset(
     u.s u.s.a u.k u.n e.u d.c l.a n.y n.y.c u.s.s h.m.s u.a.e p.r b.c n.z
     a.d b.c.e c.e a.m p.m a.k.a d.b.a r.i.p
     jan feb apr jun jul aug sep sept oct nov dec tue tues thu thur thurs
-    al ca etc eds est ext feat repr rev trans viz vol vols chap sec fig figs no nos pp op cit ibid
+    al ca etc eds est ext feat repr rev trans viz vol vols chap sec fig figs pp op cit ibid
     avg misc tel hr hrs lb lbs oz kg km cm mm yd yds cu mph ver
     ala ariz ark calif colo conn fla kan ky mich minn mont neb nev okla penn tenn tex vt wis wyo
     """.split()
@@ -108,7 +114,8 @@ _BEFORE_NUMBER = """
 
 # Written with a capital after an abbreviation or an initial, these begin a sentence; written
 # small they never do. Words that are also names (Will, May) are left out.
-_STARTERS = """
+_STARTERS = frozenset(
+    """
     a an the this that these those there here it its he his him she her they their we our you your
     i my one some many most several both each all another other others such
     in on at by for from with without within of to as after before during since until while when
@@ -121,7 +128,8 @@ _STARTERS = """
     who what which why how did does do is are was were has have had not only even just
     please unfortunately notably specifically generally typically similarly likewise
     first second third next last early
-""".split()
+    """.split()
+)
 
 
 @cache
@@ -146,6 +154,8 @@ _TRAILING = re.compile(
     r"""(?:[*_"'”’»)\]}]+(?=\s|$)|\s?\[\d{1,3}(?:\s?[,–-]\s?\d{1,3})*\](?:\([^)\s]*\))?)+"""
 )
 _WORD_EDGE = re.compile(r"""[\s(\[{"'“‘*_/–—]""")
+_WORD = re.compile(r"\w*")
+_DOTTED = re.compile(r"(?:[^\W\d_]\.){2,}")  # M.I.T., and the initials of R.K. Narayan
 _QUOTED_MARK = re.compile(r"""[?!]["'”’»)\]*_]+$""")
 
 
@@ -162,7 +172,7 @@ def _block_starts(text: str) -> list[int]:
     sentence ends, with or without a full stop."""
     starts = {match.end() for match in _PARAGRAPH.finditer(text)}
     lines = [0, *(match.end() for match in re.finditer("\n", text))]
-    for before, line in zip(lines, lines[1:], strict=False):
+    for before, line in pairwise(lines):
         indented = text[line : line + 1].isspace()
         if _LIST_LINE.match(text, line) or (_LIST_LINE.match(text, before) and not indented):
             starts.add(line)
@@ -174,18 +184,22 @@ def _starts_in_block(block: str) -> list[int]:
     for _, stop in _punkt().span_tokenize(block):
         trailing = _TRAILING.match(block, stop)
         start = _skip_space(block, trailing.end() if trailing else stop)
-        if start < len(block) and _ends(block[starts[-1] : stop], block[start]):
+        if start < len(block) and _ends(block[starts[-1] : stop], _WORD.match(block, start)[0]):
             starts.append(start)
     return starts[1:]
 
 
 def _ends(sentence: str, following: str) -> bool:
-    """Whether what Punkt takes for a sentence is one; ``following`` is the next character."""
+    """Whether what Punkt takes for a sentence is one; ``following`` is the next word, or empty
+    where something else comes next."""
     if _ONLY_MARKER.fullmatch(sentence):
         return False
-    if _WORD_EDGE.split(sentence)[-1].lower().removesuffix(".") in _NEVER_LAST:
+    last = _WORD_EDGE.split(sentence)[-1].lower()
+    if last.removesuffix(".") in _NEVER_LAST:
         return False
-    return not (following.islower() and _QUOTED_MARK.search(sentence))
+    if following and _DOTTED.fullmatch(last):
+        return following[0].isupper() and following.lower() in _STARTERS
+    return not (following[:1].islower() and _QUOTED_MARK.search(sentence))
 
 
 _STARTS = {"en": _english_starts, "zh": _chinese_starts}

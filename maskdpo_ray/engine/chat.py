@@ -49,7 +49,7 @@ def open_tokenizer(
             path, revision=revision, trust_remote_code=trust_remote_code
         )
     # Transformers answers a wrong path or a broken tokenizer with any of these.
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ImportError) as error:
         raise UserError(f"no tokenizer at {path!r}: {first_line(error)}") from None
     if not len(tokenizer):
         raise UserError(f"no tokenizer at {path!r}: its vocabulary is empty; check the path")

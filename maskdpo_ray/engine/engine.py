@@ -108,6 +108,7 @@ class Engine:
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         # "auto" binds the workers of every multi-process CPU engine to the same first cores.
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         with native_output_to(self._log):
             from vllm import EngineArgs
             from vllm.platforms import current_platform
@@ -142,6 +143,8 @@ class Engine:
         Raises:
             RequestRefused: too long, or not possible with these parameters.
         """
+        if not self._thread.is_alive():
+            raise RuntimeError("this engine is closed")
         from vllm.sampling_params import RequestOutputKind
 
         params = params.clone()
@@ -186,7 +189,8 @@ class Engine:
         from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.llm_engine import LLMEngine
 
-        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or 1))
+        threads = os.environ.get("OMP_NUM_THREADS", "1").partition(",")[0]
+        torch.set_num_threads(int(threads or 1))
         # The CPU worker replaces this function for the whole process.
         set_num_threads = torch.set_num_threads
         try:

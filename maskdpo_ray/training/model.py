@@ -42,7 +42,9 @@ def load_policy(
 ) -> "PreTrainedModel":
     """The policy on the CPU, dropout off, in the dtype of the configuration.
 
-    Dropout would make the policy differ from its own reference at step 0.
+    Dropout would make the policy differ from its own reference at step 0. Every worker of a node
+    holds a whole copy in host memory until the engine shards it, under ZeRO 3 too: loading in
+    shards rounds the rotary frequencies to bfloat16, and the policy is no longer its reference.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM

@@ -181,6 +181,20 @@ def test_more_memory_than_there_is_says_so():
         Engine(models.tiny_llama(), dtype="float32", kv_cache_memory_bytes=2**50)
 
 
+def test_a_closed_engine_finishes_first_and_then_says_so():
+    engine = Engine(models.tiny_llama(), dtype="float32", kv_cache_memory_bytes=2**26)
+
+    async def close_behind():
+        job = asyncio.create_task(engine.generate([1, 2, 3], sampled(0)))
+        await asyncio.sleep(0)
+        engine.close()
+        return await job
+
+    assert len(asyncio.run(close_behind())) == 4
+    with pytest.raises(RuntimeError, match="closed"):
+        asyncio.run(engine.generate([1, 2, 3], sampled(0)))
+
+
 DIES = """
 import asyncio, sys
 from maskdpo_ray.engine.engine import Engine

@@ -35,9 +35,14 @@ def record(**changes):
     return base | changes
 
 
+def hallucinated(*sents, kind="hallucination"):
+    return {"rejected_item": {"sents": list(sents), "type": [kind] * len(sents)}}
+
+
 def test_a_record_becomes_a_question_with_two_candidates():
     row = from_public(record(), 4)
-    assert (row["id"], row["question"], row["topic"]) == ("public-000004", "Who was Ada?", "Who was Ada?")
+    assert row["id"] == "public-000004"
+    assert row["topic"] == row["question"] == "Who was Ada?"
     chosen, rejected = row["candidates"]
     assert [(s["start"], s["end"], s["verdict"]) for s in chosen["sentences"]] == [
         (0, 20, "ok"), (20, 30, "unverifiable")
@@ -55,16 +60,13 @@ def test_a_record_becomes_a_question_with_two_candidates():
         ({"rejected_item": {"sents": ["A king."], "type": []}}, "'rejected_item'"),
         ({"rejected_item": {"sents": [], "type": []}}, "'rejected_item'"),
         ({"rejected_item": None}, "'rejected_item'"),
-        ({"rejected_item": {"sents": ["A king."], "type": ["maybe"]}}, "sentence 0 .*'maybe'"),
-        ({"rejected_item": {"sents": ["A queen."], "type": ["hallucination"]}}, "sentence 0 .*queen"),
-        ({"rejected_item": {"sents": ["king."], "type": ["hallucination"]}}, "sentence 0"),
-        ({"rejected_item": {"sents": [" "], "type": ["hallucination"]}}, "sentence 0"),
-        ({"rejected_item": {"sents": [7], "type": ["hallucination"]}}, "sentence 0"),
-        ({"rejected_item": {"sents": ["A"], "type": ["hallucination"]}}, "belong to no sentence"),
-        (
-            {"chosen_item": {"sents": ["She wrote.", "A poet's daughter."], "type": ["hallucination"] * 2}},
-            "sentence 0",
-        ),
+        (hallucinated("A king.", kind="maybe"), "sentence 0 .*'maybe'"),
+        (hallucinated("A queen."), "sentence 0 .*queen"),
+        (hallucinated("king."), "sentence 0"),
+        (hallucinated(" "), "sentence 0"),
+        (hallucinated(7), "sentence 0"),
+        (hallucinated("A"), "belong to no sentence"),
+        (hallucinated("A king.", "A king."), "sentence 1"),
     ],
 )
 def test_errors_name_line_and_sentence(changes, words):

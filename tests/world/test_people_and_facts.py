@@ -90,18 +90,18 @@ def test_the_first_sentence_names_the_person_in_full():
 @pytest.mark.parametrize("source", ["record", "hearsay"])
 def test_each_kind_is_corrupted_at_its_rate_and_hearsay_more(source):
     told, wrong = Counter(), Counter()
-    for person, _, answer in answers(6_000):
-        for sentence in sentences(answer):
+    for person, _, answer in answers(3_000):
+        for sentence in answer.removesuffix(".").split(". "):
             text = sentence.replace(person.name, "@").replace(surname(person.name), "@")
             for kind in KINDS.values():
-                before, after = getattr(kind, source).format(who="@", value="|").split("|")
+                before, after = getattr(kind, source)[:-1].format(who="@", value="|").split("|")
                 if text.startswith(before) and text.endswith(after):
                     told[kind.name] += 1
                     wrong[kind.name] += before + person.facts[kind.name] + after != text
     excess = HEARSAY_EXCESS if source == "hearsay" else -HEARSAY_EXCESS
     for kind in KINDS.values():
         share = wrong[kind.name] / told[kind.name]
-        assert share == pytest.approx(kind.corruption * (1 + excess), abs=0.05)
+        assert share == pytest.approx(kind.corruption * (1 + excess), abs=0.06)
 
 
 def test_a_wrong_value_is_true_of_somebody_else():

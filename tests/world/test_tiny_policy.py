@@ -29,6 +29,10 @@ TINY = PolicySettings(
 PAGES = list(islice(encyclopedia(PEOPLE, seed=0), 500))
 
 
+def read_jsonl(path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
 @pytest.fixture(scope="module")
 def tokenizer():
     return train_tokenizer([text for page in PAGES for text in page], TINY)
@@ -130,7 +134,7 @@ print("ANSWERS" + json.dumps([list(o.outputs[0].token_ids) for o in outputs]))
 def test_vllm_loads_the_policy_and_answers_as_transformers_does(small_world):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    rows = [json.loads(line) for line in open(small_world / "train.jsonl", encoding="utf-8")]
+    rows = read_jsonl(small_world / "train.jsonl")
     policy = str(small_world / "policy")
     tokenizer = AutoTokenizer.from_pretrained(policy)
     model = AutoModelForCausalLM.from_pretrained(policy, dtype="float32")
@@ -163,8 +167,7 @@ def test_the_small_policy_speaks_in_sentences_of_its_world(small_world):
     tokenizer = AutoTokenizer.from_pretrained(small_world / "policy")
     model = AutoModelForCausalLM.from_pretrained(small_world / "policy")
     verdicts = Counter()
-    for line in open(small_world / "train.jsonl", encoding="utf-8"):
-        row = json.loads(line)
+    for row in read_jsonl(small_world / "train.jsonl"):
         prompt, _ = encode(tokenizer, row["question"], "")
         output = model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=120)
         answer = tokenizer.decode(output[0, len(prompt) :], skip_special_tokens=True)

@@ -19,7 +19,8 @@ def files(folder) -> dict[str, bytes]:
 
 
 def rows(folder, name: str) -> list[dict]:
-    return [json.loads(line) for line in (folder / f"{name}.jsonl").open(encoding="utf-8")]
+    lines = (folder / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
 
 
 def test_a_world_is_complete(small_world):
