@@ -57,6 +57,8 @@ class DataConfig(Section):
     """Questions to sample preference pairs from."""
     test: str | None = None
     """Held-out questions to evaluate on. No topic and no question may stand in both files."""
+    format: Literal["questions", "pairs"] = "questions"
+    """Of `train`: questions (docs/data.md), or preference pairs in the public Mask-DPO format."""
     limit: int | None = Field(default=None, ge=1)
     """Use only the first questions of each file."""
 
@@ -195,6 +197,8 @@ class TrainingConfig(Section):
         for key in value:
             if key in ours:
                 raise ValueError(f"{key!r} is set through {ours[key]}: remove it here")
+        if "stage" in (value.get("zero_optimization") or {}):
+            raise ValueError("the stage is set through training.zero_stage: remove it here")
         return value
 
 
@@ -324,6 +328,11 @@ class Config(Section):
                 raise ValueError("data.train is missing: a JSONL file of questions")
             if self.annotation.annotator == "closed_world":
                 raise ValueError("annotator 'closed_world' knows only the closed world: set `world: {}`")
+        if self.data.format == "pairs" and self.annotation.annotator != "labels":
+            raise ValueError(
+                "data.format=pairs brings answers and verdicts along: set annotation.annotator="
+                "labels and sampling.source=input"
+            )
         if self.annotation.annotator == "labels" and self.sampling.source != "input":
             raise ValueError(
                 "annotator 'labels' reads verdicts of candidates in the input: set sampling.source=input"
@@ -344,6 +353,13 @@ class Config(Section):
                     for problem in error.errors()
                 )
                 raise ValueError("; ".join(problems)) from None
+        if self.model.dtype == "bfloat16":
+            trained = [self.training_of(name) for name in self.systems]
+            if any(settings.zero_stage == 0 for settings in trained):
+                raise ValueError(
+                    "training.zero_stage=0 keeps no fp32 weights beside bfloat16 ones and loses "
+                    "small updates: set training.zero_stage=1, which costs the same on one worker"
+                )
         for pool, engine in (
             (self.resources.sampler, self.sampling.engine),
             (self.resources.annotator, self.annotation.engine),

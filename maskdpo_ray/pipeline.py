@@ -4,10 +4,12 @@
 look in between; what is finished is never done again, whichever way it was reached.
 """
 
+import json
 import time
 from collections.abc import Callable
 
 from maskdpo_ray.errors import UserError
+from maskdpo_ray.preference.public_format import to_public
 from maskdpo_ray.progress import say
 from maskdpo_ray.rundir import StageStore
 from maskdpo_ray.stages import Stages
@@ -19,6 +21,7 @@ def run(stages: Stages) -> None:
     stages.check_splits()
     # One streaming execution: while a question is annotated the next is being sampled.
     stream(stages, stages.questions("train"), stages.sample(), stages.annotate(), stages.pair())
+    publish(stages.pair().store)
     reference(stages)
     train(stages)
     if stages.evaluates:
@@ -36,6 +39,7 @@ def annotate(stages: Stages) -> None:
 
 def pair(stages: Stages) -> None:
     stream(stages, finished(stages.annotate().store), stages.pair())
+    publish(stages.pair().store)
 
 
 def reference(stages: Stages) -> None:
@@ -59,6 +63,14 @@ def stream(stages: Stages, source: StageStore, *graph: StreamStage) -> None:
     run_stream(list(graph), source, stages.config.resources, stages.versions)
     for stage in graph:
         say(stage.store.summary())
+
+
+def publish(pairs: StageStore) -> None:
+    """``pairs.jsonl`` beside the pairs: the public Mask-DPO format, for other trainers."""
+    if not pairs.folder.exists("pairs.jsonl"):
+        rows = sorted(pairs.rows(), key=lambda row: row["id"])
+        lines = (json.dumps(to_public(row), ensure_ascii=False) + "\n" for row in rows)
+        pairs.folder.write("pairs.jsonl", "".join(lines).encode())
 
 
 def train_system(stages: Stages, system: str) -> None:

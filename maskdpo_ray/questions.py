@@ -8,10 +8,13 @@ sentences are ``{"start", "end", "label"}``. Other keys are left alone.
 import json
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from maskdpo_ray.config import DataConfig
 from maskdpo_ray.errors import RowRejected, UserError
+from maskdpo_ray.preference.public_format import read_public
 from maskdpo_ray.records import Candidate, Question
 from maskdpo_ray.rundir import StageStore
 
@@ -119,7 +122,27 @@ def _candidate(index: int, given: dict[str, Any]) -> Candidate:
     }
 
 
-def import_questions(path: str, limit: int | None, store: StageStore, group: int, versions: dict) -> None:
+def read_pairs(path: str, limit: int | None = None) -> Iterator[tuple[str, Question]]:
+    """Preference pairs in the public format, as questions with two labelled candidates.
+
+    Raises:
+        UserError: the file is missing or empty, or a line is not of the format.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"no pair file at {path}")
+    count = 0
+    for count, row in enumerate(islice(read_public(path), limit), start=1):
+        yield row["id"], row
+    if not count:
+        raise UserError(f"{path} holds no pair")
+
+
+READERS = {"questions": read_questions, "pairs": read_pairs}
+
+
+def import_questions(
+    path: str, data: DataConfig, store: StageStore, group: int, versions: dict
+) -> None:
     """Bring a question file into ``store``; nothing to do where that happened already."""
     if store.complete:
         return
@@ -127,7 +150,7 @@ def import_questions(path: str, limit: int | None, store: StageStore, group: int
     store.begin(versions)
     ids: list[str] = []
     batch: list[tuple[str, Question | RowRejected]] = []
-    for row_id, row in read_questions(path, limit):
+    for row_id, row in READERS[data.format](path, data.limit):
         ids.append(row_id)
         batch.append((row_id, row))
         if len(batch) == ROWS_PER_PART:
@@ -145,7 +168,7 @@ def _write(store: StageStore, batch: list[tuple[str, Question | RowRejected]], g
 
 
 def check_disjoint(train: StageStore, test: StageStore) -> None:
-    """No topic and no question of the test file may be trained on (PROTOCOLS: paper, section 2.2).
+    """No topic and no question of the test file may be trained on (paper, section 2.2).
 
     Raises:
         UserError: names what overlaps.

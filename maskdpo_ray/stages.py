@@ -78,10 +78,12 @@ class Stages:
         path = f"{self.world}/{split}.jsonl" if self.world else getattr(data, split)
         if path is None:
             raise UserError(f"data.{split} is missing: a JSONL file of questions")
-        settings = {"sha256": file_digest(path), "limit": data.limit}
+        if split == "test":
+            data = data.model_copy(update={"format": "questions"})
+        settings = {"sha256": file_digest(path), "limit": data.limit, "format": data.format}
         store = self.dir.store(f"questions-{split}", settings, QUESTION_SCHEMA)
         group = self.config.resources.questions_per_block
-        import_questions(path, data.limit, store, group, self.versions)
+        import_questions(path, data, store, group, self.versions)
         if not store.finished()[0]:
             raise UserError(f"{path}: every question was rejected; see {store.folder}")
         return store

@@ -22,6 +22,7 @@ import pyarrow as pa
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext
+from ray.util.debug import disable_log_once_globally
 
 from maskdpo_ray.config import PoolConfig, ResourcesConfig
 from maskdpo_ray.errors import RowRejected, UserError
@@ -60,6 +61,8 @@ def start_ray(resources: ResourcesConfig) -> None:
     """Connect to the cluster of ``RAY_ADDRESS`` (set inside a submitted job), or start Ray here."""
     if ray.is_initialized():
         return
+    # Ray's core writes warnings of its own workings to the terminal; they stay in its log files.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
     if os.environ.get("RAY_ADDRESS"):
         ray.init(**quiet)
@@ -234,4 +237,5 @@ def _quiet_context() -> None:
     context.enable_progress_bars = False
     context.execution_options.preserve_order = False
     context.max_errored_blocks = 0  # a failing block fails the job: blocks are never dropped
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    disable_log_once_globally()
+    logging.getLogger("ray").setLevel(logging.ERROR)

@@ -53,6 +53,21 @@ def ray_cluster():
     os.environ["PYTHONPATH"] = os.pathsep.join(
         [here, str(REPOSITORY), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     )
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     start_ray(ResourcesConfig())
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def llama3_tokenizer(real_data):
+    import real_tokenizers
+
+    return real_tokenizers.llama3_tokenizer(real_data)
+
+
+@pytest.fixture(scope="session")
+def gpt2_tokenizer(real_data):
+    import real_tokenizers
+
+    return real_tokenizers.gpt2_tokenizer(real_data)

@@ -48,6 +48,8 @@ def test_one_candidate_is_refused_with_the_reason():
         ({"systems": {"base": {}}}, "cannot name a trained system"),
         ({"evaluation": {"samples": 4, "best_of_n": [8]}}, "set evaluation.samples=8"),
         ({"training": {"deepspeed": {"gradient_clipping": 1}}}, "training.max_grad_norm"),
+        ({"training": {"zero_stage": 0}}, "set training.zero_stage=1"),
+        ({"training": {"deepspeed": {"zero_optimization": {"stage": 3}}}}, "training.zero_stage"),
         ({"resources": {"sampler": {"actors": [3, 1]}}}, "1 <= least <= most"),
         ({"sampling": {"engine": {"tensor_parallel_size": 2}}}, "resources.*.gpus=2"),
         ({"training": {"beta": 0}}, "training.beta: Input should be greater than 0"),

@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from maskdpo_ray.config import DataConfig
 from maskdpo_ray.errors import RowRejected, UserError
 from maskdpo_ray.questions import check_disjoint, import_questions, read_questions
 from maskdpo_ray.records import QUESTION_SCHEMA
@@ -89,7 +90,7 @@ def test_candidates_and_their_labels_come_along(file):
 def make_store(tmp_path, name, *rows):
     path = write(tmp_path / f"{name}.jsonl", *rows)
     store = StageStore(Folder(tmp_path / name), name, "k", {}, QUESTION_SCHEMA)
-    import_questions(str(path), None, store, 8, {})
+    import_questions(str(path), DataConfig(), store, 8, {})
     return store
 
 
@@ -107,3 +108,26 @@ def test_a_topic_or_question_in_both_files_is_refused(tmp_path):
         check_disjoint(train, make_store(tmp_path, "t", row(topic=" ada", question="Other?")))
     with pytest.raises(UserError, match="share a question"):
         check_disjoint(train, make_store(tmp_path, "u", row(topic="Bo")))
+
+
+def test_pairs_of_the_public_format_come_in_labelled(tmp_path):
+    item = {"sents": ["Ada wrote.", "She sang."], "type": ["no_hallucination", "hallucination"]}
+    line = {
+        "prompt": [{"role": "user", "content": "Who is Ada?"}],
+        "chosen": [{"role": "assistant", "content": "Ada wrote. She sang."}],
+        "chosen_item": item,
+        "rejected": [{"role": "assistant", "content": "She sang."}],
+        "rejected_item": {"sents": ["She sang."], "type": ["hallucination"]},
+    }
+    path = write(tmp_path / "p.jsonl", line, line)
+    store = StageStore(Folder(tmp_path / "s"), "questions-train", "k", {}, QUESTION_SCHEMA)
+    import_questions(str(path), DataConfig(format="pairs"), store, 8, {})
+    rows = list(store.rows())
+    assert len(rows) == 2
+    verdicts = [s["verdict"] for s in rows[0]["candidates"][0]["sentences"]]
+    assert verdicts == ["ok", "unverifiable"]
+    with pytest.raises(UserError, match="no pair file at"):
+        import_questions(
+            f"{tmp_path}/none", DataConfig(format="pairs"),
+            StageStore(Folder(tmp_path / "t"), "q", "k", {}, QUESTION_SCHEMA), 8, {},
+        )  # fmt: skip

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from maskdpo_ray.config import PoolConfig, ResourcesConfig
+from maskdpo_ray.config import DataConfig, PoolConfig, ResourcesConfig
 from maskdpo_ray.errors import RowRejected, UserError
 from maskdpo_ray.questions import import_questions
 from maskdpo_ray.records import QUESTION_SCHEMA
@@ -60,7 +60,7 @@ def graph(tmp_path, ray_cluster):
         StageStore(Folder(tmp_path / name), name, name, {}, QUESTION_SCHEMA)
         for name in ("questions", "first", "second")
     ]
-    import_questions(str(tmp_path / "q.jsonl"), None, stores[0], 4, {})
+    import_questions(str(tmp_path / "q.jsonl"), DataConfig(), stores[0], 4, {})
     return tmp_path, stores
 
 

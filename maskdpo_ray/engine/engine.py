@@ -50,7 +50,7 @@ class EngineStats:
 
     @property
     def mean_running(self) -> float:
-        """Sequences advanced per step: each running one gains a token, none while a grammar waits."""
+        """Sequences advanced per step; steps that wait for a grammar advance none."""
         return self.generated_tokens / self.steps if self.steps else 0.0
 
 

@@ -2,7 +2,7 @@
 
 from maskdpo_ray.config import ModelConfig, PreferenceConfig
 from maskdpo_ray.engine.chat import load_tokenizer, prompt_token_ids
-from maskdpo_ray.errors import RowRejected
+from maskdpo_ray.errors import RowRejected, UserError
 from maskdpo_ray.preference.select import build_pair
 from maskdpo_ray.records import Pair, Question
 
@@ -14,6 +14,7 @@ class PairBuilder:
         self.model = model
         self.preference = preference
         self.tokenizer = load_tokenizer(model)
+        _check_context(model, preference.max_length)
 
     async def __call__(self, rows: list[Question]) -> list[Pair | RowRejected]:
         return [self._build(row) for row in rows]
@@ -26,3 +27,17 @@ class PairBuilder:
             return build_pair(row, self.tokenizer, prompt_ids, self.preference)
         except RowRejected as rejected:
             return rejected
+
+
+def _check_context(model: ModelConfig, max_length: int) -> None:
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(
+        model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
+    )
+    context = getattr(config, "max_position_embeddings", None)
+    if context is not None and max_length > context:
+        raise UserError(
+            f"preference.max_length={max_length} is over the {context} positions of {model.path}: "
+            f"set preference.max_length={context} or less"
+        )

@@ -68,9 +68,7 @@ def select_pair(candidates: list[Candidate]) -> Selection:
     sentences = {n: candidates[n]["sentences"] for n in usable}
     scores = {n: score(sentences[n]) for n in usable}
     best = max(usable, key=lambda n: (scores[n], _correct(sentences[n]), -n))
-    worst = min(
-        usable, key=lambda n: (scores[n], _correct(sentences[n]) - len(sentences[n]), n)
-    )
+    worst = min(usable, key=lambda n: (scores[n], _correct(sentences[n]) - len(sentences[n]), n))
     selection = Selection(best, worst, left_out=len(candidates) - len(usable))
     texts = {candidates[n]["response"] for n in (usable if best == worst else (best, worst))}
     if len(texts) == 1:

@@ -66,9 +66,7 @@ def _is_byte_level(tokenizer: Any) -> bool:
 
 def _differs(response: str, spelled: str) -> MaskError:
     pairs = zip(response, spelled, strict=False)
-    at = next(
-        (i for i, (a, b) in enumerate(pairs) if a != b), min(len(response), len(spelled))
-    )
+    at = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(response), len(spelled)))
     return MaskError(
         "mask_text_differs",
         f"from character {at} on the tokens spell {spelled[at : at + 20]!r}, the response reads "

@@ -112,21 +112,6 @@ def references(model_config, settings, pairs) -> list[dict]:
     return reference_log_probs(model, pairs, settings.micro_batch_tokens)
 
 
-@pytest.fixture(scope="session")
-def ray_cluster():
-    """One local Ray for the tests of this folder; logical CPUs cost nothing."""
-    import ray
-
-    ray.init(
-        num_cpus=4,
-        include_dashboard=False,
-        object_store_memory=100 * 1024**2,
-        runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}},
-    )
-    yield
-    ray.shutdown()
-
-
 class Ranks:
     """As many processes with a process group between them, for the worker loop without Ray Train.
 

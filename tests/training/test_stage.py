@@ -33,7 +33,7 @@ def kill_a_worker(tmp_path):
 
     def watch(job) -> threading.Thread:
         def run() -> None:
-            wait_for(lambda: job.output.exists("metrics.jsonl") and len(read_lines(job)) >= 3, 120)
+            wait_for(lambda: job.output.exists("metrics.jsonl") and len(read_lines(job)) >= 3, 240)
             killed.append(int(min(pids.iterdir()).name))
             os.kill(killed[0], signal.SIGKILL)
 
