@@ -147,24 +147,16 @@ def import_questions(
     if store.complete:
         return
     begun = time.perf_counter()
-    store.begin(versions)
     ids: list[str] = []
-    batch: list[tuple[str, Question | RowRejected]] = []
-    for row_id, row in READERS[data.format](path, data.limit):
-        ids.append(row_id)
-        batch.append((row_id, row))
-        if len(batch) == ROWS_PER_PART:
-            _write(store, batch, group)
-            batch = []
-    if batch:
-        _write(store, batch, group)
+    rows = READERS[data.format](path, data.limit)
+    while batch := list(islice(rows, ROWS_PER_PART)):
+        if not ids:  # a file that is refused at its head leaves no trace
+            store.begin(versions)
+        ids += [row_id for row_id, _ in batch]
+        rejected = [(row_id, row) for row_id, row in batch if isinstance(row, RowRejected)]
+        kept = [row for _, row in batch if not isinstance(row, RowRejected)]
+        store.write([row_id for row_id, _ in batch], kept, rejected, group)
     store.finish_rows(ids, time.perf_counter() - begun)
-
-
-def _write(store: StageStore, batch: list[tuple[str, Question | RowRejected]], group: int) -> None:
-    rejected = [(i, row) for i, row in batch if isinstance(row, RowRejected)]
-    rows = [row for _, row in batch if not isinstance(row, RowRejected)]
-    store.write([i for i, _ in batch], rows, rejected, group)
 
 
 def check_disjoint(train: StageStore, test: StageStore) -> None:

@@ -203,7 +203,9 @@ class RunDir:
             UserError: names the keys that differ and how to go on.
         """
         ours = _dump(self.config)
-        if self.folder.exists("config.yaml") and not rerun:
+        # A command that failed before it made anything has not taken the directory.
+        made = set(self.folder.names()) - {"config.yaml"}
+        if made and self.folder.exists("config.yaml") and not rerun:
             stored = yaml.safe_load(self.folder.read("config.yaml"))
             keys = differing_keys(ours, _dump(build_config(stored, f"{self.folder}/config.yaml")))
             if keys:

@@ -101,8 +101,10 @@ def test_a_setting_changes_exactly_what_depends_on_it(tmp_path):
 
 
 def test_another_configuration_is_refused_with_the_differing_keys(tmp_path):
-    RunDir(config(tmp_path)).claim()
-    RunDir(config(tmp_path)).claim()
+    run = RunDir(config(tmp_path))
+    run.claim()
+    run.store("sample", {}, QUESTION_SCHEMA).begin({})
+    run.claim()
     other = RunDir(config(tmp_path, seed=1, training={"beta": 0.2}))
     with pytest.raises(UserError, match=r"these keys differ: seed, training\.beta\."):
         other.claim()
@@ -111,8 +113,15 @@ def test_another_configuration_is_refused_with_the_differing_keys(tmp_path):
     assert read_run_config(str(tmp_path), []).training.beta == 0.2
 
 
-def test_where_and_in_what_portions_a_run_works_may_change(tmp_path):
+def test_a_command_that_made_nothing_has_not_taken_the_directory(tmp_path):
     RunDir(config(tmp_path)).claim()
+    RunDir(config(tmp_path, seed=1)).claim()
+
+
+def test_where_and_in_what_portions_a_run_works_may_change(tmp_path):
+    run = RunDir(config(tmp_path))
+    run.claim()
+    run.store("sample", {}, QUESTION_SCHEMA).begin({})
     RunDir(
         config(
             tmp_path,
