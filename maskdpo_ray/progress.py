@@ -17,7 +17,9 @@ class Progress:
         seconds: stage name -> seconds from the start until its newest row was seen.
     """
 
-    def __init__(self, stores: list[StageStore], expected: list[int], log_every: float = 15.0) -> None:
+    def __init__(
+        self, stores: list[StageStore], expected: list[int], log_every: float = 15.0
+    ) -> None:
         self._stores = stores
         self._expected = expected
         self._counts: list[dict[str, int]] = [{} for _ in stores]
@@ -76,7 +78,9 @@ class Progress:
         if fresh and elapsed:
             left = max(self._expected[-1] - self._last[-1], 0) * elapsed / fresh
             line += f"  {fresh / elapsed:.1f} rows/s" + (f", {clock(left)} left" if left else "")
-        print(("\r\033[K" if self._on_terminal else "") + line, end=end, file=sys.stderr, flush=True)
+        print(
+            ("\r\033[K" if self._on_terminal else "") + line, end=end, file=sys.stderr, flush=True
+        )
 
 
 def clock(seconds: float) -> str:

@@ -22,7 +22,9 @@ LANGUAGES = ("en", "zh")
 ROWS_PER_PART = 512
 
 
-def read_questions(path: str | Path, limit: int | None = None) -> Iterator[tuple[str, Question | RowRejected]]:
+def read_questions(
+    path: str | Path, limit: int | None = None
+) -> Iterator[tuple[str, Question | RowRejected]]:
     """Each line's id with its row, or with the reason why it cannot be used.
 
     Raises:
@@ -131,7 +133,8 @@ def read_pairs(path: str, limit: int | None = None) -> Iterator[tuple[str, Quest
     if not Path(path).is_file():
         raise UserError(f"no pair file at {path}")
     count = 0
-    for count, row in enumerate(islice(read_public(path), limit), start=1):
+    for row in islice(read_public(path), limit):
+        count += 1
         yield row["id"], row
     if not count:
         raise UserError(f"{path} holds no pair")
@@ -171,5 +174,5 @@ def check_disjoint(train: StageStore, test: StageStore) -> None:
         if shared:
             raise UserError(
                 f"data.test: {len(shared)} rows share a {what} with data.train, "
-                f"first {shared[0][what]!r} (id {shared[0]['id']}); remove them from one of the files"
+                f"first {shared[0][what]!r} (id {shared[0]['id']}); remove them from one file"
             )

@@ -47,7 +47,9 @@ class Block:
 class StageStore:
     """What one stage finished, with one configuration."""
 
-    def __init__(self, folder: Folder, name: str, key: str, settings: dict, schema: pa.Schema) -> None:
+    def __init__(
+        self, folder: Folder, name: str, key: str, settings: dict, schema: pa.Schema
+    ) -> None:
         self.folder = folder
         self.name = name
         self.key = key
@@ -77,7 +79,9 @@ class StageStore:
             self.folder.write_table(f"part-{block}.parquet", table, group)
 
     def parts(self, kind: str = "part") -> list[str]:
-        return [n for n in self.folder.names() if n.startswith(f"{kind}-") and n.endswith(".parquet")]
+        return [
+            n for n in self.folder.names() if n.startswith(f"{kind}-") and n.endswith(".parquet")
+        ]
 
     def finished(self) -> tuple[set[str], set[str]]:
         """Ids that came out, and ids that were rejected. An id in both came out."""
@@ -123,7 +127,9 @@ class StageStore:
     # -- manifest -----------------------------------------------------------------------------
 
     def manifest(self) -> dict[str, Any] | None:
-        return self.folder.read_json("manifest.json") if self.folder.exists("manifest.json") else None
+        return (
+            self.folder.read_json("manifest.json") if self.folder.exists("manifest.json") else None
+        )
 
     @property
     def complete(self) -> bool:
@@ -219,7 +225,9 @@ class RunDir:
         )
         self.folder.write("config.yaml", resolved.encode())
 
-    def store(self, name: str, settings: dict, schema: pa.Schema, *upstream: StageStore) -> StageStore:
+    def store(
+        self, name: str, settings: dict, schema: pa.Schema, *upstream: StageStore
+    ) -> StageStore:
         """The store of one stage under these settings, after these stages."""
         key = fingerprint(FORMAT, name, settings, [stage.key for stage in upstream])
         return StageStore(self.folder / name / key, name, key, settings, schema)
@@ -241,4 +249,6 @@ def read_run_config(path: str, overrides: list[str]) -> Config | None:
 def _dump(config: Config) -> dict[str, Any]:
     """What makes a run what it is: not where it runs, where it is stored, or in what portions."""
     how = set(TrainingConfig.HOW)
-    return config.model_dump(mode="json", exclude={"run_dir": True, "resources": True, "training": how})
+    return config.model_dump(
+        mode="json", exclude={"run_dir": True, "resources": True, "training": how}
+    )

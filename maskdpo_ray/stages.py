@@ -46,6 +46,8 @@ class Stages:
         self.config = config
         self.versions = versions()
         self.dir = RunDir(config)
+        if config.world is None:
+            _ = self.base  # a model that cannot be reached must not take the directory
         self.dir.claim(rerun)
 
     # -- what a run starts from -----------------------------------------------------------------
@@ -56,7 +58,9 @@ class Stages:
         if self.config.world is None:
             return None
         if not self.dir.folder.is_local:
-            raise UserError("the closed world is built on a local disk: set run_dir to a local path")
+            raise UserError(
+                "the closed world is built on a local disk: set run_dir to a local path"
+            )
         settings = self.config.world
         seed = self.config.seed if settings.seed is None else settings.seed
         folder = f"{self.dir.folder}/world/{'small' if settings.small else 'full'}-{seed}"
@@ -117,14 +121,18 @@ class Stages:
 
     def annotate(self) -> StreamStage:
         store = self.dir.store(
-            "annotate", self._annotation(self.config.annotation), QUESTION_SCHEMA, self.sample().store
+            "annotate",
+            self._annotation(self.config.annotation),
+            QUESTION_SCHEMA,
+            self.sample().store,
         )
         return self._annotate(store, self.config.annotation)
 
     def pair(self) -> StreamStage:
         preference = self.config.preference
         settings = preference.model_dump() | {
-            "policy": self.base.identity, "model": self._model_settings
+            "policy": self.base.identity,
+            "model": self._model_settings,
         }
         store = self.dir.store("pair", settings, PAIR_SCHEMA, self.annotate().store)
         build = partial(PairBuilder, self.model_of(self.base), preference)
@@ -227,7 +235,9 @@ class Stages:
         model = self.config.model
         template = model.chat_template and file_digest(model.chat_template)
         return {
-            "dtype": model.dtype, "chat_template": template, "system_prompt": model.system_prompt
+            "dtype": model.dtype,
+            "chat_template": template,
+            "system_prompt": model.system_prompt,
         }
 
     def _annotation(self, annotation: AnnotationConfig) -> dict[str, Any]:

@@ -88,9 +88,7 @@ def run_stream(
         RuntimeError: rows were lost.
     """
     upstreams = [source, *(stage.store for stage in stages[:-1])]
-    pending = [
-        _pending(upstream, stage) for upstream, stage in zip(upstreams, stages, strict=True)
-    ]
+    pending = [_pending(upstream, stage) for upstream, stage in zip(upstreams, stages, strict=True)]
     seconds: dict[str, float] = {}
     first = next((n for n, blocks in enumerate(pending) if blocks), None)
     if first is not None:
@@ -220,7 +218,9 @@ def _check_room(stages: Iterable[StreamStage], resources: ResourcesConfig) -> No
     for stage in stages:
         least, _ = stage.pool.size
         for name, amount in {
-            "CPU": stage.pool.cpus, "GPU": stage.pool.gpus, **stage.pool.resources
+            "CPU": stage.pool.cpus,
+            "GPU": stage.pool.gpus,
+            **stage.pool.resources,
         }.items():
             need[name] = need.get(name, 0.0) + least * amount
     short = {name: amount for name, amount in need.items() if amount > have.get(name, 0.0)}

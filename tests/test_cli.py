@@ -55,7 +55,9 @@ def test_a_missing_configuration_is_named(capsys, tmp_path):
 
 
 def test_a_folder_that_is_no_run_directory(capsys, tmp_path):
-    assert "is no run directory: it holds no config.yaml" in refused(capsys, "report", str(tmp_path))
+    assert "is no run directory: it holds no config.yaml" in refused(
+        capsys, "report", str(tmp_path)
+    )
 
 
 def given_model(tmp_path, model: str, questions: str) -> str:
@@ -72,7 +74,9 @@ def test_an_unreachable_model_and_a_missing_question_file(capsys, tmp_path):
     questions.write_text('{"id": "a", "topic": "t", "question": "q"}\n')
     error = refused(capsys, "run", given_model(tmp_path, "/none", str(questions)))
     assert "model.path '/none' is neither a folder here nor a hub id" in error
-    error = refused(capsys, "sample", given_model(tmp_path, "/none", f"{tmp_path}/none.jsonl"))
+    (tmp_path / "config.json").write_text("{}")
+    config = given_model(tmp_path, str(tmp_path), f"{tmp_path}/none.jsonl")
+    error = refused(capsys, "sample", config)
     assert f"{tmp_path}/none.jsonl" in error
 
 

@@ -62,7 +62,9 @@ def test_what_would_be_ignored_or_fail_later_is_refused(sections, words):
 def test_overrides_reach_their_section_and_are_checked(tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text("run_dir: runs/{seed}\nworld: {}\nannotation: {annotator: closed_world}\n")
-    config = read_config(path, ["training.learning_rate=5e-7", "seed=3", "sampling.engine.a=[1, 2]"])
+    config = read_config(
+        path, ["training.learning_rate=5e-7", "seed=3", "sampling.engine.a=[1, 2]"]
+    )
     assert config.training.learning_rate == 5e-7
     assert config.run_dir == "runs/3"
     assert config.sampling.engine == {"a": [1, 2]}

@@ -18,7 +18,15 @@ SMOKE = REPOSITORY / "jobs" / "configs" / "smoke.yaml"
 
 
 def command(run_dir: Path, *overrides: str) -> list[str]:
-    return [sys.executable, "-m", "maskdpo_ray", "run", str(SMOKE), f"run_dir={run_dir}", *overrides]
+    return [
+        sys.executable,
+        "-m",
+        "maskdpo_ray",
+        "run",
+        str(SMOKE),
+        f"run_dir={run_dir}",
+        *overrides,
+    ]
 
 
 def run(run_dir: Path, *overrides: str) -> subprocess.CompletedProcess:
@@ -45,7 +53,7 @@ def outputs(run_dir: Path) -> dict:
     found = stages(run_dir)
     rows = {
         stage.store.name: sorted(
-            (json.dumps(_without_paths(row), sort_keys=True) for row in stage.store.rows())
+            json.dumps(_without_paths(row), sort_keys=True) for row in stage.store.rows()
         )
         for stage in (found.sample(), found.annotate(), found.pair(), found.reference())
     }
@@ -149,7 +157,10 @@ def test_a_driver_killed_in_sampling_and_in_training_ends_like_an_undisturbed_ru
 
     kill_when(folder, lambda: len(parts("sample")) >= 2)
     sampled = {p: p.stat().st_mtime_ns for p in parts("sample")}
-    assert not list(folder.glob("sample/*/manifest.json")) or not stages(folder).sample().store.complete
+    assert (
+        not list(folder.glob("sample/*/manifest.json"))
+        or not stages(folder).sample().store.complete
+    )
 
     kill_when(folder, lambda: list(folder.glob("train-mask_dpo/*/checkpoints/*/*/seal-*")))
     now = {p: p.stat().st_mtime_ns for p in parts("sample")}

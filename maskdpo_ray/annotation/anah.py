@@ -1,4 +1,4 @@
-"""The three-turn annotator of ANAH-v2 (PROTOCOLS, section 4)."""
+"""The three-turn annotator of ANAH-v2 (docs/method.md, section 4)."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What the replies of the three-turn protocol mean (PROTOCOLS, section 4: ANAH-v2).
+"""What the replies of the three-turn protocol mean (docs/method.md, section 4).
 
 Tolerant of form: white space, case, missing brackets, a final full stop. Strict about meaning:
 a reply that says anything besides one marker is no verdict, and the caller makes it an ``error``.

@@ -1,4 +1,4 @@
-"""Sentences of a response, as character spans that tile it (PROTOCOLS, section 3).
+"""Sentences of a response, as character spans that tile it (docs/method.md, section 3).
 
 English: NLTK's Punkt algorithm with parameters kept here as data, so nothing is downloaded and a
 version of this package always splits the same way. Around it stand rules for what Punkt does not

@@ -1,7 +1,7 @@
 """Prompts, and the way back from token ids to text.
 
 Sampling, the reference, training and evaluation all build their prompts here, so that the policy
-is trained on exactly the ids it was sampled from (DESIGN, contract 1).
+is trained on exactly the ids it was sampled from (docs/design.md, contract 1).
 """
 
 from pathlib import Path
@@ -21,9 +21,7 @@ def load_tokenizer(model: ModelConfig) -> Any:
     """The policy's tokenizer. Errors as ``open_tokenizer``."""
     if model.path is None:
         raise UserError("model.path is missing: a local folder or a hub id")
-    return open_tokenizer(
-        model.path, model.revision, model.chat_template, model.trust_remote_code
-    )
+    return open_tokenizer(model.path, model.revision, model.chat_template, model.trust_remote_code)
 
 
 def open_tokenizer(
@@ -103,9 +101,7 @@ def end_of_turn_id(tokenizer: Any) -> int:
 
 def response_text(tokenizer: Any, token_ids: list[int]) -> str:
     """The text of a response: special tokens left out, nothing cleaned up."""
-    return tokenizer.decode(
-        token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-    )
+    return tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
 def check_unicode(text: str, what: str) -> None:

@@ -154,7 +154,11 @@ class Engine:
         return await asyncio.wrap_future(request.future)
 
     def close(self) -> None:
-        """Finish what is running, then free the model."""
+        """Finish what is running, then free the model.
+
+        vLLM's process groups belong to the process and go with it: at most one engine lives in a
+        process, and another one may start after this.
+        """
         self._inbox.put(None)
         self._thread.join()
 

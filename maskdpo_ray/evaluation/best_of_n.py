@@ -53,22 +53,29 @@ def best_of_n(
     """Expected sentence score, in percent, of the best of N sampled answers.
 
     Responses without sentences, and those with a sentence that the annotator failed on, are left
-    out. A question with fewer than N usable samples enters with all it has and is counted under
-    ``short``.
+    out. A question that has fewer than N usable samples after that enters with all it has and is
+    counted under ``short``; one that has none is left out.
 
     Returns:
         ``macro``, ``micro``, ``ci95``, ``short``: each a dict from ``str(N)``. ``macro`` is the
         mean over questions of the expected best score, ``ci95`` its bootstrap interval over
         topics; ``micro`` pools the sentences of the chosen answers, weighted by their chance to
-        be chosen. ``left_out``: responses.
+        be chosen. ``left_out``: responses; ``questions``, ``topics``: those that entered;
+        ``questions_left_out``.
 
     Raises:
-        UserError: no usable response.
+        UserError: no usable response, or an N that no question has samples for.
     """
     everything = read_responses(rows, "sampled")
     usable = everything[(everything.judged > 0) & (everything.errors == 0)]
     if not len(usable):
         raise UserError(f"none of {len(everything)} sampled answers is annotated without error")
+    sampled = np.bincount(everything.question)
+    if max(ns) > sampled.max():
+        raise UserError(
+            f"cannot tell the best of {max(ns)}: there are at most {sampled.max()} sampled answers "
+            "to a question; sample more or ask for a smaller N"
+        )
     result: dict[str, Any] = {"macro": {}, "micro": {}, "ci95": {}, "short": {}}
     questions = [usable[usable.question == number] for number in np.unique(usable.question)]
     topics = np.array([question.topic[0] for question in questions])
@@ -82,7 +89,12 @@ def best_of_n(
         result["micro"][key] = 100 * float(best[:, 1].sum() / best[:, 2].sum())
         result["ci95"][key] = [100 * low, 100 * high]
         result["short"][key] = sum(len(question) < n for question in questions)
-    return result | {"left_out": len(everything) - len(usable)}
+    return result | {
+        "left_out": len(everything) - len(usable),
+        "questions": len(questions),
+        "topics": len(set(topics.tolist())),
+        "questions_left_out": len(set(everything.question.tolist())) - len(questions),
+    }
 
 
 def _best(question: Responses, n: int) -> tuple[float, float, float]:

@@ -27,8 +27,9 @@ def sentence_score(
         ``micro``: percent over all sentences; ``ci95``: its bootstrap interval over topics;
         ``macro``: mean over questions of the percent over all sentences of a question's
         responses; ``correct``, ``incorrect``, ``no_fact``, ``errors``: sentences; ``responses``,
-        ``unscored``, ``questions``, ``topics``: counts; ``mean_sentences``, ``mean_tokens``: per
-        response. A model can raise its score by saying less: read the counts beside it.
+        ``unscored``, ``questions``, ``topics``: counts; ``mean_sentences``, ``mean_correct``
+        (correct sentences), ``mean_tokens``: per response, those without a score included. A
+        model can raise its score by saying less: read the counts beside it.
 
     Raises:
         UserError: there is no judged sentence at all.
@@ -41,9 +42,7 @@ def sentence_score(
             f"{everything.errors.sum()} sentences that the annotator failed on; "
             "see the details of their verdicts"
         )
-    by_question = sums_by(scored.question, scored.correct) / sums_by(
-        scored.question, scored.judged
-    )
+    by_question = sums_by(scored.question, scored.correct) / sums_by(scored.question, scored.judged)
     low, high = ratio_interval(
         sums_by(scored.topic, scored.correct),
         sums_by(scored.topic, scored.judged),
@@ -64,5 +63,6 @@ def sentence_score(
         "questions": len(by_question),
         "topics": len(set(scored.topic.tolist())),
         "mean_sentences": float(sentences.mean()),
+        "mean_correct": float(everything.correct.mean()),
         "mean_tokens": float(everything.tokens.mean()),
     }

@@ -1,4 +1,4 @@
-"""The public JSONL format of Mask-DPO training data (PROTOCOLS, section 4).
+"""The public JSONL format of Mask-DPO training data (docs/method.md, section 4).
 
 One pair a line: ``prompt``, ``chosen`` and ``rejected`` are lists of chat messages,
 ``chosen_item`` and ``rejected_item`` hold the sentences of the answer as ``sents`` and, one for

@@ -1,4 +1,4 @@
-"""Best and worst candidate of a question as a preference pair (PROTOCOLS, section 1)."""
+"""Best and worst candidate of a question as a preference pair (docs/method.md, section 1)."""
 
 import hashlib
 import json
@@ -123,7 +123,7 @@ def build_pair(
 
 
 def token_digest(prompt: list[int], chosen: list[int], rejected: list[int]) -> str:
-    """A name for the token ids of a pair, whatever its weights (DESIGN, contract 4)."""
+    """A name for the token ids of a pair, whatever its weights (docs/design.md, contract 4)."""
     return hashlib.sha256(json.dumps([list(prompt), chosen, rejected]).encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Which characters of the response each sampled token wrote (PROTOCOLS, section 3).
+"""Which characters of the response each sampled token wrote (docs/method.md, section 3).
 
 Spans are those of the ids that were sampled. Tokenizing the text again gives other ids wherever
 the policy did not choose the tokenizer's own segmentation, and a mask shifted from there on.

@@ -70,7 +70,7 @@ def _sentence_weight(verdict: str, side: SideName, no_fact: NoFact) -> float:
 
 
 def check_tiling(response: str, sentences: list[Sentence]) -> None:
-    """Raise ``MaskError`` unless the sentences tile the response (DESIGN, contract 2)."""
+    """Raise ``MaskError`` unless the sentences tile the response (docs/design.md, contract 2)."""
     position = 0
     for number, sentence in enumerate(sentences):
         if sentence["start"] != position or sentence["end"] <= position:

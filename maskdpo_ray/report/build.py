@@ -30,22 +30,25 @@ def build_report(
 
     Returns:
         The report. ``pairs.dropped`` counts, by reason, every training question that gave no
-        pair, in whichever stage it was lost: ``questions = kept + sum(dropped)``.
+        pair, in whichever stage it was lost: ``questions = kept + sum(dropped) +
+        unfinished_questions``, the last being those that a stage still has to do.
     """
     stages = {m["stage"]: m for m in manifests}
     dropped: Counter[str] = Counter()
     for name in PAIR_STAGES:
         dropped.update(stages.get(name, {}).get("counts", {}).get("rejected", {}))
     counts = [stages.get(name, {}).get("counts", {}) for name in (PAIR_STAGES[0], PAIR_STAGES[-1])]
+    questions, kept = counts[0].get("in", 0), counts[1].get("out", 0)
     return {
         "run": run,
         "seed": seed,
         "versions": dict(versions),
         "pairs": {
-            "questions": counts[0].get("in", 0),
-            "kept": counts[1].get("out", 0),
+            "questions": questions,
+            "kept": kept,
             "dropped": dict(sorted(dropped.items())),
         },
+        "unfinished_questions": questions - kept - dropped.total(),
         "systems": {name: dict(scores) for name, scores in systems.items()},
         "best_of_n": {name: dict(result["macro"]) for name, result in best.items()},
         "best_of_n_detail": {name: dict(result) for name, result in best.items()},

@@ -1,9 +1,16 @@
 """report.html: one self-contained page, no script, no outside asset."""
 
 import io
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from maskdpo_ray.report.table import header, systems_rows
+from maskdpo_ray.report.table import (
+    best_of_n_rows,
+    count_rows,
+    score_rows,
+    stage_rows,
+)
 
 CURVES = {
     "loss": "loss",
@@ -13,23 +20,26 @@ CURVES = {
     "kept/rejected": "kept tokens, rejected",
     "grad_norm": "gradient norm",
 }
-# Told apart by shape as well as by colour (Okabe and Ito's palette).
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
-MARKERS = ("o", "s", "^", "D", "v")
+SHARES = ("rewards/accuracies", "kept/chosen", "kept/rejected")
+# Told apart by shape as well as by colour (Okabe and Ito's palette). Seven colours and four dashes
+# repeat at different steps, so that 28 lines look different.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#777777")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+DASHES = ("-", "--", "-.", ":")
 
 
 def render_html(
-    report: dict[str, Any],
-    training: dict[str, list[dict[str, Any]]],
-    examples: list[dict[str, Any]],
+    report: Mapping[str, Any],
+    training: Mapping[str, Sequence[Mapping[str, Any]]],
+    examples: Sequence[Mapping[str, Any]],
 ) -> str:
     """The page.
 
     Args:
         report: as ``build_report`` makes it.
         training: lines of metrics.jsonl by system.
-        examples: preference pairs whose sides carry ``token_spans``, one ``(start, end)`` per
-            token, beside ``weights``.
+        examples: ``records.Pair`` dicts whose sides carry ``token_spans`` beside ``weights``, one
+            ``(start, end)`` per token that was kept.
     """
     import jinja2
     import yaml
@@ -42,70 +52,134 @@ def render_html(
         lstrip_blocks=True,
     )
     curves = {name: lines for name, lines in training.items() if lines}
+    best = report["best_of_n_detail"]
     return environment.get_template("report.html.j2").render(
         report=report,
-        header=header(report),
-        rows=systems_rows(report),
+        scores=score_rows(report),
+        counts=count_rows(report),
+        best_of_n=best_of_n_rows(report),
+        stages=stage_rows(report),
         training_plot=_training_plot(curves) if curves else None,
-        best_plot=_best_plot(report["best_of_n_detail"]) if report["best_of_n"] else None,
+        best_plot=_best_plot(best) if best else None,
         examples=[_example(pair) for pair in examples],
         config=yaml.safe_dump(report["config"], sort_keys=False, allow_unicode=True),
     )
 
 
-def pieces(side: dict[str, Any]) -> list[dict[str, Any]]:
+# -- the annotated answer ---------------------------------------------------------------------
+
+
+def pieces(side: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Sentences of one side, each cut into stretches that are learnt from or not.
 
-    Joining the texts gives the response back. A stretch begins where a token with another weight
-    begins; a character that several tokens write goes with the first.
+    A stretch begins where a token with another weight begins; a character that several tokens
+    write goes with the first. Text behind the last token was cut off and has weight None.
+
+    Returns:
+        The sentences, each with ``parts`` (``text``, ``weight``) and ``tail``, the white space that
+        ends it. Joining parts and tails gives the response back.
     """
-    response, learnt = side["response"], [0.0] * len(side["response"])
-    for (start, end), weight in reversed(
-        list(zip(side["token_spans"], side["weights"], strict=False))
-    ):
-        learnt[start:end] = [weight] * (end - start)
+    response, spans = side["response"], side["token_spans"]
+    weights: list[float | None] = [None] * len(response)
+    for (start, end), weight in reversed(list(zip(spans, side["weights"], strict=True))):
+        for position in range(start, min(end, len(response))):
+            weights[position] = weight
     sentences = []
     for sentence in side["sentences"]:
-        parts: list[dict[str, Any]] = []
-        for position in range(sentence["start"], sentence["end"]):
-            if not parts or parts[-1]["weight"] != learnt[position]:
-                parts.append({"text": "", "weight": learnt[position]})
-            parts[-1]["text"] += response[position]
-        sentences.append({**sentence, "parts": parts})
+        start, end = sentence["start"], sentence["end"]
+        inner = start + len(response[start:end].rstrip())
+        sentences.append(
+            {
+                **sentence,
+                "parts": _stretches(response, weights, start, inner),
+                "tail": response[inner:end],
+            }
+        )
     return sentences
 
 
-def _example(pair: dict[str, Any]) -> dict[str, Any]:
-    return pair | {name: pair[name] | {"pieces": pieces(pair[name])} for name in ("chosen", "rejected")}
+def _stretches(
+    text: str, weights: Sequence[float | None], start: int, end: int
+) -> list[dict[str, Any]]:
+    parts: list[dict[str, Any]] = []
+    for position in range(start, end):
+        if not parts or parts[-1]["weight"] != weights[position]:
+            parts.append({"text": "", "weight": weights[position]})
+        parts[-1]["text"] += text[position]
+    return parts
 
 
-def _training_plot(training: dict[str, list[dict[str, Any]]]) -> str:
-    figure, axes = _figure(2, 3, height=4.6)
+def _example(pair: Mapping[str, Any]) -> dict[str, Any]:
+    return {**pair, "sides": [_side(name, pair[name]) for name in ("chosen", "rejected")]}
+
+
+def _side(name: str, side: Mapping[str, Any]) -> dict[str, Any]:
+    spans, weights = side["token_spans"], side["weights"]
+    written = max((end for _, end in spans), default=0)
+    return {
+        "name": name,
+        "score": side["score"],
+        "tokens": len(weights),
+        "learnt": sum(weight != 0 for weight in weights),
+        # The end of the turn is a token without text; it can be learnt from all the same.
+        "silent": sum(
+            weight != 0 and start == end
+            for (start, end), weight in zip(spans, weights, strict=True)
+        ),
+        "cut": written < len(side["response"]),
+        "sentences": pieces(side),
+    }
+
+
+# -- plots ------------------------------------------------------------------------------------
+
+
+def _training_plot(training: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    figure, axes = _figure(2, 3, height=4.8)
     for axis, (key, title) in zip(axes.flat, CURVES.items(), strict=True):
-        for colour, (name, lines) in zip(COLOURS, training.items(), strict=False):
+        for index, (name, lines) in enumerate(training.items()):
             steps = [line["step"] for line in lines]
-            axis.plot(steps, [line[key] for line in lines], color=colour, label=name, linewidth=1.4)
+            values = [line[key] for line in lines]
+            axis.plot(steps, values, label=name, linewidth=1.4, **_look(index, steps))
         axis.set_title(title)
         axis.set_xlabel("step")
-    axes.flat[0].legend(frameon=False)
-    return _svg(figure)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        if key in SHARES:
+            axis.set_ylim(-0.03, 1.03)
+    _legend(figure, axes.flat[0])
+    return _svg(figure, "training", "Training metrics by step for " + ", ".join(training))
 
 
-def _best_plot(best: dict[str, dict[str, Any]]) -> str:
-    figure, axes = _figure(1, 1, height=3.4)
+def _best_plot(best: Mapping[str, Mapping[str, Any]]) -> str:
+    figure, axes = _figure(1, 1, height=3.6)
     axis = axes.flat[0]
-    for colour, marker, (name, result) in zip(COLOURS, MARKERS, best.items(), strict=False):
+    for index, (name, result) in enumerate(best.items()):
         ns = [int(n) for n in result["macro"]]
         low, high = zip(*result["ci95"].values(), strict=True)
-        axis.plot(ns, result["macro"].values(), color=colour, marker=marker, label=name)
-        axis.fill_between(ns, low, high, color=colour, alpha=0.12, linewidth=0)
+        look = _look(index, ns, marked=True)
+        axis.plot(ns, result["macro"].values(), label=name, **look)
+        axis.fill_between(ns, low, high, color=look["color"], alpha=0.12, linewidth=0)
     axis.set_xscale("log", base=2)
     axis.set_xticks(ns, [str(n) for n in ns])
     axis.minorticks_off()
     axis.set_xlabel("N")
     axis.set_ylabel("sentence score, %")
-    axis.legend(frameon=False)
-    return _svg(figure)
+    _legend(figure, axis)
+    return _svg(figure, "best", "Expected sentence score of the best of N for " + ", ".join(best))
+
+
+def _look(index: int, points: Sequence[int], marked: bool = False) -> dict[str, Any]:
+    """Line style of a system; a series of one point is no line and needs its marker."""
+    return {
+        "color": COLOURS[index % len(COLOURS)],
+        "linestyle": DASHES[index % len(DASHES)],
+        "marker": MARKERS[index % len(MARKERS)] if marked or len(points) == 1 else None,
+    }
+
+
+def _legend(figure: Any, axis: Any) -> None:
+    handles, names = axis.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper left", ncols=min(len(names), 6), frameon=False)
 
 
 def _figure(rows: int, columns: int, height: float) -> tuple[Any, Any]:
@@ -120,11 +194,15 @@ def _figure(rows: int, columns: int, height: float) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _svg(figure: Any) -> str:
+def _svg(figure: Any, name: str, title: str) -> str:
+    """The figure as an ``svg`` element: its ids prefixed, since a page holds each id once."""
     from matplotlib import rc_context
 
     target = io.StringIO()
     # A fixed salt and no date: the same run gives the same page.
-    with rc_context({"svg.hashsalt": "maskdpo", "svg.fonttype": "none", "font.family": "sans-serif"}):
-        figure.savefig(target, format="svg", transparent=True, metadata={"Date": None})
-    return "<svg" + target.getvalue().partition("<svg")[2]  # without the XML prologue
+    with rc_context({"svg.hashsalt": name, "svg.fonttype": "none", "font.family": "sans-serif"}):
+        figure.savefig(
+            target, format="svg", transparent=True, metadata={"Date": None, "Title": title}
+        )
+    svg = "<svg" + target.getvalue().partition("<svg")[2]  # without the XML prologue
+    return re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)

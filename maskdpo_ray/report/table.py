@@ -1,41 +1,113 @@
-"""The table of systems: scores with the counts beside them."""
+"""The tables of a report, as rows of text: a header, then one row per system or stage.
 
+The console shows the first as aligned text, the page shows all of them.
+"""
+
+from collections.abc import Mapping
 from typing import Any
 
-HEADER = ["system", "greedy", "95 %", "correct", "wrong", "sampled", "95 %", "sentences", "tokens"]
+Table = list[list[str]]
 
 
-def systems_rows(report: dict[str, Any]) -> list[list[str]]:
-    """One row of text per system, under ``header(report)``."""
-    rows = []
+def score_rows(report: Mapping[str, Any]) -> Table:
+    """Score and its interval, and beside it what the greedy answers consist of."""
+    header = ["system", "greedy", "95 %", "sampled", "95 %"]
+    rows = [[*header, "correct", "incorrect", "sentences", "tokens"]]
     for name, system in report["systems"].items():
         greedy, sampled = system["greedy"], system["sampled"]
-        best = report["best_of_n"][name]
         rows.append(
             [
                 name,
                 f"{greedy['micro']:.1f}",
-                _interval(greedy),
+                _interval(greedy["ci95"]),
+                f"{sampled['micro']:.1f}",
+                _interval(sampled["ci95"]),
                 str(greedy["correct"]),
                 str(greedy["incorrect"]),
-                f"{sampled['micro']:.1f}",
-                _interval(sampled),
                 f"{greedy['mean_sentences']:.1f}",
                 f"{greedy['mean_tokens']:.0f}",
-                *(f"{value:.1f}" for value in best.values()),
             ]
         )
     return rows
 
 
-def header(report: dict[str, Any]) -> list[str]:
-    best = next(iter(report["best_of_n"].values()), {})
-    return [*HEADER, *(f"best of {n}" for n in best)]
+def count_rows(report: Mapping[str, Any]) -> Table:
+    """What was counted and what could not be, per system and decoding."""
+    keys = ["responses", "unscored", "correct", "no_fact", "incorrect", "errors"]
+    names = ["responses", "no verdict", "correct", "(no fact)", "incorrect", "errors"]
+    lengths = ["sentences", "correct", "tokens"]
+    rows = [["system", "answers", "macro", *names, *(f"{what} each" for what in lengths)]]
+    for name, system in report["systems"].items():
+        for decoding, score in system.items():
+            rows.append(
+                [
+                    name,
+                    decoding,
+                    f"{score['macro']:.1f}",
+                    *(str(score[key]) for key in keys),
+                    *(f"{score[f'mean_{what}']:.1f}" for what in lengths),
+                ]
+            )
+    return rows
 
 
-def systems_table(report: dict[str, Any]) -> str:
-    """The table as aligned text; names to the left, figures to the right."""
-    table = [header(report), *systems_rows(report)]
+def best_of_n_rows(report: Mapping[str, Any]) -> Table:
+    """Expected best of N: mean over questions, its interval, and the micro figure."""
+    rows = [["system", "N", "macro", "95 %", "micro", "questions with fewer", "responses left out"]]
+    for name, result in report["best_of_n_detail"].items():
+        for n, macro in result["macro"].items():
+            rows.append(
+                [
+                    name,
+                    n,
+                    f"{macro:.1f}",
+                    _interval(result["ci95"][n]),
+                    f"{result['micro'][n]:.1f}",
+                    str(result["short"][n]),
+                    str(result["left_out"]),
+                ]
+            )
+    return rows
+
+
+def stage_rows(report: Mapping[str, Any]) -> Table:
+    """What came into every stage, went out, was rejected and why; and seconds."""
+    rows = [["stage", "in", "out", "seconds", "rejected"]]
+    for name, counts in report["stages"].items():
+        counts = dict(counts)
+        coming, going = counts.pop("in", ""), counts.pop("out", "")
+        rejected = counts.pop("rejected", {})
+        more = [f"{value} {what}" for what, value in counts.items()]  # training counts steps
+        reasons = [f"{n} {reason}" for reason, n in sorted(rejected.items())]
+        rows.append(
+            [
+                name,
+                str(coming),
+                ", ".join([*map(str, [going] if going != "" else []), *more]),
+                f"{report['seconds'][name]:.1f}",
+                ", ".join(reasons),
+            ]
+        )
+    return rows
+
+
+def system_rows(report: Mapping[str, Any]) -> Table:
+    """``score_rows`` and a column for each N of best-of-N (macro)."""
+    header, *rows = score_rows(report)
+    best = report["best_of_n"]
+    ns = list(dict.fromkeys(n for scores in best.values() for n in scores))
+    columns = [
+        [f"{best[row[0]][n]:.1f}" if n in best.get(row[0], {}) else "" for n in ns] for row in rows
+    ]
+    return [
+        [*header, *(f"best of {n}" for n in ns)],
+        *(row + more for row, more in zip(rows, columns, strict=True)),
+    ]
+
+
+def systems_table(report: Mapping[str, Any]) -> str:
+    """The systems as aligned text; names to the left, figures to the right."""
+    table = system_rows(report)
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
     lines = []
     for row in table:
@@ -47,6 +119,13 @@ def systems_table(report: dict[str, Any]) -> str:
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
-def _interval(score: dict[str, Any]) -> str:
-    low, high = score["ci95"]
+def systems_markdown(report: Mapping[str, Any]) -> str:
+    """The same table in Markdown."""
+    header, *rows = system_rows(report)
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))
+
+
+def _interval(edges: tuple[float, float]) -> str:
+    low, high = edges
     return f"{low:.1f}-{high:.1f}"

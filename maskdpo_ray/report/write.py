@@ -1,10 +1,14 @@
 """From the stores of a run to report.json, report.html and the table on the console."""
 
+import heapq
 import json
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from maskdpo_ray.engine.chat import load_tokenizer
+from maskdpo_ray.engine.chat import load_tokenizer, response_text
+from maskdpo_ray.errors import UserError
 from maskdpo_ray.preference.token_spans import token_spans
+from maskdpo_ray.records import Pair, is_correct
 from maskdpo_ray.report.build import build_report, score_system
 from maskdpo_ray.report.html import render_html
 from maskdpo_ray.report.table import systems_table
@@ -29,12 +33,15 @@ def write_report(stages: "Stages") -> str:
         for policy in stages.policies():
             store = stages.evaluate(policy).store
             if store.complete:
-                systems[policy.name], best[policy.name] = score_system(
-                    store.rows(),
-                    config.evaluation.best_of_n,
-                    config.evaluation.bootstrap,
-                    config.seed,
-                )
+                try:
+                    systems[policy.name], best[policy.name] = score_system(
+                        store.rows(),
+                        config.evaluation.best_of_n,
+                        config.evaluation.bootstrap,
+                        config.seed,
+                    )
+                except UserError as error:
+                    raise UserError(f"system {policy.name}: {error} in {store.folder}") from None
     report = build_report(
         run=str(folder),
         seed=config.seed,
@@ -59,13 +66,38 @@ def _metrics(store: "StageStore") -> list[dict[str, Any]]:
 
 
 def _examples(stages: "Stages") -> list[dict[str, Any]]:
-    """A few pairs with the character span of each token, for the viewer."""
+    """A few pairs for the viewer."""
     store = stages.pair().store
-    if not store.complete:
+    pairs = telling_pairs(store.rows(), EXAMPLES) if store.complete else []
+    if not pairs:
         return []
-    pairs = sorted(store.rows(), key=lambda pair: pair["id"])[:EXAMPLES]
-    tokenizer = load_tokenizer(stages.model_of(stages.base)) if pairs else None
-    for pair in pairs:
-        for side in (pair["chosen"], pair["rejected"]):
-            side["token_spans"] = token_spans(tokenizer, side["token_ids"], side["response"])
-    return pairs
+    tokenizer = load_tokenizer(stages.model_of(stages.base))
+    return [with_spans(pair, tokenizer) for pair in pairs]
+
+
+def telling_pairs(pairs: Iterable[Pair], count: int) -> list[Pair]:
+    """The first pairs by id, those before others in which the mask leaves something out: a chosen
+    side with an incorrect sentence, a rejected one with a correct."""
+
+    def key(pair: Pair) -> tuple[int, str]:
+        verdicts = [
+            {is_correct(s["verdict"]) for s in pair[side]["sentences"]}
+            for side in ("chosen", "rejected")
+        ]
+        return -sum(len(kinds) == 2 for kinds in verdicts), pair["id"]
+
+    return heapq.nsmallest(count, pairs, key=key)
+
+
+def with_spans(pair: Pair, tokenizer: Any) -> dict[str, Any]:
+    """The pair with the character span of each token in ``token_spans`` of its sides.
+
+    A side that was cut has fewer tokens than its response: they are held against the text that
+    they spell. Where the cut goes through a character, its last span is that character.
+    """
+    sides = {}
+    for name in ("chosen", "rejected"):
+        side = pair[name]
+        kept = response_text(tokenizer, side["token_ids"])
+        sides[name] = {**side, "token_spans": token_spans(tokenizer, side["token_ids"], kept)}
+    return {**pair, **sides}

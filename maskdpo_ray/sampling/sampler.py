@@ -115,9 +115,7 @@ class Sampler:
     def _greedy(self) -> "SamplingParams":
         from vllm import SamplingParams
 
-        return SamplingParams(
-            temperature=0, max_tokens=self._decoding.max_tokens, detokenize=False
-        )
+        return SamplingParams(temperature=0, max_tokens=self._decoding.max_tokens, detokenize=False)
 
     def _candidate(self, question_id: str, index: int, output: "CompletionOutput") -> Candidate:
         greedy = self._decoding.greedy and index == 0

@@ -1,4 +1,4 @@
-"""Seeds of candidates, a function of run, question and candidate (DESIGN, contract 5)."""
+"""Seeds of candidates, a function of run, question and candidate (docs/design.md, contract 5)."""
 
 from hashlib import blake2b
 

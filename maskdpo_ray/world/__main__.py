@@ -1,4 +1,4 @@
-"""``python -m maskdpo_ray.world FOLDER --seed 0``: build a closed world without running anything."""
+"""``python -m maskdpo_ray.world FOLDER --seed 0``: build a closed world and run nothing."""
 
 import argparse
 

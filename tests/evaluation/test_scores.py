@@ -1,4 +1,6 @@
+from fractions import Fraction
 from itertools import combinations
+from math import comb
 
 import numpy as np
 import pytest
@@ -40,6 +42,7 @@ def test_micro_counts_sentences_and_macro_counts_questions():
     assert (score["correct"], score["incorrect"], score["no_fact"]) == (6, 2, 1)
     assert (score["responses"], score["questions"], score["topics"]) == (3, 2, 2)
     assert score["mean_sentences"] == pytest.approx(8 / 3)
+    assert score["mean_correct"] == 2
     assert score["mean_tokens"] == 10
 
 
@@ -117,12 +120,39 @@ def test_more_than_there_are_cannot_be_drawn():
         best_weights(2, 3)
 
 
+@pytest.mark.parametrize("n", [1, 3, 16, 64, 128])
+def test_the_closed_form_agrees_with_drawing(n):
+    random = np.random.default_rng(n)
+    scores = random.integers(0, 9, size=256) / 8
+    drawn = random.random((4000, 256)).argsort(axis=1)[:, :n]
+    best = scores[drawn].max(axis=1)
+    error = best.std() / np.sqrt(len(best))
+    assert expected_best(scores, n) == pytest.approx(best.mean(), abs=4 * error + 1e-9)
+
+
+@pytest.mark.parametrize("n", [1, 2, 16, 100, 255, 256])
+def test_weights_equal_the_binomials(n):
+    exact = [float(Fraction(comb(i - 1, n - 1), comb(256, n))) for i in range(1, 257)]
+    assert best_weights(256, n) == pytest.approx(exact, rel=1e-12, abs=1e-300)
+
+
 def test_best_of_n_rises_from_the_mean_to_the_maximum():
     result = best_of_n([row("a", "oo", "oc", "cc"), row("b", "c", "o")], [1, 2, 3])
     assert result["macro"] == pytest.approx({"1": 50, "2": 100 * (5 / 6 + 1) / 2, "3": 100})
     assert result["short"] == {"1": 0, "2": 0, "3": 1}
     low, high = result["ci95"]["2"]
     assert low <= result["macro"]["2"] <= high
+
+
+def test_an_n_that_no_question_has_samples_for_is_refused():
+    with pytest.raises(UserError, match="best of 3: there are at most 2 sampled answers"):
+        best_of_n([row("a", "oo", "oc"), row("b", "c")], [1, 3])
+
+
+def test_a_question_without_a_usable_sample_is_left_out_and_counted():
+    result = best_of_n([row("a", "o", "c"), row("b", "e", "")], [2])
+    assert result["macro"]["2"] == 100
+    assert (result["questions"], result["topics"], result["questions_left_out"]) == (1, 1, 1)
 
 
 def test_micro_pools_the_sentences_of_the_chosen():
@@ -135,3 +165,22 @@ def test_responses_with_errors_are_left_out():
     result = best_of_n([row("a", "oe", "c", "o")], [2])
     assert result["left_out"] == 1
     assert result["macro"]["2"] == 100
+
+
+@given(st.permutations(range(6)), st.integers(1, 4))
+def test_scores_do_not_depend_on_the_order_of_questions_or_answers(order, n):
+    answers = [("oo", "oc", "c", "un"), ("o", "c", "cc", "ocn"), ("ooc", "e", "", "o")]
+    rows = [row(str(t), *answers[t]) for t in range(3)]
+    mixed = [row(str(t), *answers[t][::-1]) for t in order if t < 3]
+    left, right = best_of_n(rows, [n]), best_of_n(mixed, [n])
+    for figure in ("macro", "micro", "short"):
+        assert left[figure] == pytest.approx(right[figure])
+    for key in ("micro", "macro", "correct", "incorrect", "errors", "unscored"):
+        first, second = (sentence_score(r, "sampled")[key] for r in (rows, mixed))
+        assert first == pytest.approx(second)
+
+
+def test_a_seed_gives_the_same_interval_again():
+    values = np.random.default_rng(0).random(30)
+    first, again, other = (ratio_interval(values, np.ones(30), 200, seed) for seed in (1, 1, 2))
+    assert first == again != other

@@ -1,0 +1,58 @@
+from maskdpo_ray.report.table import (
+    best_of_n_rows,
+    count_rows,
+    stage_rows,
+    systems_markdown,
+    systems_table,
+)
+
+
+def test_the_table_shows_scores_intervals_and_counts_of_every_system(report):
+    base = report["systems"]["base"]
+    header, rule, *rows = systems_table(report).splitlines()
+    assert [row.split()[0] for row in rows] == ["base", "mask_dpo"]
+    low, high = base["greedy"]["ci95"]
+    assert f"{base['greedy']['micro']:.1f}  {low:.1f}-{high:.1f}" in " ".join(rows[0].split("   "))
+    cells = rows[0].split()
+    assert f"{base['sampled']['micro']:.1f}" in cells
+    assert {str(base["greedy"]["correct"]), str(base["greedy"]["incorrect"])} <= set(cells)
+    assert cells[-2:] == [f"{report['best_of_n']['base'][n]:.1f}" for n in "12"]
+    assert header.split()[-6:] == ["best", "of", "1", "best", "of", "2"]
+    assert set(rule) == {"-"}
+
+
+def test_columns_are_aligned_to_the_right(report):
+    header, _, *rows = systems_table(report).splitlines()
+    assert {len(line) for line in rows} == {len(header)}
+    end = header.index("greedy") + len("greedy")
+    assert all(row[end - 1].isdigit() and row[end] == " " for row in rows)
+
+
+def test_markdown_holds_the_same_cells(report):
+    header, rule, *rows = systems_markdown(report).splitlines()
+    assert header.count("|") == rule.count("|") == rows[0].count("|")
+    plain = systems_table(report).splitlines()[2:]
+    assert [row.replace("|", " ").split() for row in rows] == [line.split() for line in plain]
+
+
+def test_a_system_without_best_of_n_has_empty_cells(report):
+    del report["best_of_n"]["mask_dpo"]
+    base, ours = systems_markdown(report).splitlines()[2:]
+    assert ours.endswith("|  |  |") and not base.endswith("|  |  |")
+
+
+def test_answers_that_could_not_be_scored_are_shown(report):
+    header, *rows = count_rows(report)
+    sampled = dict(zip(header, rows[1], strict=True))
+    assert (sampled["system"], sampled["answers"]) == ("base", "sampled")
+    assert (sampled["responses"], sampled["no verdict"], sampled["errors"]) == ("9", "2", "1")
+    assert sampled["(no fact)"] == "1"
+    header, *rows = best_of_n_rows(report)
+    assert dict(zip(header, rows[0], strict=True))["responses left out"] == "2"
+
+
+def test_stages_show_what_was_rejected_and_why(report):
+    stages = {row[0]: row[1:] for row in stage_rows(report)}
+    assert stages["pair"] == ["8", "4", "2.0", "3 equal_scores, 1 too_long"]
+    assert stages["annotate"] == ["8", "8", "30.0", ""]
+    assert stages["train-mask_dpo"] == ["", "3 steps", "40.0", ""]
