@@ -15,6 +15,8 @@ from maskdpo_ray.stages import Stages
 
 REPOSITORY = Path(__file__).parents[1]
 SMOKE = REPOSITORY / "jobs" / "configs" / "smoke.yaml"
+STEPS = 24  # enough of them to be killed in between
+LONGER = [f"training.max_steps={STEPS}", "training.epochs=20", "training.checkpoint_every=4"]
 
 
 def command(run_dir: Path, *overrides: str) -> list[str]:
@@ -25,6 +27,7 @@ def command(run_dir: Path, *overrides: str) -> list[str]:
         "run",
         str(SMOKE),
         f"run_dir={run_dir}",
+        *LONGER,
         *overrides,
     ]
 
@@ -45,7 +48,7 @@ def undisturbed(tmp_path_factory):
 
 
 def stages(run_dir: Path) -> Stages:
-    return Stages(read_config(SMOKE, [f"run_dir={run_dir}"]))
+    return Stages(read_config(SMOKE, [f"run_dir={run_dir}", *LONGER]))
 
 
 def outputs(run_dir: Path) -> dict:
@@ -111,7 +114,7 @@ def test_training_starts_at_ln_2(undisturbed):
     folder, _ = undisturbed
     losses = outputs(folder)["losses"]
     assert losses[0] == pytest.approx(0.6931472, abs=1e-5)
-    assert len(losses) == 4
+    assert len(losses) == STEPS
 
 
 def test_the_same_command_again_does_nothing_new(undisturbed):
@@ -123,7 +126,7 @@ def test_the_same_command_again_does_nothing_new(undisturbed):
 
 def test_a_changed_setting_is_refused_then_redoes_only_what_depends_on_it(undisturbed):
     folder, _ = undisturbed
-    changed = command(folder, "evaluation.best_of_n=[1]", "training.max_steps=4")
+    changed = command(folder, "evaluation.best_of_n=[1]")
     refused = subprocess.run(changed, capture_output=True, text=True, check=False)
     assert refused.returncode == 2
     assert "these keys differ: evaluation.best_of_n." in refused.stderr
@@ -162,7 +165,7 @@ def test_a_driver_killed_in_sampling_and_in_training_ends_like_an_undisturbed_ru
         or not stages(folder).sample().store.complete
     )
 
-    kill_when(folder, lambda: list(folder.glob("train-mask_dpo/*/checkpoints/*/*/seal-*")))
+    kill_when(folder, lambda: list(folder.glob("train-mask_dpo/*/checkpoints/checkpoint_*/seal-*")))
     now = {p: p.stat().st_mtime_ns for p in parts("sample")}
     assert sampled.items() <= now.items(), "finished questions were sampled again"
 
@@ -172,4 +175,4 @@ def test_a_driver_killed_in_sampling_and_in_training_ends_like_an_undisturbed_ru
         json.loads(line)["step"]
         for line in stages(folder).train("mask_dpo").folder.read("metrics.jsonl").splitlines()
     ]
-    assert steps == [1, 2, 3, 4]
+    assert steps == list(range(1, STEPS + 1))
