@@ -73,15 +73,25 @@ def _folder_identity(folder: Path) -> str:
 
 
 def _hub_commit(path: str, revision: str | None) -> str:
+    return hub_snapshot(path, revision, allow_patterns=["config.json"]).name
+
+
+def hub_snapshot(path: str, revision: str | None, **patterns: list[str]) -> Path:
+    """Local copy of a model on the hub, or of those files in it that ``patterns`` name.
+
+    Raises:
+        UserError: neither the hub nor its local cache gives it.
+    """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:  # falls back to the local cache by itself when the hub does not answer
-        snapshot = snapshot_download(path, revision=revision, allow_patterns=["config.json"])
+        return Path(snapshot_download(path, revision=revision, **patterns))
+    except HFValidationError:
+        raise UserError(f"model folder {path!r} does not exist on this node") from None
     except (HfHubHTTPError, LocalEntryNotFoundError) as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise UserError(
             f"model {path!r} is no local folder, not in the local cache, and the hub does not "
             f"give it: {reason}"
         ) from None
-    return Path(snapshot).name

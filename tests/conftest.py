@@ -71,3 +71,11 @@ def gpt2_tokenizer(real_data):
     import real_tokenizers
 
     return real_tokenizers.gpt2_tokenizer(real_data)
+
+
+@pytest.fixture(scope="session")
+def engine():
+    """The one real vLLM engine of this test process (tests/models.py)."""
+    import models
+
+    return models.shared_engine()

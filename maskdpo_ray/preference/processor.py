@@ -5,6 +5,7 @@ from maskdpo_ray.engine.chat import load_tokenizer, prompt_token_ids
 from maskdpo_ray.errors import RowRejected, UserError
 from maskdpo_ray.preference.select import build_pair
 from maskdpo_ray.records import Pair, Question
+from maskdpo_ray.training.model import longest_input
 
 
 class PairBuilder:
@@ -35,8 +36,7 @@ def _check_context(model: ModelConfig, max_length: int) -> None:
     config = AutoConfig.from_pretrained(
         model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
     )
-    context = getattr(config, "max_position_embeddings", None)
-    if context is not None and max_length > context:
+    if max_length > (context := longest_input(config)):
         raise UserError(
             f"preference.max_length={max_length} is over the {context} positions of {model.path}: "
             f"set preference.max_length={context} or less"

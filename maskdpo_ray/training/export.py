@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from maskdpo_ray.config import ModelConfig
+from maskdpo_ray.engine.chat import load_tokenizer
 from maskdpo_ray.storage import Folder
 from maskdpo_ray.training.engine import Engine, gathered
-from maskdpo_ray.training.model import load_tokenizer, local_snapshot
+from maskdpo_ray.training.model import local_snapshot
 
 if TYPE_CHECKING:
     from torch import Tensor

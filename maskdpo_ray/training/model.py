@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from maskdpo_ray.config import ModelConfig
 from maskdpo_ray.errors import UserError
+from maskdpo_ray.identity import hub_snapshot
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel
 
 
 def local_snapshot(path: str, revision: str | None = None) -> Path:
@@ -22,19 +23,7 @@ def local_snapshot(path: str, revision: str | None = None) -> Path:
         if not (folder / "config.json").is_file():
             raise UserError(f"{folder} is no model: it has no config.json")
         return folder.resolve()
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(path, revision=revision, ignore_patterns=["*.gguf", "*.pth"]))
-    except HFValidationError:
-        raise UserError(f"model folder {path!r} does not exist on this node") from None
-    except (HfHubHTTPError, LocalEntryNotFoundError) as error:
-        reason = str(error.__cause__ or error).strip().splitlines()[0]
-        raise UserError(
-            f"model {path!r} is no folder on this node, not in its cache, and the hub does not "
-            f"give it: {reason}"
-        ) from None
+    return hub_snapshot(path, revision, ignore_patterns=["*.gguf", "*.pth"])
 
 
 def load_policy(
@@ -69,19 +58,6 @@ def load_policy(
 def longest_input(config: "PretrainedConfig") -> float:
     """Positions that the model was made for, in tokens; infinite where it names no limit."""
     return getattr(config.get_text_config(), "max_position_embeddings", None) or math.inf
-
-
-def load_tokenizer(model: ModelConfig) -> "PreTrainedTokenizerBase":
-    """The tokenizer, with the configured chat template where there is one."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(
-        local_snapshot(_required(model.path), model.revision),
-        trust_remote_code=model.trust_remote_code,
-    )
-    if model.chat_template:
-        tokenizer.chat_template = Path(model.chat_template).read_text(encoding="utf-8")
-    return tokenizer
 
 
 def _required(path: str | None) -> str:

@@ -12,6 +12,7 @@ sentence splitter has only one way to read an answer.
 """
 
 from dataclasses import dataclass
+from math import ceil
 from random import Random
 
 Facts = dict[str, dict[str, str]]  # full name -> kind of fact -> true value
@@ -198,10 +199,10 @@ def write_answer(
 ) -> str:
     """An answer as the noisy encyclopedia gives it.
 
-    It names at least half of the facts asked for, a random subset in random order, each by the
-    records or by hearsay. The first sentence names the person in full, the others by surname.
+    It names at least two thirds of the facts asked for, a random subset in random order, each by
+    the records or by hearsay. The first sentence names the person in full, the others by surname.
     """
-    count = random.randint((len(question.kinds) + 1) // 2, len(question.kinds))
+    count = random.randint(ceil(2 / 3 * len(question.kinds)), len(question.kinds))
     sentences = []
     for kind in (KINDS[name] for name in random.sample(question.kinds, count)):
         if random.random() < HEARSAY_SHARE:

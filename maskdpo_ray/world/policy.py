@@ -31,7 +31,7 @@ class PolicySettings:
     layers: int = 4
     heads: int = 4  # hidden / heads must be a head size of vLLM's CPU attention: 32, 64, ...
     context: int = 512
-    steps: int = 600
+    steps: int = 500
     batch: int = 64
     micro_batch: int = 16
     learning_rate: float = 3e-3
@@ -159,7 +159,7 @@ def pretrain(
             LlamaConfig(
                 vocab_size=len(tokenizer),
                 hidden_size=settings.hidden,
-                intermediate_size=4 * settings.hidden,
+                intermediate_size=3 * settings.hidden,
                 num_hidden_layers=settings.layers,
                 num_attention_heads=settings.heads,
                 num_key_value_heads=settings.heads,
