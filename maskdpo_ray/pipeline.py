@@ -11,6 +11,8 @@ from collections.abc import Callable
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.preference.public_format import to_public
 from maskdpo_ray.progress import say
+from maskdpo_ray.report.table import best_of_n_table, systems_table
+from maskdpo_ray.report.write import write_report
 from maskdpo_ray.rundir import StageStore
 from maskdpo_ray.stages import Stages
 from maskdpo_ray.stream import StreamStage, run_stream, start_ray
@@ -52,10 +54,29 @@ def train(stages: Stages) -> None:
 
 
 def evaluate(stages: Stages) -> None:
+    """Answer the test questions with base and trained systems, and examine the answers."""
     for policy in stages.policies():
         if policy.name != "base":
             finished(stages.train(policy.name))
         stream(stages, stages.questions("test"), stages.answer(policy), stages.evaluate(policy))
+
+
+def evaluate_and_report(stages: Stages) -> None:
+    evaluate(stages)
+    report(stages)
+
+
+def best_of_n(stages: Stages) -> None:
+    """The samples of the evaluation, as expected best of N with intervals."""
+    evaluate(stages)
+    print(best_of_n_table(write_report(stages)))
+
+
+def report(stages: Stages) -> None:
+    """``report.json`` and ``report.html`` of all that is done, and the table of the systems."""
+    made = write_report(stages)
+    if made["systems"]:
+        print(systems_table(made))
 
 
 def stream(stages: Stages, source: StageStore, *graph: StreamStage) -> None:
@@ -88,19 +109,6 @@ def train_system(stages: Stages, system: str) -> None:
     say(store.summary())
 
 
-def report(stages: Stages) -> None:
-    """``report.json`` and ``report.html`` of all that is done, and the table of the systems."""
-    from maskdpo_ray.report.write import write_report
-
-    print(write_report(stages))
-
-
-def best_of_n(stages: Stages) -> None:
-    """Evaluate, then print expected best of N; the samples are the evaluation's own."""
-    evaluate(stages)
-    report(stages)
-
-
 def finished(store: StageStore) -> StageStore:
     """A store that the next stage can start from.
 
@@ -123,7 +131,7 @@ VERBS: dict[str, Callable[[Stages], None]] = {
     "pair": pair,
     "reference": reference,
     "train": train,
-    "evaluate": evaluate,
+    "evaluate": evaluate_and_report,
     "best-of-n": best_of_n,
     "report": report,
 }

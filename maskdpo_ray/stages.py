@@ -4,6 +4,7 @@ A stage's settings, listed here, are what its fingerprint covers. What a stage d
 must not read, or a changed setting would meet old results.
 """
 
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -66,7 +67,10 @@ class Stages:
         folder = f"{self.dir.folder}/world/{'small' if settings.small else 'full'}-{seed}"
         # A process of its own gives the cores back to the engines when it is done.
         command = [sys.executable, "-m", "maskdpo_ray.world", folder, "--seed", str(seed)]
-        subprocess.run(command + ["--small"] * settings.small, check=True)
+        quiet = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "DS_ACCELERATOR": "cpu"}
+        subprocess.run(
+            command + ["--small"] * settings.small, check=True, env={**os.environ, **quiet}
+        )
         return folder
 
     @cached_property

@@ -13,6 +13,7 @@ the same rows from the same ids.
 import dataclasses
 import logging
 import os
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +26,7 @@ from ray.data import ActorPoolStrategy, DataContext
 from ray.util.debug import disable_log_once_globally
 
 from maskdpo_ray.config import PoolConfig, ResourcesConfig
+from maskdpo_ray.engine.logs import native_output_to
 from maskdpo_ray.errors import RowRejected, UserError
 from maskdpo_ray.progress import Progress
 from maskdpo_ray.rundir import Block, StageStore
@@ -61,21 +63,22 @@ def start_ray(resources: ResourcesConfig) -> None:
     """Connect to the cluster of ``RAY_ADDRESS`` (set inside a submitted job), or start Ray here."""
     if ray.is_initialized():
         return
-    # Ray's core writes warnings of its own workings to the terminal; they stay in its log files.
+    # Ray's core writes of its own workings past every logger; that stays in its log files.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(**quiet)
-    else:
-        # Logical CPUs beyond the real ones: pools that hold every CPU leave none for Ray Data's
-        # readers and the stream would wait for ever without a word.
-        ray.init(
-            address="local",
-            num_cpus=max(resources.local_cpus, os.cpu_count() or 1),
-            object_store_memory=resources.object_store_mib * 2**20,
-            include_dashboard=False,
-            **quiet,
-        )
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    with native_output_to(os.devnull, descriptor=2):
+        if os.environ.get("RAY_ADDRESS"):
+            ray.init(**quiet)
+        else:
+            # Logical CPUs beyond the real ones: pools that hold every CPU leave none for Ray
+            # Data's readers and the stream would wait for ever without a word.
+            ray.init(
+                address="local",
+                num_cpus=max(resources.local_cpus, os.cpu_count() or 1),
+                object_store_memory=resources.object_store_mib * 2**20,
+                include_dashboard=False,
+                **quiet,
+            )
 
 
 def run_stream(
@@ -238,4 +241,6 @@ def _quiet_context() -> None:
     context.execution_options.preserve_order = False
     context.max_errored_blocks = 0  # a failing block fails the job: blocks are never dropped
     disable_log_once_globally()
-    logging.getLogger("ray").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # The only way to bound restarts in this version; it names no successor.
+    warnings.filterwarnings("ignore", message=".ray_remote_args_fn. is deprecated")

@@ -53,17 +53,22 @@ def _logging_config(log: Path) -> dict:
 
 
 @contextlib.contextmanager
-def native_output_to(log: Path) -> Iterator[None]:
-    """What libraries print past Python's ``sys.stdout`` (gloo, loaders) goes to ``log`` as well."""
-    sys.stdout.flush()
-    kept = os.dup(1)
+def native_output_to(log: Path | str, descriptor: int = 1) -> Iterator[None]:
+    """What libraries print past Python's ``sys.stdout`` (gloo, loaders) goes to ``log`` as well.
+
+    Args:
+        descriptor: 1 for standard output, 2 for standard error.
+    """
+    stream = {1: sys.stdout, 2: sys.stderr}[descriptor]
+    stream.flush()
+    kept = os.dup(descriptor)
     with open(log, "ab") as file:
-        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), descriptor)
     try:
         yield
     finally:
-        sys.stdout.flush()
-        os.dup2(kept, 1)
+        stream.flush()
+        os.dup2(kept, descriptor)
         os.close(kept)
 
 

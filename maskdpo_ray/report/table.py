@@ -106,8 +106,17 @@ def system_rows(report: Mapping[str, Any]) -> Table:
 
 
 def systems_table(report: Mapping[str, Any]) -> str:
-    """The systems as aligned text; names to the left, figures to the right."""
-    table = system_rows(report)
+    """The systems as aligned text."""
+    return aligned(system_rows(report))
+
+
+def best_of_n_table(report: Mapping[str, Any]) -> str:
+    """Best of N as aligned text."""
+    return aligned(best_of_n_rows(report))
+
+
+def aligned(table: Table) -> str:
+    """A table as text; names to the left, figures to the right."""
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
     lines = []
     for row in table:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from maskdpo_ray.engine.chat import load_tokenizer, response_text
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.preference.token_spans import token_spans
+from maskdpo_ray.progress import say
 from maskdpo_ray.records import Pair, is_correct
 from maskdpo_ray.report.build import build_report, score_system
 from maskdpo_ray.report.html import render_html
-from maskdpo_ray.report.table import systems_table
 
 if TYPE_CHECKING:
     from maskdpo_ray.rundir import StageStore
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 EXAMPLES = 3
 
 
-def write_report(stages: "Stages") -> str:
-    """Report on all complete stages; returns what the console shows.
+def write_report(stages: "Stages") -> dict[str, Any]:
+    """Write report.json and report.html on all complete stages; returns the report.
 
     Stages that are not complete are left out, so a report can be looked at in between.
     """
@@ -55,8 +55,8 @@ def write_report(stages: "Stages") -> str:
     folder.write_json("report.json", report)
     page = render_html(report, training, _examples(stages))
     folder.write("report.html", page.encode())
-    table = systems_table(report) + "\n" if systems else ""
-    return f"{table}report: {folder}/report.html"
+    say(f"report: {folder}/report.html")
+    return report
 
 
 def _metrics(store: "StageStore") -> list[dict[str, Any]]:
