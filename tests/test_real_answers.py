@@ -80,3 +80,30 @@ def test_biographies_train_from_ln_2_downwards(real_data, llama3_policy, tmp_pat
     assert len(losses) == 20
     assert losses[0] == pytest.approx(math.log(2), abs=1e-4)
     assert sum(losses[-5:]) / 5 < 0.5
+
+
+def test_tofueval_gives_pairs_stage_by_stage(real_data, llama3_policy, tmp_path):
+    """Pairs and masks only: the authors of this data ask that no model is trained on it."""
+    tree = config_of(tmp_path / "run", llama3_policy, real_data / "tofueval.jsonl")
+    path = tmp_path / "c.yaml"
+    path.write_text(json.dumps(tree))
+    early = subprocess.run(
+        [sys.executable, "-m", "maskdpo_ray", "pair", str(path)],
+        capture_output=True, text=True, cwd=REPOSITORY, check=False,
+    )  # fmt: skip
+    assert early.returncode == 2
+    assert "stage annotate is not finished for this configuration: run `maskdpo annotate`" in (
+        early.stderr
+    )
+    for verb in ("sample", "annotate", "pair"):
+        said = maskdpo(verb, path)
+    assert "pair: 300 in, 251 out, 48 rejected (equal_scores), 1 rejected (too_few" in said
+
+    stages = Stages(build_config(tree))
+    store = stages.pair().store
+    public = store.folder.read("pairs.jsonl").decode().splitlines()
+    assert len(public) == 251
+    for row in store.rows():
+        for name in ("chosen", "rejected"):
+            assert len(row[name]["weights"]) == len(row[name]["token_ids"])
+            assert any(row[name]["weights"])
