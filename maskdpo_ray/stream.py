@@ -31,6 +31,7 @@ from maskdpo_ray.errors import RowRejected, UserError
 from maskdpo_ray.progress import Progress
 from maskdpo_ray.rundir import Block, StageStore
 
+READERS = 2
 FAILURE = "failure.txt"  # why a stage's actor could not start, left in the stage's folder
 
 
@@ -70,6 +71,9 @@ def start_ray(resources: ResourcesConfig) -> None:
         if os.environ.get("RAY_ADDRESS"):
             ray.init(**quiet)
         else:
+            # No process for every logical CPU in advance: they cost seconds and most stay idle.
+            os.environ.setdefault("RAY_enable_worker_prestart", "0")
+            os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
             # Logical CPUs beyond the real ones: pools that hold every CPU leave none for Ray
             # Data's readers and the stream would wait for ever without a word.
             ray.init(
@@ -176,7 +180,10 @@ def _read(store: StageStore, blocks: list[Block]) -> ray.data.Dataset:
         return pa.concat_tables([store.read_block(Block(**item)) for item in table.to_pylist()])
 
     listing = ray.data.from_items(items, override_num_blocks=len(items))
-    return listing.map_batches(read, batch_size=None, batch_format="pyarrow", num_cpus=0.5)
+    # Two readers are far ahead of any engine; more would each start a process of their own.
+    return listing.map_batches(
+        read, batch_size=None, batch_format="pyarrow", num_cpus=0.5, concurrency=READERS
+    )
 
 
 class StageActor:
