@@ -79,3 +79,10 @@ def engine():
     import models
 
     return models.shared_engine()
+
+
+@pytest.fixture(scope="session")
+def sentencepiece_tokenizer():
+    import real_tokenizers
+
+    return real_tokenizers.sentencepiece_tokenizer()

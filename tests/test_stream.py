@@ -65,7 +65,7 @@ def graph(tmp_path, ray_cluster):
 
 
 def stages(tmp_path, stores, first=Append):
-    pool = PoolConfig(cpus=0.5, blocks_in_flight=2)
+    pool = PoolConfig(actors=(1, 2), cpus=0.5, blocks_in_flight=2)
     return [
         StreamStage(stores[1], partial(first, "a", str(tmp_path / "a.log")), pool),
         StreamStage(stores[2], partial(Append, "b", str(tmp_path / "b.log")), pool),

@@ -1,0 +1,96 @@
+"""Model annotators inside the graph: a tiny random model samples, judges, and runs the protocol.
+
+What it says is nonsense; that every sentence gets a verdict or an `error`, that every row is
+accounted for, and that another annotator samples nothing again, is not.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import models
+import pytest
+
+from maskdpo_ray.config import build_config
+from maskdpo_ray.records import INCORRECT_VERDICTS
+from maskdpo_ray.stages import Stages
+
+REPOSITORY = Path(__file__).parents[1]
+QUESTIONS = 5
+
+
+def maskdpo(*arguments: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "maskdpo_ray", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Makes the configuration with one annotator; questions and run directory are shared."""
+    folder = tmp_path_factory.mktemp("graph")
+    lines = [
+        {
+            "id": f"q{n}",
+            "topic": f"t{n}",
+            "question": f"Where was person {n} born?",
+            "document": None if n == 4 else "She was born in 1901.",
+        }
+        for n in range(QUESTIONS)
+    ]
+    (folder / "q.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    engine = {"max_model_len": 512, "kv_cache_memory_bytes": 2**26}
+
+    def make(annotator: str) -> tuple[dict, str]:
+        tree = {
+            "run_dir": str(folder / "run"),
+            "model": {"path": models.tiny_llama(), "dtype": "float32"},
+            "data": {"train": str(folder / "q.jsonl")},
+            "sampling": {"candidates": 3, "max_tokens": 24, "engine": engine},
+            "annotation": {
+                "annotator": annotator,
+                "model": models.tiny_llama(),
+                "dtype": "float32",
+                "max_tokens": 16,
+                "engine": engine,
+            },
+            "preference": {"max_length": 512},
+            "resources": {"questions_per_block": 2, "annotator": {"actors": [1, 2]}},
+        }
+        path = folder / f"{annotator}.yaml"
+        path.write_text(json.dumps(tree))
+        return tree, str(path)
+
+    return make
+
+
+def verdicts(tree: dict) -> tuple[list[str], dict, set]:
+    stages = Stages(build_config(tree))
+    rows = list(stages.annotate().store.rows())
+    found = [s["verdict"] for r in rows for c in r["candidates"] for s in c["sentences"]]
+    sampled = stages.sample().store
+    parts = {(p, (sampled.folder / p).uri) for p in sampled.parts()}
+    return found, stages.annotate().store.manifest()["counts"], parts
+
+
+def test_judge_then_anah_on_the_same_samples(made):
+    tree, path = made("judge")
+    maskdpo("sample", path)
+    maskdpo("annotate", path)
+    found, counts, sampled = verdicts(tree)
+    assert counts == {"in": 5, "out": 4, "rejected": {"document_missing": 1}}
+    assert found and set(found) <= {"ok", "nofact", *INCORRECT_VERDICTS, "error"}
+    assert set(found) != {"error"}, "constrained decoding always gives a verdict"
+
+    tree, path = made("anah")
+    maskdpo("annotate", path, "--rerun")
+    found, counts, same = verdicts(tree)
+    assert counts["in"] == counts["out"] + sum(counts["rejected"].values()) == QUESTIONS
+    assert "error" in found
+    assert same == sampled, "another annotator samples nothing again"
