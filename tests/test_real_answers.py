@@ -95,9 +95,9 @@ def test_tofueval_gives_pairs_stage_by_stage(real_data, llama3_policy, tmp_path)
     assert "stage annotate is not finished for this configuration: run `maskdpo annotate`" in (
         early.stderr
     )
-    for verb in ("sample", "annotate", "pair"):
-        said = maskdpo(verb, path)
-    assert "pair: 300 in, 251 out, 48 rejected (equal_scores), 1 rejected (too_few" in said
+    said = "".join(maskdpo(verb, path) for verb in ("sample", "annotate", "pair"))
+    assert "sample: 300 in, 299 out, 1 rejected (too_few_candidates)" in said
+    assert "pair: 299 in, 251 out, 48 rejected (equal_scores)" in said
 
     stages = Stages(build_config(tree))
     store = stages.pair().store

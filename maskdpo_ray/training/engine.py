@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from maskdpo_ray.config import TrainingConfig
-from maskdpo_ray.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -26,13 +25,6 @@ def deepspeed_config(settings: TrainingConfig, dtype: str, parameters: int) -> d
     """
     extra = dict(settings.deepspeed)
     zero_extra = dict(extra.pop("zero_optimization", {}))
-    if "stage" in zero_extra:
-        raise UserError("training.deepspeed: the stage is set through training.zero_stage")
-    if dtype == "bfloat16" and settings.zero_stage == 0:
-        raise UserError(
-            "training.zero_stage=0 keeps no fp32 weights beside bfloat16 ones, which loses small "
-            "updates: set training.zero_stage=1, which costs the same on one worker"
-        )
     offload = any(key.startswith("offload_") for key in zero_extra)
     config = {
         "train_micro_batch_size_per_gpu": 1,

@@ -1,7 +1,4 @@
-import pytest
-
 from maskdpo_ray.config import TrainingConfig
-from maskdpo_ray.errors import UserError
 from maskdpo_ray.training.engine import deepspeed_config
 
 
@@ -15,11 +12,3 @@ def test_settings_reach_deepspeed():
     assert config["gradient_clipping"] == 0.5
     assert config["bf16"] == {"enabled": True} and config["wall_clock_breakdown"] is True
     assert "bf16" not in deepspeed_config(settings, "float32", parameters=1000)
-
-
-def test_what_would_be_ignored_or_harmful_is_refused():
-    with pytest.raises(UserError, match="through training.zero_stage"):
-        settings = TrainingConfig(deepspeed={"zero_optimization": {"stage": 1}})
-        deepspeed_config(settings, "float32", parameters=1)
-    with pytest.raises(UserError, match="set training.zero_stage=1"):
-        deepspeed_config(TrainingConfig(zero_stage=0), "bfloat16", parameters=1)
