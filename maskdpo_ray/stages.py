@@ -67,9 +67,11 @@ class Stages:
         folder = f"{self.dir.folder}/world/{'small' if settings.small else 'full'}-{seed}"
         # A process of its own gives the cores back to the engines when it is done.
         command = [sys.executable, "-m", "maskdpo_ray.world", folder, "--seed", str(seed)]
-        quiet = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "DS_ACCELERATOR": "cpu"}
+        # Passive: threads that spin at each other's barrier crawl as soon as a core is shared.
+        own = {"OMP_WAIT_POLICY": "PASSIVE", "DS_ACCELERATOR": "cpu"}
+        own |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
         subprocess.run(
-            command + ["--small"] * settings.small, check=True, env={**os.environ, **quiet}
+            command + ["--small"] * settings.small, check=True, env={**os.environ, **own}
         )
         return folder
 
