@@ -56,7 +56,14 @@ SMALL = WorldSettings(
     validation=4,
     test=8,
     policy=PolicySettings(
-        vocabulary=600, hidden=64, layers=2, heads=2, steps=300, batch=16, threads=1
+        vocabulary=600,
+        hidden=64,
+        layers=2,
+        heads=2,
+        steps=300,
+        batch=16,
+        learning_rate=5e-3,
+        threads=1,
     ),
 )
 

@@ -174,5 +174,5 @@ def test_the_small_policy_speaks_in_sentences_of_its_world(small_world):
         for sentence in answer.split(".")[:-1]:
             verdicts[closed_world_verdict(facts, row["topic"], sentence + ".")[0]] += 1
     total = sum(verdicts.values())
-    assert verdicts["unverifiable"] < 0.5 * total
+    assert verdicts["unverifiable"] < 0.3 * total
     assert verdicts["ok"] > 0.1 * total and verdicts["contradictory"] > 0.1 * total
