@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -44,6 +45,7 @@ def file_digest(path: str | Path) -> str:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
 
 
+@cache  # it reads every byte of the weights, and several stages of a run ask for it
 def model_identity(path: str, revision: str | None = None) -> str:
     """A name for the exact weights, configuration and tokenizer behind ``path``.
 

@@ -47,6 +47,7 @@ class Stages:
         self.config = config
         self.versions = versions()
         self.dir = RunDir(config)
+        self._imported: dict[str, StageStore] = {}
         if config.world is None:
             _ = self.base  # a model that cannot be reached must not take the directory
         self.dir.claim(rerun)
@@ -84,6 +85,11 @@ class Stages:
 
     def questions(self, split: str) -> StageStore:
         """The questions of ``train`` or ``test``, imported if need be."""
+        if split not in self._imported:
+            self._imported[split] = self._import(split)
+        return self._imported[split]
+
+    def _import(self, split: str) -> StageStore:
         data = self.config.data
         path = f"{self.world}/{split}.jsonl" if self.world else getattr(data, split)
         if path is None:
