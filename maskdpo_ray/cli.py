@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from maskdpo_ray import __version__
-from maskdpo_ray.config import Config, read_config
+from maskdpo_ray.config import Config
+from maskdpo_ray.config_file import read_config
 from maskdpo_ray.errors import UserError
 
+ENGINES = ("ray", "vllm", "torch", "transformers", "deepspeed")  # of the extras `cpu` and `gpu`
 DEMO_CONFIG = Path(__file__).parent / "world" / "demo.yaml"
 
 VERBS = {
@@ -27,7 +29,7 @@ VERBS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0 done, 2 something a person must mend."""
-    given = _parser().parse_args(arguments)
+    given = _parse(arguments)
     try:
         if given.verb == "demo":
             config = read_config(DEMO_CONFIG, given.overrides)
@@ -42,10 +44,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"maskdpo: {error}", file=sys.stderr)
         return 2
+    except ModuleNotFoundError as error:
+        if error.name not in ENGINES:
+            raise
+        print(
+            f"maskdpo: {error.name} is not installed: this command needs the engines, "
+            "pip install 'maskdpo-ray[gpu]' (or [cpu])",
+            file=sys.stderr,
+        )
+        return 2
     except KeyboardInterrupt:
         print("maskdpo: stopped; the same command goes on from here", file=sys.stderr)
         return 130
     return 0
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Overrides may stand before and after options: argparse alone takes them in one piece."""
+    parser = _parser()
+    given, rest = parser.parse_known_args(arguments)
+    if unknown := [word for word in rest if word.startswith("-") or "=" not in word]:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    given.overrides += rest
+    return given
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,18 +1,27 @@
-"""The settings of a run: one strict tree, read from YAML and ``section.key=value`` overrides.
+"""The settings of a run: one strict tree (``config_file.py`` reads it).
 
 Every default stands here and nowhere else. An unknown key is an error that names the nearest
 valid one, and a combination that the system would ignore is refused while the file is read,
 before anything heavy is imported.
 """
 
-import difflib
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal
+from urllib.parse import urlsplit
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from maskdpo_ray.errors import UserError
+from maskdpo_ray.config_errors import explain
+from maskdpo_ray.engine.arguments import parallel_size, refuse_decided_elsewhere
+from maskdpo_ray.sampling.seeds import MAX_CANDIDATES
 
 PRESETS: dict[str, dict[str, Any]] = {
     # Mask-DPO, section 3.1 and appendix: what the paper says it trained with.
@@ -24,6 +33,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    def changed(self, *keys: str) -> list[str]:
+        """Those of ``keys`` that differ from their defaults; a saved file holds every key."""
+        return [key for key in keys if getattr(self, key) != type(self).model_fields[key].default]
 
 
 class ModelConfig(Section):
@@ -48,6 +61,8 @@ class WorldConfig(Section):
     """Seed of the facts and of pre-training; the run's seed if left out."""
     small: bool = False
     """A miniature for tests: few people, seconds of pre-training."""
+    evaluate_on: Literal["test", "validation"] = "test"
+    """The people whose answers are scored; settings are chosen on `validation`."""
 
 
 class DataConfig(Section):
@@ -63,6 +78,67 @@ class DataConfig(Section):
     """Use only the first questions of each file."""
 
 
+class EndpointConfig(Section):
+    """A model behind an OpenAI-compatible server, in place of an engine in the actor."""
+
+    base_url: str
+    """Address of the API, e.g. `http://host:8000/v1`."""
+    model: str
+    """Name by which the server knows the model; it stands for the weights in fingerprints."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """Variable that holds the key in the environment of the nodes; a server may need none."""
+    api_key_file: str | None = None
+    """File on the nodes that holds the key, instead of the variable."""
+    concurrency: int = Field(default=64, ge=1, le=1000)
+    """Requests that one actor has under way."""
+    timeout: float = Field(default=600, gt=0)
+    """Seconds until a request is given up and tried again."""
+    max_retries: int = Field(default=30, ge=0)
+    """Tries after the first; 30 last for about three minutes of a server that is away."""
+
+    HOW: ClassVar[tuple[str, ...]] = (
+        "base_url",
+        "api_key_env",
+        "api_key_file",
+        "concurrency",
+        "timeout",
+        "max_retries",
+    )
+    """Keys that say where and how the model is asked, not what answers."""
+
+    # One validator of the whole section: the error of a single field would show its value, and a
+    # wrong one may be the key itself.
+    @model_validator(mode="after")
+    def _no_secret(self) -> "EndpointConfig":
+        try:
+            url = urlsplit(self.base_url)
+        except ValueError:
+            raise ValueError("base_url is no URL: http://host:8000/v1") from None
+        if url.scheme not in ("http", "https") or not url.hostname:
+            raise ValueError("base_url must begin with http:// or https:// and name a host")
+        if url.username or url.password or url.query or url.fragment:
+            raise ValueError(
+                "base_url is saved with the run: remove user, password and what follows ? or #; "
+                "a key is read from api_key_env or api_key_file"
+            )
+        if not self.api_key_env.isidentifier():
+            raise ValueError("api_key_env names an environment variable; it does not hold the key")
+        if self.api_key_file and self.changed("api_key_env"):
+            raise ValueError("api_key_file is read instead of api_key_env: remove one of them")
+        return self
+
+
+Constrain = Literal["vllm", "json_schema", "none"]
+
+
+class AnnotatorEndpointConfig(EndpointConfig):
+    """An annotating model behind an OpenAI-compatible server."""
+
+    constrain: Constrain | None = None
+    """What keeps replies to the verdicts (`judge`): vLLM's `structured_outputs`, OpenAI's
+    `response_format`, or nothing."""
+
+
 class SamplingConfig(Section):
     """K candidates per question (paper, section 2.2)."""
 
@@ -70,7 +146,8 @@ class SamplingConfig(Section):
     """`vllm` samples from the policy; `input` takes the candidates that the question file has."""
     candidates: int = 32
     """K, the number of candidates per question."""
-    temperature: float = Field(default=0.8, ge=0)
+    temperature: float = Field(default=0.8, gt=0)
+    """Above zero: K greedy answers would be one."""
     top_k: int = Field(default=40, ge=0)
     """Sample among this many most likely tokens; 0 among all."""
     top_p: float = Field(default=1.0, gt=0, le=1)
@@ -78,13 +155,26 @@ class SamplingConfig(Section):
     """Longest response, in tokens."""
     engine: dict[str, Any] = {}
     """Any argument of vLLM's engine, e.g. `max_model_len`, `tensor_parallel_size`."""
+    endpoint: EndpointConfig | None = None
+    """vLLM's server of the policy; the candidates are then sampled there, not in the actors."""
 
     @field_validator("candidates")
     @classmethod
     def _at_least_two(cls, value: int) -> int:
         if value < 2:
             raise ValueError("a preference pair needs a best and a worst answer: set 2 or more")
+        if value > MAX_CANDIDATES:
+            raise ValueError(f"seeds of candidates stand {MAX_CANDIDATES} apart: set at most that")
         return value
+
+    @model_validator(mode="after")
+    def _nothing_ignored(self) -> "SamplingConfig":
+        decoding = ("candidates", "temperature", "top_k", "top_p", "max_tokens", "engine")
+        decoding += ("endpoint",)
+        if self.source == "input" and (given := self.changed(*decoding)):
+            raise ValueError(f"source 'input' samples nothing: remove {', '.join(given)}")
+        refuse_decided_elsewhere(self.engine)
+        return self
 
 
 AnnotatorName = Literal["anah", "judge", "closed_world", "labels"]
@@ -97,23 +187,52 @@ class AnnotationConfig(Section):
     """`anah`: three turns; `judge`: any chat model; `closed_world`; `labels`: in the input."""
     model: str | None = None
     """Local folder or hub id of the annotating model (`anah`, `judge`)."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+    chat_template: str | None = None
+    """File with a Jinja chat template that replaces the tokenizer's own."""
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     templates: str | None = None
     """YAML file that replaces the prompt wording."""
     max_tokens: int = Field(default=512, ge=1)
     """Longest reply of one annotator turn, in tokens."""
     trust_remote_code: bool = False
+    prune: bool = False
+    """Leave candidates that can no longer become best or worst: fewer calls, the same pairs."""
     engine: dict[str, Any] = {}
     """Any argument of vLLM's engine."""
+    endpoint: AnnotatorEndpointConfig | None = None
+    """A server of the annotating model, in place of `model` in the actors."""
 
     @model_validator(mode="after")
     def _model_where_needed(self) -> "AnnotationConfig":
         needs_model = self.annotator in ("anah", "judge")
-        if needs_model and not self.model:
-            raise ValueError(f"annotator {self.annotator!r} needs annotation.model")
-        given = [k for k in ("model", "templates", "engine") if getattr(self, k)]
-        if not needs_model and given:
+        if needs_model and not (self.model or self.endpoint):
+            raise ValueError(f"annotator {self.annotator!r} needs annotation.model or endpoint")
+        of_model = ("model", "revision", "chat_template", "dtype", "templates", "max_tokens")
+        of_model += ("trust_remote_code", "engine", "endpoint")
+        if not needs_model and (given := self.changed(*of_model)):
             raise ValueError(f"annotator {self.annotator!r} uses no {', '.join(given)}: remove it")
+        refuse_decided_elsewhere(self.engine)
+        if self.annotator == "labels" and self.prune:
+            raise ValueError("annotator 'labels' asks nothing: remove prune")
+        return self
+
+    @model_validator(mode="after")
+    def _model_or_endpoint(self) -> "AnnotationConfig":
+        if self.endpoint is None:
+            return self
+        of_engine = ("model", "revision", "chat_template", "dtype", "trust_remote_code", "engine")
+        if given := self.changed(*of_engine):
+            raise ValueError(f"the server of endpoint decides {', '.join(given)}: remove it here")
+        constrain = self.endpoint.constrain
+        if self.annotator == "judge" and constrain is None:
+            raise ValueError(
+                "endpoint.constrain is missing: vllm for vLLM's server, json_schema for others "
+                "that know response_format, none for the rest"
+            )
+        if self.annotator == "anah" and constrain is not None:
+            raise ValueError("annotator 'anah' replies freely: remove endpoint.constrain")
         return self
 
 
@@ -128,6 +247,40 @@ class PreferenceConfig(Section):
     """Prompt and response together, in tokens; the response's tail is cut."""
 
 
+LossName = Literal["sigmoid", "robust", "hinge", "ipo", "kto_pair", "sppo_hard", "nca_pair"]
+
+
+class LoraConfig(Section):
+    """Low-rank adapters beside frozen weights, through peft (extra `lora`)."""
+
+    rank: int = Field(default=16, ge=1)
+    alpha: float = Field(default=32.0, gt=0)
+    """Adapters count alpha / rank times."""
+    dropout: float = 0.0
+    """Zero: with dropout the policy would differ from its own reference."""
+    target_modules: list[str] | Literal["all-linear"] = "all-linear"
+    """Names of linear layers (e.g. `q_proj`); by default all but the LM head."""
+    export: Literal["merged", "adapter"] = "merged"
+    """`model/` is a whole model with the adapters added in, or the adapters alone."""
+
+    @field_validator("dropout")
+    @classmethod
+    def _no_dropout(cls, value: float) -> float:
+        if value != 0.0:
+            raise ValueError(
+                "with dropout the policy would differ from its reference before the first step: "
+                "set it to 0 or remove it"
+            )
+        return value
+
+    @field_validator("target_modules")
+    @classmethod
+    def _some_modules(cls, value: list[str] | str) -> list[str] | str:
+        if not value:
+            raise ValueError("without a module nothing would be trained: name one, or all-linear")
+        return value
+
+
 class TrainingConfig(Section):
     """Masked DPO (paper, equations 5 and 6)."""
 
@@ -135,8 +288,16 @@ class TrainingConfig(Section):
     """Take the learning rate, epochs and batch of the paper or of its released configuration."""
     mask: Literal["sentence", "none"] = "sentence"
     """`sentence` is Mask-DPO; `none` gives every token weight one: vanilla DPO."""
+    loss: LossName = "sigmoid"
+    """Of the masked log-ratios; `sigmoid` is DPO. docs/training.md has the formulas."""
     beta: float = Field(default=0.1, gt=0)
+    """Scale of the log-ratios; `ipo`, `sppo_hard`: the ratios' targets are multiples of 1/beta."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
+    """Probability that a preference is flipped (`sigmoid`, `robust`)."""
+    nll_weight: float = Field(default=0.0, ge=0)
+    """Weight of the mean negative log-likelihood per kept chosen token (RPO's alpha)."""
+    lora: LoraConfig | None = None
+    """Train low-rank adapters instead of all weights."""
     learning_rate: float = Field(default=5e-6, gt=0)
     epochs: int = Field(default=3, ge=1)
     max_steps: int | None = Field(default=None, ge=1)
@@ -152,7 +313,7 @@ class TrainingConfig(Section):
     warmup_ratio: float = Field(default=0.03, ge=0, lt=1)
     """Share of the steps in which the learning rate rises linearly; then a cosine to zero."""
     min_lr_ratio: float = Field(default=0.0, ge=0, le=1)
-    """The learning rate at the last step, as a share of the highest."""
+    """What the cosine approaches after the last step, as a share of the highest rate."""
     zero_stage: Literal[0, 1, 2, 3] = 2
     """What DeepSpeed shards: 0 nothing, 1 optimizer, 2 + gradients, 3 + parameters."""
     deepspeed: dict[str, Any] = {}
@@ -180,6 +341,14 @@ class TrainingConfig(Section):
         if isinstance(values, dict) and values.get("preset") in PRESETS:
             return {**PRESETS[values["preset"]], **values}
         return values
+
+    @field_validator("label_smoothing")
+    @classmethod
+    def _smoothing_where_read(cls, value: float, info: ValidationInfo) -> float:
+        loss = info.data.get("loss", "sigmoid")
+        if value and loss not in ("sigmoid", "robust"):
+            raise ValueError(f"loss {loss!r} has no label smoothing: set it to 0 or remove it")
+        return value
 
     @field_validator("deepspeed")
     @classmethod
@@ -226,13 +395,29 @@ class EvaluationConfig(Section):
                 f"best_of_n asks for {max(self.best_of_n)} of {self.samples} samples: "
                 f"set evaluation.samples={max(self.best_of_n)}"
             )
+        if self.annotation and self.annotation.prune:
+            raise ValueError(
+                "a score needs a verdict on every sentence: remove evaluation.annotation.prune"
+            )
         return self
+
+
+def _bounds(value: Any) -> Any:
+    """A number, or [least, most]."""
+    ends = [value, value] if isinstance(value, int) else value
+    numbers = isinstance(ends, (list, tuple)) and len(ends) == 2
+    if not (numbers and all(type(end) is int for end in ends) and 1 <= ends[0] <= ends[1]):
+        raise ValueError("a number of at least 1 or [least, most] with 1 <= least <= most")
+    return value if isinstance(value, int) else tuple(value)
+
+
+Bounds = Annotated[int | tuple[int, int], BeforeValidator(_bounds)]
 
 
 class PoolConfig(Section):
     """A pool of actors of one stage."""
 
-    actors: Annotated[int, Field(ge=1)] | tuple[int, int] = 1
+    actors: Bounds = 1
     """How many, or [least, most] to let the pool grow and shrink."""
     cpus: float = Field(default=1, ge=0)
     """Logical CPUs of one actor; also its OpenMP threads."""
@@ -243,13 +428,6 @@ class PoolConfig(Section):
     blocks_in_flight: int = Field(default=4, ge=1)
     """Blocks of questions that one actor works on at once: enough to keep its engine full."""
     max_restarts: int = Field(default=3, ge=0)
-
-    @field_validator("actors")
-    @classmethod
-    def _ordered(cls, value: int | tuple[int, int]) -> int | tuple[int, int]:
-        if isinstance(value, tuple) and not 1 <= value[0] <= value[1]:
-            raise ValueError(f"[least, most] must be 1 <= least <= most, not {list(value)}")
-        return value
 
     @property
     def size(self) -> tuple[int, int]:
@@ -313,7 +491,7 @@ class Config(Section):
         return values
 
     @model_validator(mode="after")
-    def _consistent(self) -> "Config":
+    def _policy_and_questions(self) -> "Config":
         if self.world is not None:
             given = [k for k in ("train", "test") if getattr(self.data, k)]
             if self.model.path or given:
@@ -321,15 +499,10 @@ class Config(Section):
                     "world provides the model and the questions: remove model.path, "
                     "data.train and data.test, or world"
                 )
-        else:
-            if not self.model.path:
-                raise ValueError("model.path is missing: a local folder or a hub id")
-            if not self.data.train:
-                raise ValueError("data.train is missing: a JSONL file of questions")
-            if self.annotation.annotator == "closed_world":
-                raise ValueError(
-                    "annotator 'closed_world' knows only the closed world: set world={}"
-                )
+        elif not self.model.path:
+            raise ValueError("model.path is missing: a local folder or a hub id")
+        elif not self.data.train:
+            raise ValueError("data.train is missing: a JSONL file of questions")
         if self.data.format == "pairs" and self.annotation.annotator != "labels":
             raise ValueError(
                 "data.format=pairs brings answers and verdicts along: set annotation.annotator="
@@ -339,15 +512,35 @@ class Config(Section):
             raise ValueError(
                 "annotator 'labels' takes the verdicts of the input: set sampling.source=input"
             )
-        if (
-            self.data.test
-            and self.annotation.annotator == "labels"
-            and not self.evaluation.annotation
-        ):
+        if self.sampling.source == "input" and self.world is not None:
+            raise ValueError("the closed world brings no answers: remove sampling.source")
+        if self.sampling.endpoint:
+            if self.world is not None:
+                raise ValueError("no server has the closed world's policy: remove sampling.endpoint")
+            if self.sampling.engine and not self.data.test:
+                raise ValueError(
+                    "sampling.engine would start only to answer data.test: remove it, or "
+                    "sampling.endpoint"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _examiner(self) -> "Config":
+        evaluates = self.data.test or self.world is not None
+        examiners = [self.annotation, self.evaluation_annotation] if evaluates else [self.annotation]
+        if self.world is None and any(e.annotator == "closed_world" for e in examiners):
+            raise ValueError("annotator 'closed_world' knows only the closed world: set world={}")
+        if evaluates and self.evaluation_annotation.annotator == "labels":
             raise ValueError(
                 "annotator 'labels' cannot judge new answers: set evaluation.annotation, "
                 "or leave data.test out"
             )
+        if not evaluates and self.evaluation.annotation:
+            raise ValueError("evaluation.annotation examines answers to data.test: give that too")
+        return self
+
+    @model_validator(mode="after")
+    def _systems(self) -> "Config":
         for name in self.systems:
             if name == "base" or not name.isidentifier():
                 raise ValueError(f"systems: {name!r} cannot name a trained system")
@@ -355,28 +548,38 @@ class Config(Section):
                 self.training_of(name)
             except ValidationError as error:
                 problems = (
-                    _explain(problem, TrainingConfig, f"systems.{name}.")
+                    explain(problem, TrainingConfig, f"systems.{name}.")
                     for problem in error.errors()
                 )
                 raise ValueError("; ".join(problems)) from None
+        trained = [self.training_of(name) for name in self.systems]
+        if (self.world is not None or self.data.test) and any(
+            settings.lora and settings.lora.export == "adapter" for settings in trained
+        ):
+            raise ValueError(
+                "training.lora.export=adapter leaves no whole model to evaluate: set "
+                "training.lora.export=merged, or leave data.test (and world) out"
+            )
         if self.model.dtype == "bfloat16":
-            trained = [self.training_of(name) for name in self.systems]
             if any(settings.zero_stage == 0 for settings in trained):
                 raise ValueError(
                     "training.zero_stage=0 keeps no fp32 weights beside bfloat16 ones and loses "
                     "small updates: set training.zero_stage=1, which costs the same on one worker"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _engines_fit_their_pools(self) -> "Config":
         for pool, engine in (
-            (self.resources.sampler, self.sampling.engine),
-            (self.resources.annotator, self.annotation.engine),
+            ("sampler", self.sampling.engine),
+            ("annotator", self.annotation.engine),
+            ("annotator", self.evaluation_annotation.engine),
         ):
-            parallel = engine.get("tensor_parallel_size", 1) * engine.get(
-                "pipeline_parallel_size", 1
-            )
-            if parallel > 1 and pool.gpus != parallel:
+            parallel, gpus = parallel_size(engine), getattr(self.resources, pool).gpus
+            if parallel > 1 and gpus != parallel:
                 raise ValueError(
-                    f"an engine over {parallel} GPUs needs resources.*.gpus={parallel}, "
-                    f"not {pool.gpus:g}"
+                    f"an engine over {parallel} GPUs needs resources.{pool}.gpus={parallel}, "
+                    f"not {gpus:g}"
                 )
         return self
 
@@ -388,84 +591,5 @@ class Config(Section):
 
     @property
     def evaluation_annotation(self) -> AnnotationConfig:
-        return self.evaluation.annotation or self.annotation
-
-
-def read_config(path: str | Path, overrides: list[str] | None = None) -> Config:
-    """Read a YAML file, apply ``section.key=value`` overrides, check everything.
-
-    Raises:
-        UserError: one line per problem, each with the key, the reason and the remedy.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"no configuration file at {path}")
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(tree, dict):
-        raise UserError(f"{path} must hold `key: value` sections, not {type(tree).__name__}")
-    for override in overrides or []:
-        _apply_override(tree, override)
-    return build_config(tree, str(path))
-
-
-def build_config(tree: dict[str, Any], source: str = "configuration") -> Config:
-    """Validate a tree of settings; ``source`` names it in errors."""
-    try:
-        return Config.model_validate(tree)
-    except ValidationError as error:
-        lines = [_explain(problem) for problem in error.errors()]
-        raise UserError(f"{source}: " + "; ".join(lines)) from None
-
-
-def differing_keys(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> list[str]:
-    """Dotted keys whose values differ between two dumped configurations."""
-    keys = []
-    for key in sorted(ours.keys() | theirs.keys()):
-        a, b = ours.get(key), theirs.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            keys += differing_keys(a, b, f"{prefix}{key}.")
-        elif a != b:
-            keys.append(f"{prefix}{key}")
-    return keys
-
-
-def _apply_override(tree: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    if not separator or not key.strip():
-        raise UserError(f"override {override!r} must read section.key=value")
-    *parents, leaf = key.strip().split(".")
-    node = tree
-    for parent in parents:
-        child = node.get(parent)
-        node[parent] = node = child if isinstance(child, dict) else {}
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UserError(f"override {override!r}: {text!r} is not a YAML value") from None
-    node[leaf] = value
-
-
-def _explain(problem: Any, section: type[BaseModel] = Config, prefix: str = "") -> str:
-    location = [str(part) for part in problem["loc"]]
-    key = prefix + ".".join(location) or "configuration"
-    if problem["type"] == "extra_forbidden":
-        valid = _fields_at(section, location[:-1])
-        near = difflib.get_close_matches(location[-1], valid, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(sorted(valid))}"
-        return f"unknown key {key!r}: {hint}"
-    if problem["type"] == "missing":
-        return f"{key} is missing"
-    message = problem["msg"].removeprefix("Value error, ")
-    given = f" (got {problem['input']!r})" if not isinstance(problem["input"], dict) else ""
-    return f"{key}: {message}{given}"
-
-
-def _fields_at(section: Any, location: list[str]) -> list[str]:
-    for part in location:
-        annotation = section.model_fields[part].annotation
-        options = [annotation, *get_args(annotation)]
-        section = next(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
-    return list(section.model_fields)
+        """The examiner's, who judges every sentence."""
+        return self.evaluation.annotation or self.annotation.model_copy(update={"prune": False})

@@ -46,28 +46,37 @@ def file_digest(path: str | Path) -> str:
 
 
 @cache  # it reads every byte of the weights, and several stages of a run ask for it
-def model_identity(path: str, revision: str | None = None) -> str:
+def model_identity(path: str, revision: str | None = None, key: str = "model.path") -> str:
     """A name for the exact weights, configuration and tokenizer behind ``path``.
 
     A local folder is named by the content of its files, a hub id by its commit: the head of a
     cluster need not download the weights to know them.
+
+    Args:
+        key: the setting that ``path`` comes from, for errors.
 
     Raises:
         UserError: neither a folder with a ``config.json`` nor a model that the hub or its local
             cache knows.
     """
     if os.path.isdir(path):
-        return _folder_identity(Path(path))
+        return _folder_identity(Path(path), key)
     if path.startswith((".", "/", "~")) or path.count("/") != 1:
         raise UserError(
-            f"model.path {path!r} is neither a folder here nor a hub id of the form owner/name"
+            f"{key} {path!r} is neither a folder here nor a hub id of the form owner/name"
         )
     return f"{path}@{_hub_commit(path, revision)}"
 
 
-def _folder_identity(folder: Path) -> str:
+def commit_of(identity: str) -> str | None:
+    """The commit in the identity of a model on the hub, so that every node loads that one though
+    the branch moves on; None for a folder."""
+    return None if identity.startswith("sha256:") else identity.rpartition("@")[2]
+
+
+def _folder_identity(folder: Path, key: str) -> str:
     if not (folder / "config.json").is_file():
-        raise UserError(f"model.path {folder} holds no config.json: it is no Hugging Face model")
+        raise UserError(f"{key} {folder} holds no config.json: it is no Hugging Face model")
     digest = hashlib.sha256()
     for file in sorted(p for p in folder.iterdir() if p.is_file() and p.suffix != ".md"):
         digest.update(f"{file.name}\0{file_digest(file)}\n".encode())

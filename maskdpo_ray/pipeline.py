@@ -20,10 +20,10 @@ from maskdpo_ray.stream import StreamStage, run_stream, start_ray
 
 def run(stages: Stages) -> None:
     """Every stage that is not done."""
-    stages.check_splits()
     # One streaming execution: while a question is annotated the next is being sampled.
     stream(stages, stages.questions("train"), stages.sample(), stages.annotate(), stages.pair())
     publish(stages.pair().store)
+    report(stages)  # of the pairs, while training takes its time
     reference(stages)
     train(stages)
     if stages.evaluates:
@@ -45,7 +45,7 @@ def pair(stages: Stages) -> None:
 
 
 def reference(stages: Stages) -> None:
-    stream(stages, finished(stages.pair().store), stages.reference())
+    stream(stages, some_pairs(stages), stages.reference())
 
 
 def train(stages: Stages) -> None:
@@ -55,9 +55,9 @@ def train(stages: Stages) -> None:
 
 def evaluate(stages: Stages) -> None:
     """Answer the test questions with base and trained systems, and examine the answers."""
+    for system in stages.config.systems:
+        finished(stages.train(system))
     for policy in stages.policies():
-        if policy.name != "base":
-            finished(stages.train(policy.name))
         stream(stages, stages.questions("test"), stages.answer(policy), stages.evaluate(policy))
 
 
@@ -100,6 +100,8 @@ def train_system(stages: Stages, system: str) -> None:
 
     store = stages.train(system)
     if not store.complete:
+        some_pairs(stages)
+        finished(stages.reference().store)
         job = stages.training_job(system)
         start_ray(stages.config.resources)
         store.begin(stages.versions)
@@ -107,6 +109,20 @@ def train_system(stages: Stages, system: str) -> None:
         last = run_training(job, stages.config.resources.training)
         store.finish({"steps": last["step"]}, time.perf_counter() - begun)
     say(store.summary())
+
+
+def some_pairs(stages: Stages) -> StageStore:
+    """The finished pairs.
+
+    Raises:
+        UserError: not one question gave a pair; says what became of them.
+    """
+    pairs = finished(stages.pair().store)
+    if not pairs.finished()[0]:
+        graph = (stages.questions("train"), stages.sample().store, stages.annotate().store, pairs)
+        lost = "; ".join(store.summary() for store in graph)
+        raise UserError(f"no preference pair to learn from: {lost}; details in rejected-*.parquet")
+    return pairs
 
 
 def finished(store: StageStore) -> StageStore:

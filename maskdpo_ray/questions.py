@@ -82,33 +82,57 @@ def _normalise(row: dict[str, Any], place: str) -> Question | RowRejected:
         return RowRejected(
             "unknown_language", f"{place}: language {language!r}; known: {', '.join(LANGUAGES)}"
         )
-    texts = [row["id"], row["topic"], row["question"], row.get("document") or ""]
+    given = row.get("candidates") or []
+    try:
+        if not isinstance(given, list):
+            raise TypeError(f"'candidates' must be a list, not {type(given).__name__}")
+        candidates = [_candidate(index, each) for index, each in enumerate(given)]
+    except KeyError as error:
+        return RowRejected("malformed_candidate", f"{place}: a candidate has no key {error}")
+    except (TypeError, ValueError) as error:
+        return RowRejected("malformed_candidate", f"{place}: {error}")
+    return _readable(
+        {
+            "id": row["id"],
+            "topic": row["topic"],
+            "question": row["question"],
+            "document": row.get("document"),
+            "language": language,
+            "candidates": candidates,
+        },
+        place,
+    )
+
+
+def _readable(row: Question, place: str) -> Question | RowRejected:
+    """The row, unless it has nothing to ask or text that is no Unicode."""
+    texts = [row["id"], row["topic"], row["question"], row["document"] or ""]
+    for candidate in row["candidates"]:
+        texts += [candidate["response"], candidate["model"]]
+        texts += [sentence["verdict"] for sentence in candidate["sentences"]]
     if any("\ud800" <= char <= "\udfff" for text in texts for char in text):
         return RowRejected("not_unicode", f"{place}: a lone surrogate; re-encode the text")
     if not row["question"].strip():
         return RowRejected("empty_question", f"{place}: the question is empty")
-    try:
-        candidates = [
-            _candidate(index, given) for index, given in enumerate(row.get("candidates") or [])
-        ]
-    except (KeyError, TypeError, ValueError) as error:
-        return RowRejected("malformed_candidate", f"{place}: {error!r}")
-    return {
-        "id": row["id"],
-        "topic": row["topic"],
-        "question": row["question"],
-        "document": row.get("document"),
-        "language": language,
-        "candidates": candidates,
-    }
+    return row
 
 
-def _candidate(index: int, given: dict[str, Any]) -> Candidate:
+def _candidate(index: int, given: Any) -> Candidate:
+    if not isinstance(given, dict):
+        raise TypeError(f"candidate {index} must be an object, not {type(given).__name__}")
+    response = str(given["response"])
+    sentences = given.get("sentences") or []
+    for sentence in sentences:
+        if not 0 <= int(sentence["start"]) <= int(sentence["end"]) <= len(response):
+            raise ValueError(
+                f"candidate {index} of {len(response)} characters has a sentence at "
+                f"{sentence['start']}:{sentence['end']}"
+            )
     return {
         "index": index,
         "seed": 0,
         "model": str(given.get("model") or "input"),
-        "response": str(given["response"]).encode().decode(),
+        "response": response,
         "token_ids": [],
         "finish_reason": "input",
         "decoding": "input",
@@ -119,12 +143,14 @@ def _candidate(index: int, given: dict[str, Any]) -> Candidate:
                 "verdict": str(sentence["label"]),
                 "detail": "given with the input",
             }
-            for sentence in given.get("sentences") or []
+            for sentence in sentences
         ],
     }
 
 
-def read_pairs(path: str, limit: int | None = None) -> Iterator[tuple[str, Question]]:
+def read_pairs(
+    path: str | Path, limit: int | None = None
+) -> Iterator[tuple[str, Question | RowRejected]]:
     """Preference pairs in the public format, as questions with two labelled candidates.
 
     Raises:
@@ -135,7 +161,7 @@ def read_pairs(path: str, limit: int | None = None) -> Iterator[tuple[str, Quest
     count = 0
     for row in islice(read_public(path), limit):
         count += 1
-        yield row["id"], row
+        yield row["id"], _readable(row, f"{path} pair {row['id']!r}")
     if not count:
         raise UserError(f"{path} holds no pair")
 

@@ -13,6 +13,8 @@ CORRECT_VERDICTS = ("ok", "nofact")
 INCORRECT_VERDICTS = ("contradictory", "unverifiable")
 ERROR_VERDICT = "error"
 VERDICTS = (*CORRECT_VERDICTS, *INCORRECT_VERDICTS, ERROR_VERDICT)
+# Stands where no annotator was asked (annotation/pruning.py). No annotator may answer it.
+SKIPPED_VERDICT = "skipped"
 
 
 class Sentence(TypedDict):
@@ -20,7 +22,7 @@ class Sentence(TypedDict):
 
     start: int  # character (code point) offset, inclusive
     end: int  # character offset, exclusive
-    verdict: str  # one of VERDICTS
+    verdict: str  # one of VERDICTS, or SKIPPED_VERDICT
     detail: str  # why: the annotator's raw replies, or the reason of an ``error``
 
 
@@ -136,8 +138,8 @@ def is_correct(verdict: str) -> bool:
     """Whether a sentence with this verdict counts as correct (paper, section 2.2).
 
     Raises:
-        ValueError: for ``error`` and for any word that is no verdict. An annotator that failed
-            says nothing about the sentence, so there is no default.
+        ValueError: for ``error``, ``skipped`` and any word that is no verdict. An annotator that
+            failed or was not asked says nothing about the sentence, so there is no default.
     """
     if verdict in CORRECT_VERDICTS:
         return True

@@ -17,7 +17,8 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
-from maskdpo_ray.config import Config, TrainingConfig, build_config, differing_keys
+from maskdpo_ray.config import Config, EndpointConfig, TrainingConfig
+from maskdpo_ray.config_file import apply_override, build_config, differing_keys
 from maskdpo_ray.errors import RowRejected, UserError
 from maskdpo_ray.records import REJECTED_SCHEMA
 from maskdpo_ray.storage import Folder
@@ -234,21 +235,41 @@ class RunDir:
 
 
 def read_run_config(path: str, overrides: list[str]) -> Config | None:
-    """The configuration saved in a run directory, or None where ``path`` is none."""
+    """The configuration saved in a run directory, or None where ``path`` is none.
+
+    Raises:
+        UserError: an override would change what the directory holds.
+    """
     folder = Folder(path)
     if not folder.exists("config.yaml"):
         return None
-    if overrides:
+    source = f"{path}/config.yaml"
+    # The directory may have been moved: it is where it was found.
+    tree = {**yaml.safe_load(folder.read("config.yaml")), "run_dir": path}
+    stored = build_config(tree, source)
+    for override in overrides:
+        apply_override(tree, override)
+    config = build_config(tree, source)
+    keys = differing_keys(_dump(config), _dump(stored))
+    if keys or config.run_dir != path:
+        keys = keys or ["run_dir"]
         raise UserError(
-            f"{path} is a run directory: its settings stand; to change one, give the "
+            f"{path} is a run directory: its {', '.join(keys)} stand; to change them, give the "
             "configuration file with overrides and --rerun"
         )
-    return build_config(yaml.safe_load(folder.read("config.yaml")), f"{path}/config.yaml")
+    return config
 
 
 def _dump(config: Config) -> dict[str, Any]:
-    """What makes a run what it is: not where it runs, where it is stored, or in what portions."""
-    how = set(TrainingConfig.HOW)
-    return config.model_dump(
-        mode="json", exclude={"run_dir": True, "resources": True, "training": how}
-    )
+    """What makes a run what it is: not where it runs, where it is stored, in what portions, or
+    how its report is drawn from the same answers."""
+    asked = {"endpoint": set(EndpointConfig.HOW)}
+    exclude = {
+        "run_dir": True,
+        "resources": True,
+        "training": set(TrainingConfig.HOW),
+        "sampling": asked,
+        "annotation": asked,
+        "evaluation": {"best_of_n": True, "bootstrap": True, "annotation": asked},
+    }
+    return config.model_dump(mode="json", exclude=exclude)

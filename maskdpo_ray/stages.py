@@ -14,14 +14,20 @@ from typing import Any
 import pyarrow as pa
 
 from maskdpo_ray.annotation.factory import build_annotator
-from maskdpo_ray.config import AnnotationConfig, Config, ModelConfig, TrainingConfig
+from maskdpo_ray.config import (
+    AnnotationConfig,
+    Config,
+    EndpointConfig,
+    ModelConfig,
+    TrainingConfig,
+)
 from maskdpo_ray.errors import UserError
-from maskdpo_ray.identity import file_digest, model_identity, versions
+from maskdpo_ray.identity import commit_of, file_digest, model_identity, versions
 from maskdpo_ray.preference.processor import PairBuilder
 from maskdpo_ray.questions import check_disjoint, import_questions
 from maskdpo_ray.records import PAIR_SCHEMA, QUESTION_SCHEMA, REFERENCE_SCHEMA
 from maskdpo_ray.rundir import RunDir, StageStore
-from maskdpo_ray.sampling.factory import build_given, build_sampler
+from maskdpo_ray.sampling.factory import build_endpoint_sampler, build_given, build_sampler
 from maskdpo_ray.sampling.sampler import decoding_of
 from maskdpo_ray.stream import StreamStage
 from maskdpo_ray.training.reference import ReferenceProcessor
@@ -81,19 +87,27 @@ class Stages:
         """The policy before training."""
         model = self.config.model
         path = f"{self.world}/policy" if self.world else str(model.path)
-        return Policy("base", path, model_identity(path, model.revision), model.revision)
+        identity = model_identity(path, model.revision)
+        return Policy("base", path, identity, commit_of(identity))
 
     def questions(self, split: str) -> StageStore:
-        """The questions of ``train`` or ``test``, imported if need be."""
+        """The questions of ``train`` or ``test``, imported if need be.
+
+        Raises:
+            UserError: the two share a topic or a question.
+        """
+        if not self._imported:
+            splits = ["train", "test"] if self.evaluates else ["train"]
+            self._imported = {name: self._import(name) for name in splits}
+            if self.evaluates:
+                check_disjoint(*self._imported.values())
         if split not in self._imported:
-            self._imported[split] = self._import(split)
+            raise UserError(f"data.{split} is missing: a JSONL file of questions")
         return self._imported[split]
 
     def _import(self, split: str) -> StageStore:
         data = self.config.data
-        path = f"{self.world}/{split}.jsonl" if self.world else getattr(data, split)
-        if path is None:
-            raise UserError(f"data.{split} is missing: a JSONL file of questions")
+        path = self._world_questions(split) if self.world else getattr(data, split)
         if split == "test":
             data = data.model_copy(update={"format": "questions"})
         settings = {"sha256": file_digest(path), "limit": data.limit, "format": data.format}
@@ -104,9 +118,9 @@ class Stages:
             raise UserError(f"{path}: every question was rejected; see {store.folder}")
         return store
 
-    def check_splits(self) -> None:
-        if self.evaluates:
-            check_disjoint(self.questions("train"), self.questions("test"))
+    def _world_questions(self, split: str) -> str:
+        name = self.config.world.evaluate_on if split == "test" else split
+        return f"{self.world}/{name}.jsonl"
 
     @property
     def evaluates(self) -> bool:
@@ -116,10 +130,11 @@ class Stages:
 
     def sample(self) -> StreamStage:
         config, sampling = self.config, self.config.sampling
+        how_asked = set(EndpointConfig.HOW)
         settings = {
             "policy": self.base.identity,
             "model": self._model_settings,
-            "sampling": sampling.model_dump(mode="json"),
+            "sampling": sampling.model_dump(mode="json", exclude={"endpoint": how_asked}),
             "seed": config.seed,
         }
         store = self.dir.store("sample", settings, QUESTION_SCHEMA, self.questions("train"))
@@ -129,6 +144,10 @@ class Stages:
         else:
             decoding = decoding_of(sampling, sampling.candidates)
             build = partial(build_sampler, model, decoding, config.seed, sampling.engine)
+            if sampling.endpoint:
+                build = partial(
+                    build_endpoint_sampler, model, decoding, config.seed, sampling.endpoint
+                )
         return StreamStage(store, build, config.resources.sampler)
 
     def annotate(self) -> StreamStage:
@@ -254,14 +273,23 @@ class Stages:
 
     def _annotation(self, annotation: AnnotationConfig) -> dict[str, Any]:
         """What an annotator's verdicts depend on."""
-        settings = annotation.model_dump(mode="json")
+        exclude = {"revision": True, "endpoint": set(EndpointConfig.HOW)}
+        settings = annotation.model_dump(mode="json", exclude=exclude)
+        for file in ("templates", "chat_template"):
+            if path := getattr(annotation, file):
+                settings[file] = file_digest(path)
         if annotation.model:
-            settings["model"] = model_identity(annotation.model)
-        if annotation.templates:
-            settings["templates"] = file_digest(annotation.templates)
+            settings["model"] = self._annotating(annotation)
         return settings
 
+    def _annotating(self, annotation: AnnotationConfig) -> str:
+        """Identity of the annotating model."""
+        return model_identity(annotation.model, annotation.revision, "annotation.model")
+
     def _annotate(self, store: StageStore, annotation: AnnotationConfig) -> StreamStage:
+        if annotation.model:
+            pinned = commit_of(self._annotating(annotation))
+            annotation = annotation.model_copy(update={"revision": pinned})
         build = partial(build_annotator, annotation, self.world and f"{self.world}/facts.json")
         return StreamStage(store, build, self.config.resources.annotator)
 

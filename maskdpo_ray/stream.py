@@ -32,7 +32,7 @@ from maskdpo_ray.progress import Progress
 from maskdpo_ray.rundir import Block, StageStore
 
 READERS = 2
-FAILURE = "failure.txt"  # why a stage's actor could not start, left in the stage's folder
+FAILURE = "failure.txt"  # why a stage's actor gave up, left in the stage's folder
 
 
 class Processor(Protocol):
@@ -91,7 +91,7 @@ def run_stream(
     """Bring every row of ``source`` through ``stages``; rows that are durable already stay.
 
     Raises:
-        UserError: an actor could not start, with its reason.
+        UserError: an actor could not start or go on, with its reason.
         RuntimeError: rows were lost.
     """
     upstreams = [source, *(stage.store for stage in stages[:-1])]
@@ -157,12 +157,12 @@ def _execute(
             for _ in rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
                 pass
         except Exception as error:
-            # The reason crosses as a file: an actor that dies at its start reaches the driver as
-            # one of many Ray errors, its own words deep inside or cut off.
+            # The reason crosses as a file: an actor that gives up reaches the driver as one of
+            # many Ray errors, its own words deep inside or cut off.
             for stage in stages:
                 if stage.store.folder.exists(FAILURE):
                     reason = stage.store.folder.read(FAILURE).decode()
-                    raise UserError(f"stage {stage.store.name} cannot start: {reason}") from error
+                    raise UserError(f"stage {stage.store.name} {reason}") from error
             raise
     return progress.seconds
 
@@ -201,12 +201,16 @@ class StageActor:
         try:
             self.processor = build()
         except UserError as error:
-            store.folder.write(FAILURE, str(error).encode())
+            self._give_up(f"cannot start: {error}")
             raise
 
     async def __call__(self, block: pa.Table) -> pa.Table:
         rows = block.to_pylist()
-        outcomes = await self.processor(rows)
+        try:
+            outcomes = await self.processor(rows)
+        except UserError as error:  # not of these rows: an endpoint that stays away, a wrong key
+            self._give_up(f"cannot go on: {error}")
+            raise
         done = [out for out in outcomes if not isinstance(out, RowRejected)]
         rejected = [
             (row[self.column], out)
@@ -217,6 +221,9 @@ class StageActor:
         # The last stage passes on nothing but names: its rows are durable and nobody waits.
         schema = self.store.schema if self.forward else pa.schema([("id", pa.string())])
         return pa.Table.from_pylist(done, schema)
+
+    def _give_up(self, reason: str) -> None:
+        self.store.folder.write(FAILURE, reason.encode())
 
 
 def _check_room(stages: Iterable[StreamStage], resources: ResourcesConfig) -> None:

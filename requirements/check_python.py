@@ -8,7 +8,7 @@ import platform
 import sys
 
 OLDEST, NEWEST = (3, 11), (3, 13)
-MACHINES = ("x86_64", "aarch64")
+MACHINES = ("x86_64",)
 
 
 def problem(version, system, machine, modules):

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from maskdpo_ray.config import build_config, differing_keys, read_config
+from maskdpo_ray.config_file import build_config, differing_keys, read_config
 from maskdpo_ray.errors import UserError
 
 CONFIGS = sorted((Path(__file__).parents[1] / "jobs" / "configs").glob("*.yaml"))
@@ -51,7 +51,15 @@ def test_one_candidate_is_refused_with_the_reason():
         ({"training": {"zero_stage": 0}}, "set training.zero_stage=1"),
         ({"training": {"deepspeed": {"zero_optimization": {"stage": 3}}}}, "training.zero_stage"),
         ({"resources": {"sampler": {"actors": [3, 1]}}}, "1 <= least <= most"),
-        ({"sampling": {"engine": {"tensor_parallel_size": 2}}}, "resources.*.gpus=2"),
+        ({"sampling": {"engine": {"tensor_parallel_size": 2}}}, "resources.sampler.gpus=2"),
+        ({"sampling": {"engine": {"tensor_parallel_size": "2"}}}, "must be a whole number"),
+        ({"sampling": {"engine": {"model": "m"}}}, "decided by the section's model"),
+        ({"sampling": {"temperature": 0}}, "sampling.temperature: Input should be greater than 0"),
+        ({"sampling": {"candidates": 100_000}}, "set at most that"),
+        ({"sampling": {"source": "input"}}, "the closed world brings no answers"),
+        ({"annotation": {"annotator": "closed_world", "max_tokens": 9}}, "uses no max_tokens"),
+        ({"evaluation": {"annotation": {"annotator": "labels"}}}, "cannot judge new answers"),
+        ({"resources": {"sampler": {"actors": 0}}}, "a number of at least 1 or [least, most]"),
         ({"training": {"beta": 0}}, "training.beta: Input should be greater than 0"),
     ],
 )

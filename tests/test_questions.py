@@ -67,8 +67,18 @@ def test_bytes_that_are_not_utf8(file):
         ({"language": "fr"}, "unknown_language"),
         ({"question": "\ud800"}, "not_unicode"),
         ({"candidates": [{"text": "no response"}]}, "malformed_candidate"),
-        ({"candidates": [{"response": "a \ud800"}]}, "malformed_candidate"),
+        ({"candidates": [{"response": "a \ud800"}]}, "not_unicode"),
         ({"candidates": [{"response": "a", "sentences": [{"start": 0}]}]}, "malformed_candidate"),
+        ({"candidates": "abc"}, "malformed_candidate"),
+        ({"candidates": ["abc"]}, "malformed_candidate"),
+        (
+            {
+                "candidates": [
+                    {"response": "a", "sentences": [{"start": 0, "end": 5 * 10**9, "label": "ok"}]}
+                ]
+            },
+            "malformed_candidate",
+        ),
     ],
 )
 def test_a_bad_row_is_rejected_with_its_reason(file, changes, reason):

@@ -1,15 +1,25 @@
 """From candidates to sentences with verdicts."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+from maskdpo_ray.annotation.pruning import next_sentences
 from maskdpo_ray.annotation.sentences import split_sentences
 from maskdpo_ray.errors import RowRejected
-from maskdpo_ray.records import ERROR_VERDICT, VERDICTS, Candidate, Question, Sentence
+from maskdpo_ray.records import (
+    ERROR_VERDICT,
+    SKIPPED_VERDICT,
+    VERDICTS,
+    Candidate,
+    Question,
+    Sentence,
+)
 
 Verdict = tuple[str, str]  # one of records.VERDICTS, and the detail behind it
 Span = tuple[int, int]
+
+SKIPPED: Verdict = SKIPPED_VERDICT, "not asked: this answer can be neither best nor worst"
 
 
 class Annotator(Protocol):
@@ -29,34 +39,44 @@ class Annotate:
     sentence that several candidates share is asked once: white space around it does not count.
     A candidate with an empty response, or one that is not usable (a text without token ids), has
     no sentences.
+
+    Args:
+        prune: ask in rounds, and only what best and worst candidate depend on (``pruning.py``);
+            the other sentences are ``skipped``.
     """
 
     def __init__(
         self,
         annotator: Annotator,
         split: Callable[[str, str], list[Span]] = split_sentences,
+        *,
+        prune: bool = False,
     ) -> None:
         self._annotator = annotator
         self._split = split
+        self._next = next_sentences if prune else all_sentences
 
     async def __call__(self, rows: list[Question]) -> list[Question | RowRejected]:
         return await asyncio.gather(*map(self._annotate, rows))
 
     async def _annotate(self, row: Question) -> Question | RowRejected:
         spans = [self._spans(candidate, row["language"]) for candidate in row["candidates"]]
-        texts = {
-            candidate["response"][start:end].strip(): None
+        texts = [
+            [candidate["response"][start:end].strip() for start, end in cut]
             for candidate, cut in zip(row["candidates"], spans, strict=True)
-            for start, end in cut
-        }
+        ]
+        found: dict[str, Verdict] = {}
         try:
-            found = await asyncio.gather(*(self._ask(row, text) for text in texts))
+            while asked := self._next(
+                texts, {text: verdict for text, (verdict, _) in found.items()}
+            ):
+                answers = await asyncio.gather(*(self._ask(row, text) for text in asked))
+                found.update(zip(asked, answers, strict=True))
         except RowRejected as rejected:
             return rejected
-        verdicts = dict(zip(texts, found, strict=True))
         candidates = [
-            {**candidate, "sentences": _sentences(candidate["response"], cut, verdicts)}
-            for candidate, cut in zip(row["candidates"], spans, strict=True)
+            {**candidate, "sentences": _sentences(cut, of_candidate, found)}
+            for candidate, cut, of_candidate in zip(row["candidates"], spans, texts, strict=True)
         ]
         return {**row, "candidates": candidates}
 
@@ -76,10 +96,16 @@ class Annotate:
         return verdict, detail
 
 
-def _sentences(response: str, spans: list[Span], verdicts: dict[str, Verdict]) -> list[Sentence]:
+def all_sentences(candidates: Sequence[Sequence[str]], verdicts: Mapping[str, str]) -> list[str]:
+    """The distinct sentences that have no verdict yet, in order."""
+    texts = dict.fromkeys(text for candidate in candidates for text in candidate)
+    return [text for text in texts if text not in verdicts]
+
+
+def _sentences(spans: list[Span], texts: list[str], found: dict[str, Verdict]) -> list[Sentence]:
     sentences: list[Sentence] = []
-    for start, end in spans:
-        verdict, detail = verdicts[response[start:end].strip()]
+    for (start, end), text in zip(spans, texts, strict=True):
+        verdict, detail = found.get(text, SKIPPED)
         sentences.append({"start": start, "end": end, "verdict": verdict, "detail": detail})
     return sentences
 

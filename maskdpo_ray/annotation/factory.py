@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from maskdpo_ray.annotation.annotator import Annotate
     from maskdpo_ray.annotation.labels import Labels
     from maskdpo_ray.engine.chat_model import ChatModel
+    from maskdpo_ray.engine.endpoint_chat import ChatEndpoint
 
 
 def build_annotator(
@@ -22,7 +23,7 @@ def build_annotator(
         facts: ``facts.json`` of the closed world; only ``closed_world`` needs it.
 
     Raises:
-        UserError: the engine does not start, a template file is wrong, or there are no facts.
+        UserError: the engine does not start, the endpoint will not do, a template file is wrong, or there are no facts.
     """
     from maskdpo_ray.annotation.annotator import Annotate
 
@@ -31,16 +32,19 @@ def build_annotator(
             from maskdpo_ray.annotation.anah import AnahAnnotator, read_anah_templates
 
             templates = read_anah_templates(annotation.templates)
-            return Annotate(AnahAnnotator(_chat_model(annotation), templates))
+            annotator = AnahAnnotator(_chat_model(annotation), templates)
+            return Annotate(annotator, prune=annotation.prune)
         case "judge":
             from maskdpo_ray.annotation.judge import JudgeAnnotator, read_judge_templates
 
             templates = read_judge_templates(annotation.templates)
-            return Annotate(JudgeAnnotator(_chat_model(annotation), templates))
+            annotator = JudgeAnnotator(_chat_model(annotation), templates)
+            return Annotate(annotator, prune=annotation.prune)
         case "closed_world":
             from maskdpo_ray.annotation.closed_world import ClosedWorldAnnotator
 
-            return Annotate(ClosedWorldAnnotator(read_facts(facts)))
+            annotator = ClosedWorldAnnotator(read_facts(facts))
+            return Annotate(annotator, prune=annotation.prune)
         case "labels":
             from maskdpo_ray.annotation.labels import Labels
 
@@ -54,7 +58,11 @@ def read_facts(path: str | Path | None) -> dict[str, dict[str, str]]:
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
-def _chat_model(annotation: AnnotationConfig) -> "ChatModel":
+def _chat_model(annotation: AnnotationConfig) -> "ChatModel | ChatEndpoint":
+    if annotation.endpoint:
+        from maskdpo_ray.engine.endpoint_chat import open_chat
+
+        return open_chat(annotation.endpoint, annotation.max_tokens, annotation.endpoint.constrain)
     from maskdpo_ray.engine.chat_model import ChatModel
     from maskdpo_ray.engine.engine import start_engine
 
@@ -62,6 +70,8 @@ def _chat_model(annotation: AnnotationConfig) -> "ChatModel":
         annotation.model,
         annotation.engine,
         dtype=annotation.dtype,
+        revision=annotation.revision,
+        chat_template=annotation.chat_template,
         trust_remote_code=annotation.trust_remote_code,
     )
     return ChatModel(engine, annotation.max_tokens)

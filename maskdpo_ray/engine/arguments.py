@@ -11,7 +11,7 @@ DECIDED_ELSEWHERE = {
     "model": "the section's model",
     "dtype": "the section's dtype",
     "seed": "seed",
-    "revision": "model.revision",
+    "revision": "the section's revision",
     "trust_remote_code": "the section's trust_remote_code",
     "data_parallel_size": "resources.*.actors (one engine an actor)",
     "skip_tokenizer_init": "nothing: prompts need the tokenizer",
@@ -54,16 +54,30 @@ def check_engine_args(given: Mapping[str, Any], valid: Collection[str]) -> None:
             raise UserError(f"vLLM's engine has no argument {name!r}: {hint}")
 
 
+def parallel_size(given: Mapping[str, Any]) -> int:
+    """Devices of one engine.
+
+    Raises:
+        UserError: a size that is no whole number.
+    """
+    size = 1
+    for name in ("tensor_parallel_size", "pipeline_parallel_size"):
+        value = given.get(name, 1)
+        if not isinstance(value, int) or value < 1:
+            raise UserError(f"engine argument {name} must be a whole number, not {value!r}")
+        size *= value
+    return size
+
+
 def complete_engine_args(given: Mapping[str, Any], *, cpu: bool) -> dict[str, Any]:
     """The arguments to start with: ours where ``given`` says nothing.
 
     Args:
         cpu: whether the engine will run on CPU.
     """
-    parallel = given.get("tensor_parallel_size", 1) * given.get("pipeline_parallel_size", 1)
     defaults: dict[str, Any] = {
         # One process where one device does: no orphans, and a start of seconds.
-        "distributed_executor_backend": "mp" if parallel > 1 else "uni",
+        "distributed_executor_backend": "mp" if parallel_size(given) > 1 else "uni",
         "use_tqdm_on_load": False,
     }
     if cpu:

@@ -67,7 +67,7 @@ def best_of_n(
         UserError: no usable response, or an N that no question has samples for.
     """
     everything = read_responses(rows, "sampled")
-    usable = everything[(everything.judged > 0) & (everything.errors == 0)]
+    usable = everything[everything.scored]
     if not len(usable):
         raise UserError(f"none of {len(everything)} sampled answers is annotated without error")
     sampled = np.bincount(everything.question)

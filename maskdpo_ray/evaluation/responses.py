@@ -38,8 +38,13 @@ class Responses:
 
     @property
     def judged(self) -> np.ndarray:
-        """Sentences that count for the score."""
+        """Sentences with a verdict."""
         return self.correct + self.incorrect
+
+    @property
+    def scored(self) -> np.ndarray:
+        """Whether a response has a score: sentences, and a verdict on every one."""
+        return (self.judged > 0) & (self.errors == 0)
 
 
 def read_responses(rows: Iterable[Question], decoding: str) -> Responses:

@@ -14,9 +14,9 @@ def sentence_score(
 ) -> dict[str, Any]:
     """Score of one system under one decoding.
 
-    Sentences without facts count as correct. Sentences that the annotator failed on count neither
-    way and are reported under ``errors``. A response without a judged sentence has no score; it
-    is reported under ``unscored``.
+    Sentences without facts count as correct. A response with a sentence that the annotator failed
+    on has no score, nor has one without sentences: both are left out, as in best-of-N, and counted
+    under ``unscored``; ``errors`` counts the sentences behind the first.
 
     Args:
         rows: annotated questions.
@@ -32,13 +32,13 @@ def sentence_score(
         model can raise its score by saying less: read the counts beside it.
 
     Raises:
-        UserError: there is no judged sentence at all.
+        UserError: no response has a score.
     """
     everything = read_responses(rows, decoding)
-    scored = everything[everything.judged > 0]
+    scored = everything[everything.scored]
     if not len(scored):
         raise UserError(
-            f"no {decoding} answer has a judged sentence: {len(everything)} answers, "
+            f"no {decoding} answer could be scored: {len(everything)} answers, "
             f"{everything.errors.sum()} sentences that the annotator failed on; "
             "see the details of their verdicts"
         )
@@ -54,9 +54,9 @@ def sentence_score(
         "micro": 100 * float(scored.correct.sum() / scored.judged.sum()),
         "macro": 100 * float(by_question.mean()),
         "ci95": [100 * low, 100 * high],
-        "correct": int(everything.correct.sum()),
-        "incorrect": int(everything.incorrect.sum()),
-        "no_fact": int(everything.no_fact.sum()),
+        "correct": int(scored.correct.sum()),
+        "incorrect": int(scored.incorrect.sum()),
+        "no_fact": int(scored.no_fact.sum()),
         "errors": int(everything.errors.sum()),
         "responses": len(everything),
         "unscored": len(everything) - len(scored),

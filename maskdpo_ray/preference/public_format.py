@@ -13,7 +13,7 @@ document, which the format does not hold.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -135,19 +135,9 @@ def _candidate(record: dict[str, Any], name: str, index: int, place: str) -> Can
     }
 
 
-def write_public(pairs: Iterable[Pair], path: str | Path) -> int:
-    """Write pairs to a JSONL file; returns how many."""
-    count = 0
-    with open(path, "w", encoding="utf-8") as file:
-        for pair in pairs:
-            file.write(json.dumps(to_public(pair), ensure_ascii=False) + "\n")
-            count += 1
-    return count
-
-
 def read_public(path: str | Path, language: str = "en") -> Iterator[Question]:
     """The questions of a JSONL file, in order; blank lines are skipped. Errors name the file."""
-    with open(path, encoding="utf-8") as lines:
+    with open(path, "rb") as lines:
         for index, line in enumerate(lines):
             if not line.strip():
                 continue
@@ -156,26 +146,9 @@ def read_public(path: str | Path, language: str = "en") -> Iterator[Question]:
                 if not isinstance(record, dict):
                     raise UserError(f"line {index + 1} is no JSON object")
                 yield from_public(record, index, language)
+            except UnicodeDecodeError as error:
+                raise UserError(f"{path} line {index + 1} is not UTF-8: {error}") from None
             except json.JSONDecodeError as error:
                 raise UserError(f"{path} line {index + 1} is not JSON: {error}") from None
             except UserError as error:
                 raise UserError(f"{path} {error}") from None
-
-
-def as_input(row: Question) -> dict[str, Any]:
-    """A question as a line of ``data.train``, verdicts as labels: what ``sampling.source: input``
-    and ``annotator: labels`` read."""
-    return {
-        **row,
-        "candidates": [
-            {
-                "model": candidate["model"],
-                "response": candidate["response"],
-                "sentences": [
-                    {"start": s["start"], "end": s["end"], "label": s["verdict"]}
-                    for s in candidate["sentences"]
-                ],
-            }
-            for candidate in row["candidates"]
-        ],
-    }

@@ -6,17 +6,35 @@ from typing import Any, NamedTuple
 
 from maskdpo_ray.config import PreferenceConfig
 from maskdpo_ray.errors import RowRejected
+from maskdpo_ray.preference.ranking import Tally, as_best, as_worst, tally
 from maskdpo_ray.preference.token_spans import MaskError, token_spans
 from maskdpo_ray.preference.weights import SideName, token_weights, truncate
-from maskdpo_ray.records import ERROR_VERDICT, Candidate, Pair, Question, Sentence, Side, is_correct
+from maskdpo_ray.records import (
+    ERROR_VERDICT,
+    SKIPPED_VERDICT,
+    Candidate,
+    Pair,
+    Question,
+    Sentence,
+    Side,
+    is_correct,
+)
 
 
 class NoPair(RowRejected):
     """This question gives no preference pair. It is counted under the reason."""
 
 
+class PrunedTooFar(ValueError):
+    """A candidate that was left half-annotated could still be best or worst. A fault of the
+    pruning, not of the input."""
+
+
 class Selection(NamedTuple):
-    """Positions in the list of candidates, and how many candidates could not take part."""
+    """Positions in the list of candidates, and how many candidates are known not to be usable.
+
+    A candidate that pruning left half-annotated is not known to be either, and not counted.
+    """
 
     best: int
     worst: int
@@ -33,17 +51,22 @@ def score(sentences: list[Sentence]) -> float:
     """
     if not sentences:
         raise ValueError("a response without sentences has no score")
-    return _correct(sentences) / len(sentences)
+    correct = sum(is_correct(sentence["verdict"]) for sentence in sentences)
+    return correct / len(sentences)
 
 
 def is_usable(candidate: Candidate) -> bool:
     """Whether a candidate can take part: it has tokens, and a verdict on every sentence."""
-    sentences = candidate["sentences"]
-    return (
-        bool(candidate["token_ids"])
-        and bool(sentences)
-        and all(sentence["verdict"] != ERROR_VERDICT for sentence in sentences)
-    )
+    counts = _tally(candidate)
+    return counts is not None and not counts.skipped
+
+
+def _tally(candidate: Candidate) -> Tally | None:
+    """None for a candidate that cannot take part, whatever the verdict on a skipped sentence."""
+    verdicts = [sentence["verdict"] for sentence in candidate["sentences"]]
+    if not candidate["token_ids"] or not verdicts or ERROR_VERDICT in verdicts:
+        return None
+    return tally(verdicts)
 
 
 def select_pair(candidates: list[Candidate]) -> Selection:
@@ -56,30 +79,36 @@ def select_pair(candidates: list[Candidate]) -> Selection:
     Raises:
         NoPair: ``too_few_candidates``, fewer than two are usable; ``identical_text``;
             ``equal_scores``.
+        PrunedTooFar: sentences that were skipped could change the answer.
         ValueError: an unknown verdict.
     """
-    usable = [n for n, candidate in enumerate(candidates) if is_usable(candidate)]
+    tallies = {n: counts for n, c in enumerate(candidates) if (counts := _tally(c)) is not None}
+    usable = [n for n, counts in tallies.items() if not counts.skipped]
+    best = max(usable, key=lambda n: as_best(tallies[n], n), default=None)
+    worst = min(usable, key=lambda n: as_worst(tallies[n], n), default=None)
+    for n, counts in tallies.items():
+        if counts.skipped and (
+            best is None
+            or as_best(counts, n) > as_best(tallies[best], best)
+            or as_worst(counts, n) < as_worst(tallies[worst], worst)
+        ):
+            raise PrunedTooFar(
+                f"candidate {n} of {len(candidates)} has {counts.skipped} skipped sentences and "
+                "could still be best or worst: annotate with annotation.prune=false"
+            )
     if len(usable) < 2:
         raise NoPair(
             "too_few_candidates",
             f"{len(usable)} of {len(candidates)} candidates are annotated and free of errors, "
             "a pair needs 2: see the details of their `error` verdicts, or sample more",
         )
-    sentences = {n: candidates[n]["sentences"] for n in usable}
-    scores = {n: score(sentences[n]) for n in usable}
-    best = max(usable, key=lambda n: (scores[n], _correct(sentences[n]), -n))
-    worst = min(usable, key=lambda n: (scores[n], _correct(sentences[n]) - len(sentences[n]), n))
-    selection = Selection(best, worst, left_out=len(candidates) - len(usable))
     texts = {candidates[n]["response"] for n in (usable if best == worst else (best, worst))}
     if len(texts) == 1:
         raise NoPair("identical_text", f"best and worst of {len(usable)} candidates read the same")
-    if scores[best] == scores[worst]:
-        raise NoPair("equal_scores", f"all {len(usable)} candidates score {scores[best]:.4f}")
-    return selection
-
-
-def _correct(sentences: list[Sentence]) -> int:
-    return sum(is_correct(sentence["verdict"]) for sentence in sentences)
+    scores = {score(candidates[n]["sentences"]) for n in (best, worst)}
+    if len(scores) == 1:
+        raise NoPair("equal_scores", f"all {len(usable)} candidates score {scores.pop():.4f}")
+    return Selection(best, worst, left_out=len(candidates) - len(tallies))
 
 
 def build_pair(

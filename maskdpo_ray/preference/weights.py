@@ -43,11 +43,6 @@ def token_weights(
     return [outside if owner is None else values[owner] for owner in owners]
 
 
-def vanilla_weights(tokens: int) -> list[float]:
-    """The weights of DPO without a mask."""
-    return [1.0] * tokens
-
-
 def owning_sentences(
     spans: list[Span], response: str, sentences: list[Sentence]
 ) -> list[int | None]:

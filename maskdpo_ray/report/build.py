@@ -20,6 +20,7 @@ def build_report(
     manifests: Sequence[Mapping[str, Any]],
     systems: Mapping[str, Mapping[str, Any]],
     best: Mapping[str, Mapping[str, Any]],
+    not_scored: Mapping[str, str],
 ) -> dict[str, Any]:
     """Put a report together.
 
@@ -27,6 +28,7 @@ def build_report(
         manifests: of the complete stages, in the order of the graph.
         systems: by name, ``{"greedy": S, "sampled": S}`` (``sentence_score``).
         best: by name, the result of ``best_of_n``.
+        not_scored: by name, why an evaluated system has no score.
 
     Returns:
         The report. ``pairs.dropped`` counts, by reason, every training question that gave no
@@ -50,6 +52,7 @@ def build_report(
         },
         "unfinished_questions": questions - kept - dropped.total(),
         "systems": {name: dict(scores) for name, scores in systems.items()},
+        "not_scored": dict(not_scored),
         "best_of_n": {name: dict(result["macro"]) for name, result in best.items()},
         "best_of_n_detail": {name: dict(result) for name, result in best.items()},
         "seconds": {name: manifest.get("seconds", 0.0) for name, manifest in stages.items()},

@@ -128,13 +128,6 @@ def aligned(table: Table) -> str:
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
-def systems_markdown(report: Mapping[str, Any]) -> str:
-    """The same table in Markdown."""
-    header, *rows = system_rows(report)
-    rule = ["---", *["---:"] * (len(header) - 1)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))
-
-
 def _interval(edges: tuple[float, float]) -> str:
     low, high = edges
     return f"{low:.1f}-{high:.1f}"

@@ -28,7 +28,7 @@ def write_report(stages: "Stages") -> dict[str, Any]:
     config, folder = stages.config, stages.dir.folder
     graph = stages.stores()
     done = [store for store in graph if store.complete]
-    systems, best = {}, {}
+    systems, best, not_scored = {}, {}, {}
     if stages.evaluates:
         for policy in stages.policies():
             store = stages.evaluate(policy).store
@@ -41,7 +41,7 @@ def write_report(stages: "Stages") -> dict[str, Any]:
                         config.seed,
                     )
                 except UserError as error:
-                    raise UserError(f"system {policy.name}: {error} in {store.folder}") from None
+                    not_scored[policy.name] = f"{error} in {store.folder}"
     report = build_report(
         run=str(folder),
         seed=config.seed,
@@ -50,11 +50,14 @@ def write_report(stages: "Stages") -> dict[str, Any]:
         manifests=[store.manifest() for store in done],
         systems=systems,
         best=best,
+        not_scored=not_scored,
     )
     training = {name: _metrics(stages.train(name)) for name in config.systems}
     folder.write_json("report.json", report)
     page = render_html(report, training, _examples(stages))
     folder.write("report.html", page.encode())
+    for name, reason in not_scored.items():
+        say(f"system {name} has no score: {reason}")
     say(f"report: {folder}/report.html")
     return report
 

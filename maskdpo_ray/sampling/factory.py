@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from maskdpo_ray.config import ModelConfig
+from maskdpo_ray.config import EndpointConfig, ModelConfig
 
 if TYPE_CHECKING:
     from maskdpo_ray.sampling.given import GivenCandidates
@@ -37,6 +37,32 @@ def build_sampler(
     prompt_token_ids(started.tokenizer, "?", system_prompt=model.system_prompt)
     return Sampler(
         started, decoding, model=model.path, seed=seed, system_prompt=model.system_prompt
+    )
+
+
+def build_endpoint_sampler(
+    model: ModelConfig, decoding: "Decoding", seed: int, endpoint: EndpointConfig
+) -> "Sampler":
+    """Sample from the policy behind ``endpoint``, with the policy's own prompts and token ids.
+
+    Args:
+        seed: the run's.
+
+    Raises:
+        UserError: the endpoint will not do, or the tokenizer has no chat template.
+    """
+    from maskdpo_ray.engine.chat import load_tokenizer, prompt_token_ids
+    from maskdpo_ray.engine.endpoint_tokens import open_tokens
+    from maskdpo_ray.sampling.endpoint import EndpointSampler
+
+    tokenizer = load_tokenizer(model)
+    prompt_token_ids(tokenizer, "?", system_prompt=model.system_prompt)
+    return EndpointSampler(
+        open_tokens(endpoint, tokenizer),
+        decoding,
+        model=endpoint.model,
+        seed=seed,
+        system_prompt=model.system_prompt,
     )
 
 

@@ -69,14 +69,17 @@ def damage(folder: Path, rank: int = 0, workers: int = 1) -> str | None:
     Sizes are checked for all files; checksums for every ``workers``-th one from ``rank`` on, so
     that the workers who look at one checkpoint together read it once.
     """
-    if not (folder / "seal-00000.json").is_file():
-        return "the first worker's part is missing"
-    expected = json.loads((folder / "seal-00000.json").read_text(encoding="utf-8"))["workers"]
-    for part in range(expected):
+    expected, part = 1, 0
+    while part < expected:
         seal = folder / f"seal-{part:05}.json"
         if not seal.is_file():
-            return f"the part of worker {part} of {expected} is missing"
-        for name, sealed in json.loads(seal.read_text(encoding="utf-8"))["files"].items():
+            return f"the part of worker {part} is missing"
+        try:
+            sealed_by = json.loads(seal.read_text(encoding="utf-8"))
+            expected, files = sealed_by["workers"], sealed_by["files"]
+        except (ValueError, KeyError):
+            return f"{seal.name} cannot be read"
+        for name, sealed in files.items():
             file = folder / name
             if not file.is_file():
                 return f"{name} is missing"
@@ -84,6 +87,7 @@ def damage(folder: Path, rank: int = 0, workers: int = 1) -> str | None:
                 return f"{name} has {file.stat().st_size} of {sealed['bytes']} bytes"
             if part % workers == rank and _crc32(file) != sealed["crc32"]:
                 return f"{name} does not match its checksum"
+        part += 1
     return None
 
 

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from maskdpo_ray.config import ModelConfig
+from maskdpo_ray.config import LoraConfig, ModelConfig
 from maskdpo_ray.engine.chat import load_tokenizer
 from maskdpo_ray.storage import Folder
 from maskdpo_ray.training.engine import Engine, gathered
+from maskdpo_ray.training.lora import merged, save_adapters
 from maskdpo_ray.training.model import local_snapshot
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def gather_weights(engine: Engine, keep: bool) -> "dict[str, Tensor]":
-    """Whole weights on the CPU where ``keep``; every worker takes part."""
+    """Whole trained weights on the CPU where ``keep``; every worker takes part."""
     weights = {}
     for name, parameter in engine.named_parameters():
         with gathered(parameter) as whole:
@@ -28,22 +29,32 @@ def gather_weights(engine: Engine, keep: bool) -> "dict[str, Tensor]":
 
 
 def write_model(
-    policy: Any, weights: "dict[str, Tensor]", model: ModelConfig, output: Folder, card: str
+    policy: Any,
+    weights: "dict[str, Tensor]",
+    model: ModelConfig,
+    lora: LoraConfig | None,
+    output: Folder,
+    card: str,
 ) -> None:
     """Write weights, configuration, tokenizer and model card to ``output/model``.
 
     On a disk the folder appears when it is whole. In an object store, where nothing can be
-    renamed, ``config.json`` is the last file to appear: a folder without it is no model.
+    renamed, ``config.json`` is the last file to appear (of adapters alone their
+    ``adapter_config.json``): a folder without it is no model.
 
     Args:
         policy: the model that was trained; its own weights may be sharded away.
+        weights: what :func:`gather_weights` gave: of all parameters, or of the adapters.
+        model: the base.
+        lora: settings of the adapters, where they are what was trained.
         output: an older ``model`` in it is replaced.
         card: text of the model card, ``README.md``.
     """
     if not output.is_local:
         with tempfile.TemporaryDirectory() as scratch:
-            _write_files(policy, weights, model, Path(scratch), card)
-            files = sorted(Path(scratch).iterdir(), key=lambda file: file.name == "config.json")
+            _write_files(policy, weights, model, lora, Path(scratch), card)
+            last = ("config.json", "adapter_config.json")
+            files = sorted(Path(scratch).iterdir(), key=lambda file: file.name in last)
             for file in files:
                 with pa.memory_map(str(file)) as content:
                     (output / "model").write(file.name, content.read_buffer())
@@ -52,19 +63,30 @@ def write_model(
     aside = target.with_name(".model.partial")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    _write_files(policy, weights, model, aside, card)
+    _write_files(policy, weights, model, lora, aside, card)
     if target.exists():
         shutil.rmtree(target)
     aside.rename(target)
 
 
 def _write_files(
-    policy: Any, weights: "dict[str, Tensor]", model: ModelConfig, folder: Path, card: str
+    policy: Any,
+    weights: "dict[str, Tensor]",
+    model: ModelConfig,
+    lora: LoraConfig | None,
+    folder: Path,
+    card: str,
 ) -> None:
-    source = local_snapshot(model.path, model.revision)
-    policy.save_pretrained(folder, state_dict=weights)
-    # The source's own file: training switched dropout off in the loaded configuration.
-    shutil.copyfile(source / "config.json", folder / "config.json")
+    if lora is not None and lora.export == "adapter":
+        save_adapters(policy, weights, model.path, folder)
+    else:
+        if lora is None:
+            policy.save_pretrained(folder, state_dict=weights)
+        else:
+            merged(policy, weights, model).save_pretrained(folder)
+        # The source's own file: training switched dropout off in the loaded configuration.
+        source = local_snapshot(model.path, model.revision)
+        shutil.copyfile(source / "config.json", folder / "config.json")
     load_tokenizer(model).save_pretrained(folder)
     (folder / "README.md").write_text(card, encoding="utf-8")
 

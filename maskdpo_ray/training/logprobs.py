@@ -1,7 +1,8 @@
 """Log-probabilities of chosen positions, without ever holding the logits of a whole batch.
 
 With a vocabulary of 128 k the logits are most of the memory of DPO. Only positions with a
-non-zero weight are projected, a chunk at a time, and the chunk is projected again in backward.
+non-zero weight are projected, and only a tile of (positions x vocabulary) at a time: the softmax
+is normalised over tiles as they come, and every tile is projected again in backward.
 """
 
 from typing import Any
@@ -24,10 +25,15 @@ _LOGIT_CHANGES = {
 }
 
 
+# Logits held at a time. On a CPU a tile that stays in the cache saves most of the softmax's time; a
+# GPU needs tiles large enough to fill it.
+_TILE_BYTES = {"cpu": 8 << 20, "cuda": 128 << 20}
+
+
 class _SelectedLogProbs(torch.autograd.Function):
     """One autograd node for the whole projection.
 
-    One node, and not one checkpoint per chunk: the weight's gradient is then accumulated once
+    One node, and not one checkpoint per tile: the weight's gradient is then accumulated once
     per backward pass, which ZeRO's reduction hooks rely on. The weight is saved as the leaf it
     is, so backward sees the data that ZeRO-3 has gathered again by then.
     """
@@ -37,16 +43,19 @@ class _SelectedLogProbs(torch.autograd.Function):
         ctx: Any, hidden: Tensor, targets: Tensor, weight: Tensor, bias: Tensor | None, chunk: int
     ) -> Tensor:
         precise = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-        log_probs = hidden.new_empty(hidden.shape[0], dtype=precise)
-        log_norms = torch.empty_like(log_probs)
-        for part in _chunks(hidden.shape[0], chunk):
-            logits = functional.linear(hidden[part], weight, bias).to(precise)
-            log_norms[part] = logits.logsumexp(dim=-1)
-            picked = logits.gather(1, targets[part, None]).squeeze(1)
-            log_probs[part] = picked - log_norms[part]
+        log_norms = hidden.new_full(hidden.shape[:1], -torch.inf, dtype=precise)
+        picked = torch.zeros_like(log_norms)
+        for words in _vocabulary_tiles(hidden, weight, chunk):
+            for part in _slices(hidden.shape[0], chunk):
+                logits = _logits(hidden[part], weight, bias, words, precise)
+                place, inside = _place(targets[part], words)
+                picked[part] += logits.gather(1, place[:, None]).squeeze(1) * inside
+                largest = logits.amax(dim=1)
+                sums = logits.sub_(largest[:, None]).exp_().sum(dim=1)
+                log_norms[part] = torch.logaddexp(log_norms[part], largest + sums.log())
         ctx.save_for_backward(hidden, targets, weight, bias, log_norms)
         ctx.chunk = chunk
-        return log_probs
+        return picked - log_norms
 
     @staticmethod
     @once_differentiable
@@ -54,34 +63,70 @@ class _SelectedLogProbs(torch.autograd.Function):
         hidden, targets, weight, bias, log_norms = ctx.saved_tensors
         wants_hidden, _, wants_weight, wants_bias, _ = ctx.needs_input_grad
         precise = log_norms.dtype
-        grad_hidden = torch.empty_like(hidden) if wants_hidden else None
-        # Summed in full precision: bf16 would lose the small terms of late chunks.
-        grad_weight = torch.zeros_like(weight, dtype=precise) if wants_weight else None
-        grad_bias = torch.zeros_like(bias, dtype=precise) if wants_bias else None
-        for part in _chunks(hidden.shape[0], ctx.chunk):
-            # d log p(target) / d logits = onehot(target) - softmax(logits)
-            grad = functional.linear(hidden[part], weight, bias).to(precise)
-            grad.sub_(log_norms[part, None]).exp_().neg_()
-            grad.scatter_add_(1, targets[part, None], torch.ones_like(grad[:, :1]))
-            grad.mul_(upstream[part, None])
-            if wants_bias:
-                grad_bias += grad.sum(dim=0)
-            grad = grad.to(hidden.dtype)
-            if wants_hidden:
-                grad_hidden[part] = grad @ weight
+        # Summed in full precision: bf16 would lose the small terms of late tiles.
+        grad_hidden = torch.zeros_like(hidden, dtype=precise) if wants_hidden else None
+        grad_weight = torch.empty_like(weight) if wants_weight else None
+        grad_bias = torch.empty_like(bias) if wants_bias else None
+        for words in _vocabulary_tiles(hidden, weight, ctx.chunk):
+            weight_sum = torch.zeros_like(weight[words], dtype=precise) if wants_weight else None
+            bias_sum = torch.zeros_like(bias[words], dtype=precise) if wants_bias else None
+            for part in _slices(hidden.shape[0], ctx.chunk):
+                # d log p(target) / d logits = onehot(target) - softmax(logits)
+                grad = _logits(hidden[part], weight, bias, words, precise)
+                grad.sub_(log_norms[part, None]).exp_().mul_(-upstream[part, None])
+                place, inside = _place(targets[part], words)
+                grad.scatter_add_(1, place[:, None], (upstream[part] * inside)[:, None])
+                if wants_bias:
+                    bias_sum += grad.sum(dim=0)
+                grad = grad.to(hidden.dtype)
+                if wants_hidden:
+                    _add_product(grad_hidden[part], grad, weight[words])
+                if wants_weight:
+                    _add_product(weight_sum, grad.t(), hidden[part])
             if wants_weight:
-                grad_weight += grad.t() @ hidden[part]
+                grad_weight[words] = weight_sum
+            if wants_bias:
+                grad_bias[words] = bias_sum
         return (
-            grad_hidden,
+            grad_hidden.to(hidden.dtype) if wants_hidden else None,
             None,
-            grad_weight.to(weight.dtype) if wants_weight else None,
-            grad_bias.to(bias.dtype) if wants_bias else None,
+            grad_weight,
+            grad_bias,
             None,
         )
 
 
-def _chunks(total: int, size: int) -> list[slice]:
+def _slices(total: int, size: int) -> list[slice]:
     return [slice(start, min(start + size, total)) for start in range(0, total, size)]
+
+
+def _vocabulary_tiles(hidden: Tensor, weight: Tensor, chunk: int) -> list[slice]:
+    """The vocabulary in as few pieces as the bytes of a tile allow."""
+    rows = max(1, min(chunk, hidden.shape[0]))
+    words = _TILE_BYTES[hidden.device.type] // (4 * rows)
+    return _slices(weight.shape[0], max(1, words))
+
+
+def _logits(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, words: slice, dtype: torch.dtype
+) -> Tensor:
+    offset = None if bias is None else bias[words]
+    return functional.linear(hidden, weight[words], offset).to(dtype)
+
+
+def _place(targets: Tensor, words: slice) -> tuple[Tensor, Tensor]:
+    """Column of each target in a tile, and whether it is there at all."""
+    place = targets - words.start
+    inside = (targets >= words.start) & (targets < words.stop)
+    return place.clamp(0, words.stop - words.start - 1), inside
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """``total += a @ b`` with no rounding of the product to a lower precision than the sum's."""
+    if a.is_cuda and a.dtype != total.dtype:
+        torch.addmm(total, a, b, out_dtype=total.dtype, out=total)
+    else:
+        total.addmm_(a.to(total.dtype), b.to(total.dtype))
 
 
 def selected_log_probs(
@@ -93,8 +138,8 @@ def selected_log_probs(
         hidden: ``[positions, width]``, what the LM head reads.
         targets: token id that follows each position, int64 ``[positions]``.
         weight, bias: of the head, ``[vocabulary, width]`` and ``[vocabulary]``.
-        chunk: positions projected at a time; peak memory is ``chunk * vocabulary * 4`` bytes
-            a few times over.
+        chunk: positions projected at a time. No tensor of logits is larger than ``chunk`` times
+            the vocabulary, nor, at any vocabulary, than a tile (8 MiB on a CPU, 128 MiB on a GPU).
 
     Returns:
         Natural log-probabilities in fp32 (float64 for float64 inputs), ``[positions]``.

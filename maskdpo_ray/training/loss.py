@@ -1,9 +1,34 @@
-"""The masked DPO loss (Mask-DPO, equations 5 and 6)."""
+"""The masked losses: DPO (Mask-DPO, equations 5 and 6) and its relatives, and the NLL term.
 
-from typing import TYPE_CHECKING
+Every loss is a function of the masked log-ratios of a pair, M_w of the chosen and M_l of the
+rejected answer. With all weights one it is the loss that carries its name elsewhere.
+"""
+
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from maskdpo_ray.config import TrainingConfig
+
+
+class KlEstimates(NamedTuple):
+    """What ``kto_pair`` compares a pair with: see :func:`kl_estimates`. In nats."""
+
+    chosen: float
+    rejected: float
+
+
+def masked_sums(values: "Tensor", weights: "Tensor", owner: "Tensor", responses: int) -> "Tensor":
+    """Weighted sums of values of tokens, for every response of a batch: ``[responses]``.
+
+    Args:
+        values: ``[tokens]``.
+        weights: token weights ``[tokens]``; a token that is not listed has weight zero.
+        owner: response that each token belongs to, int64 ``[tokens]`` in ``0 .. responses - 1``.
+    """
+    terms = weights * values
+    return terms.new_zeros(responses).index_add(0, owner, terms)
 
 
 def masked_log_ratios(
@@ -17,14 +42,52 @@ def masked_log_ratios(
 
     Args:
         policy, reference: log-probabilities of the response tokens, fp32 ``[tokens]``.
-        weights: token weights ``[tokens]``; a token that is not listed has weight zero.
-        owner: response that each token belongs to, int64 ``[tokens]`` in ``0 .. responses - 1``.
+        weights, owner, responses: as in :func:`masked_sums`.
 
     Returns:
         ``[responses]``, in nats.
     """
-    terms = weights * (policy - reference)
-    return terms.new_zeros(responses).index_add(0, owner, terms)
+    return masked_sums(policy - reference, weights, owner, responses)
+
+
+def masked_means(values: "Tensor", weights: "Tensor", owner: "Tensor", responses: int) -> "Tensor":
+    """Weighted means over the tokens that count: sums divided by the response's total weight.
+
+    The divisor is the total weight, never the length of the answer: with 0/1 weights it is the
+    number of tokens in the sum.
+    """
+    totals = weights.new_zeros(responses).index_add(0, owner, weights)
+    return masked_sums(values, weights, owner, responses) / totals
+
+
+def pair_losses(
+    settings: "TrainingConfig",
+    chosen: "Tensor",
+    rejected: "Tensor",
+    kl: KlEstimates | None = None,
+) -> "Tensor":
+    """Loss of every pair under ``settings.loss``: ``[pairs]``.
+
+    Args:
+        chosen, rejected: masked log-ratios ``[pairs]``: sums, for ``ipo`` means.
+        kl: of the global batch; ``kto_pair`` alone reads it.
+    """
+    beta, smoothing = settings.beta, settings.label_smoothing
+    match settings.loss:
+        case "sigmoid":
+            return masked_dpo_loss(chosen, rejected, beta, smoothing)
+        case "robust":
+            return robust_loss(chosen, rejected, beta, smoothing)
+        case "hinge":
+            return hinge_loss(chosen, rejected, beta)
+        case "ipo":
+            return ipo_loss(chosen, rejected, beta)
+        case "kto_pair":
+            return kto_pair_loss(chosen, rejected, beta, kl)
+        case "sppo_hard":
+            return sppo_hard_loss(chosen, rejected, beta)
+        case "nca_pair":
+            return nca_pair_loss(chosen, rejected, beta)
 
 
 def masked_dpo_loss(
@@ -44,3 +107,71 @@ def masked_dpo_loss(
     if label_smoothing == 0.0:
         return -logsigmoid(margin)
     return -(1 - label_smoothing) * logsigmoid(margin) - label_smoothing * logsigmoid(-margin)
+
+
+def robust_loss(
+    chosen: "Tensor", rejected: "Tensor", beta: float, label_smoothing: float
+) -> "Tensor":
+    """Unbiased under preferences flipped with that probability (rDPO, arXiv:2403.00409).
+
+    ``((1 - e) L(w, l) - e L(l, w)) / (1 - 2e)`` with L of :func:`masked_dpo_loss`. Its minimum
+    over the margin is finite, and the loss may be negative.
+    """
+    right = masked_dpo_loss(chosen, rejected, beta)
+    flipped = masked_dpo_loss(rejected, chosen, beta)
+    return ((1 - label_smoothing) * right - label_smoothing * flipped) / (1 - 2 * label_smoothing)
+
+
+def hinge_loss(chosen: "Tensor", rejected: "Tensor", beta: float) -> "Tensor":
+    """``max(0, 1 - beta (M_w - M_l))`` (SLiC-HF, arXiv:2305.10425): 1/beta is the margin."""
+    return (1 - beta * (chosen - rejected)).relu()
+
+
+def ipo_loss(chosen: "Tensor", rejected: "Tensor", beta: float) -> "Tensor":
+    """``(m_w - m_l - 1 / (2 beta))^2`` (IPO, arXiv:2310.12036, eq. 17; beta is its tau).
+
+    m are means per token that counts, as in the released code: the target 1/(2 beta) is one
+    constant for answers of all lengths.
+    """
+    return (chosen - rejected - 1 / (2 * beta)) ** 2
+
+
+def kl_estimates(mean_chosen: float, mean_rejected: float) -> KlEstimates:
+    """KL estimates of ``kto_pair`` (KTO, arXiv:2402.01306): means of M, at least zero.
+
+    Args:
+        mean_chosen, mean_rejected: of M_w and M_l over the *global* batch.
+    """
+    return KlEstimates(max(0.0, mean_chosen), max(0.0, mean_rejected))
+
+
+def kto_pair_loss(chosen: "Tensor", rejected: "Tensor", beta: float, kl: KlEstimates) -> "Tensor":
+    """Half of ``1 - sigmoid(beta (M_w - KL_l)) + 1 - sigmoid(beta (KL_w - M_l))``.
+
+    Each side is compared with the KL estimate of the other one. No gradient passes through the
+    estimates (as in KTO): they are zero where training starts, just where the cut at zero
+    has its kink, and rounding would decide on the direction of the first step.
+    """
+    desired = 1 - (beta * (chosen - kl.rejected)).sigmoid()
+    undesired = 1 - (beta * (kl.chosen - rejected)).sigmoid()
+    return (desired + undesired) / 2
+
+
+def sppo_hard_loss(chosen: "Tensor", rejected: "Tensor", beta: float) -> "Tensor":
+    """``(M_w - 1/(2 beta))^2 + (M_l + 1/(2 beta))^2`` (SPPO, arXiv:2405.00675, eq. 4.7).
+
+    The winner wins with probability one; beta is 1/eta of that paper.
+    """
+    return (chosen - 0.5 / beta) ** 2 + (rejected + 0.5 / beta) ** 2
+
+
+def nca_pair_loss(chosen: "Tensor", rejected: "Tensor", beta: float) -> "Tensor":
+    """``-log s(beta M_w) - log s(-beta M_w) / 2 - log s(-beta M_l) / 2``, s the sigmoid.
+
+    Pairwise noise contrastive alignment (arXiv:2402.05369): it holds the chosen answer's own
+    likelihood up, and not only the difference.
+    """
+    from torch.nn.functional import logsigmoid
+
+    won, lost = beta * chosen, beta * rejected
+    return -logsigmoid(won) - 0.5 * logsigmoid(-won) - 0.5 * logsigmoid(-lost)

@@ -23,7 +23,14 @@ from maskdpo_ray.records import Pair
 from maskdpo_ray.storage import Folder
 from maskdpo_ray.training.batch_plan import global_batch, split_batch, steps_per_epoch
 from maskdpo_ray.training.batches import Batch, TrainingPair, collate, idle_batch, training_pairs
-from maskdpo_ray.training.loss import masked_dpo_loss, masked_log_ratios
+from maskdpo_ray.training.loss import (
+    KlEstimates,
+    kl_estimates,
+    masked_log_ratios,
+    masked_means,
+    masked_sums,
+    pair_losses,
+)
 from maskdpo_ray.training.schedule import learning_rate
 
 if TYPE_CHECKING:
@@ -129,13 +136,14 @@ def train(job: TrainingJob, workers: Workers) -> dict[str, Any]:
     weights = gather_weights(engine, keep=workers.rank == 0)
     if workers.rank == 0:
         card = model_card(job.model.path, {**settings.model_dump(), "seed": job.seed}, history[-1])
-        write_model(policy, weights, job.model, job.output, card)
+        write_model(policy, weights, job.model, settings.lora, job.output, card)
     engine.close()
     return history[-1]
 
 
 def _load(job: TrainingJob) -> "tuple[list[TrainingPair], PreTrainedModel]":
     """The pairs in the order of their ids, and the policy as it was before training."""
+    from maskdpo_ray.training.lora import add_adapters
     from maskdpo_ray.training.model import load_policy, longest_input
 
     references = {row["id"]: row for row in job.references()}
@@ -147,6 +155,8 @@ def _load(job: TrainingJob) -> "tuple[list[TrainingPair], PreTrainedModel]":
             f"pair {longest.id!r} has {longest.length} tokens and the model {limit:g} positions: "
             f"set preference.max_length={limit:g}"
         )
+    if job.settings.lora is not None:
+        add_adapters(policy, job.settings.lora, job.seed)
     return pairs, policy
 
 
@@ -188,6 +198,9 @@ def _learn(
 ) -> dict[str, float]:
     """One optimizer step; the gradient is that of the mean loss over the global batch."""
     passes = split_batch(batch, lengths, workers.count, settings.micro_batch_tokens)[workers.rank]
+    kl = None
+    if settings.loss == "kto_pair":
+        kl = _kl_estimates(engine, pairs, passes, len(batch), settings, workers)
     # The engine averages over the workers, so their sums are scaled up by their number.
     scale = workers.count / len(batch)
     sums = np.zeros(len(_SUMS))
@@ -195,7 +208,7 @@ def _learn(
     for number, chosen_pairs in enumerate(passes):
         rows = [pairs[index] for index in chosen_pairs]
         tensors = (collate(rows) if rows else idle_batch()).to(engine.device)
-        losses, values = _losses(engine(**tensors.inputs()), tensors, settings)
+        losses, values = _losses(engine(**tensors.inputs()), tensors, settings, kl)
         # A worker without pairs takes part in the pass with a loss that counts for nothing.
         loss = losses.sum() * (scale if rows else 0.0)
         engine.backward(loss, last=number == len(passes) - 1)
@@ -204,12 +217,7 @@ def _learn(
             finite = losses.isfinite().tolist()
             unsound += [row.id for row, ok in zip(rows, finite, strict=True) if not ok]
     sums, unsound = _over_workers(sums, unsound, engine.device, workers.count)
-    if unsound:
-        raise UserError(
-            f"the loss of {len(unsound)} pairs is not finite, the first are "
-            f"{', '.join(map(repr, sorted(unsound)[:5]))}: look at these rows, lower "
-            "training.learning_rate, or train in float32"
-        )
+    _refuse_unsound(unsound)
     norm = engine.step(rate)
     if not math.isfinite(norm):
         names = ", ".join(repr(pairs[index].id) for index in batch[:5])
@@ -220,20 +228,72 @@ def _learn(
     return _metrics(dict(zip(_SUMS, sums.tolist(), strict=True)), norm, rate)
 
 
-def _losses(
-    log_probs: "Tensor", batch: Batch, settings: TrainingConfig
-) -> "tuple[Tensor, dict[str, Tensor]]":
-    """Loss of every pair ``[pairs]``, and the values that the metrics are made of."""
+def _refuse_unsound(names: list[str]) -> None:
+    """Raise if there are pairs whose loss is not finite."""
+    if names:
+        raise UserError(
+            f"the loss of {len(names)} pairs is not finite, the first are "
+            f"{', '.join(map(repr, sorted(names)[:5]))}: look at these rows, lower "
+            "training.learning_rate, or train in float32"
+        )
+
+
+def _kl_estimates(
+    engine: "Engine",
+    pairs: list[TrainingPair],
+    passes: list[np.ndarray],
+    batch_size: int,
+    settings: TrainingConfig,
+    workers: Workers,
+) -> KlEstimates:
+    """What ``kto_pair`` compares every pair of a step with, from a forward over the whole step.
+
+    Estimates of one pass alone would make the loss depend on how the step is cut.
+    """
     import torch
 
-    sequences = len(batch.input_ids)
-    ratios = masked_log_ratios(log_probs, batch.reference, batch.weights, batch.owner, sequences)
-    chosen, rejected = ratios.chunk(2)
-    losses = masked_dpo_loss(chosen, rejected, settings.beta, settings.label_smoothing)
-    with torch.no_grad():
-        logps = torch.zeros_like(ratios).index_add(0, batch.owner, batch.weights * log_probs)
-        logps_chosen, logps_rejected = logps.chunk(2)
+    sums = np.zeros(2)
+    unsound: list[str] = []
+    for chosen_pairs in passes:
+        rows = [pairs[index] for index in chosen_pairs]
+        tensors = (collate(rows) if rows else idle_batch()).to(engine.device)
+        with torch.no_grad():
+            ratios = _log_ratios(engine(**tensors.inputs()), tensors, settings).double()
+        if rows:
+            sides = ratios.view(2, -1)
+            sums += sides.sum(dim=1).cpu().numpy()
+            finite = sides.isfinite().all(dim=0).tolist()
+            unsound += [row.id for row, ok in zip(rows, finite, strict=True) if not ok]
+    sums, unsound = _over_workers(sums, unsound, engine.device, workers.count)
+    _refuse_unsound(unsound)
+    return kl_estimates(*(sums / batch_size).tolist())
+
+
+def _log_ratios(log_probs: "Tensor", batch: Batch, settings: TrainingConfig) -> "Tensor":
+    """What the loss compares, for every response: sums, or means per token for ``ipo``."""
+    where = (batch.weights, batch.owner, len(batch.input_ids))
+    if settings.loss == "ipo":
+        return masked_means(log_probs - batch.reference, *where)
+    return masked_log_ratios(log_probs, batch.reference, *where)
+
+
+def _losses(
+    log_probs: "Tensor", batch: Batch, settings: TrainingConfig, kl: KlEstimates | None = None
+) -> "tuple[Tensor, dict[str, Tensor]]":
+    """Loss of every pair ``[pairs]``, and the values that the metrics are made of.
+
+    Args:
+        kl: of the whole step, for ``kto_pair``.
+    """
+    chosen, rejected = _log_ratios(log_probs, batch, settings).chunk(2)
+    losses = pair_losses(settings, chosen, rejected, kl)
+    where = (batch.weights, batch.owner, len(batch.input_ids))
+    likelihoods, _ = masked_means(-log_probs, *where).chunk(2)
+    if settings.nll_weight:
+        losses = losses + settings.nll_weight * likelihoods
+    logps_chosen, logps_rejected = masked_sums(log_probs.detach(), *where).chunk(2)
     return losses, {
+        "nll_loss": likelihoods.detach(),
         "rewards/chosen": settings.beta * chosen.detach(),
         "rewards/rejected": settings.beta * rejected.detach(),
         "logps/chosen": logps_chosen,
@@ -244,6 +304,7 @@ def _losses(
 _SUMS = (
     "pairs",
     "loss",
+    "nll_loss",
     "rewards/chosen",
     "rewards/rejected",
     "rewards/accuracies",
@@ -288,13 +349,16 @@ def _over_workers(
 def _metrics(sums: dict[str, float], norm: float, rate: float) -> dict[str, float]:
     """Means over the step, under the names that TRL made common.
 
-    ``logps`` and ``rewards`` are sums over the tokens with a non-zero weight; with ``mask: none``
-    these are all tokens. ``kept`` is the share of response tokens with a non-zero weight.
+    ``logps`` and ``rewards`` are weighted sums over the tokens with a non-zero weight; with
+    ``mask: none`` these are all tokens (``ipo``: ``rewards`` are of means per token, as its loss).
+    ``nll_loss`` is the mean over these tokens of the chosen answer, whether the loss has the term
+    or not. ``kept`` is the share of response tokens with a non-zero weight.
     """
     pairs = sums["pairs"]
     chosen, rejected = sums["rewards/chosen"] / pairs, sums["rewards/rejected"] / pairs
     return {
         "loss": sums["loss"] / pairs,
+        "nll_loss": sums["nll_loss"] / pairs,
         "grad_norm": norm,
         "learning_rate": rate,
         "rewards/chosen": chosen,

@@ -46,10 +46,12 @@ def test_micro_counts_sentences_and_macro_counts_questions():
     assert score["mean_tokens"] == 10
 
 
-def test_errors_count_neither_way_and_are_told():
-    score = sentence_score([row("a", "oe", "e", "")], "sampled")
-    assert score["micro"] == 100
-    assert (score["errors"], score["unscored"]) == (2, 2)
+def test_an_answer_with_an_error_is_left_out_as_in_best_of_n_and_told():
+    rows = [row("a", "ooe", "oc", "e", "")]
+    score = sentence_score(rows, "sampled")
+    assert score["micro"] == best_of_n(rows, [1])["micro"]["1"] == 50
+    assert (score["correct"], score["incorrect"]) == (1, 1)
+    assert (score["errors"], score["unscored"]) == (2, 3)
 
 
 def test_decodings_are_kept_apart():
@@ -59,7 +61,7 @@ def test_decodings_are_kept_apart():
 
 
 def test_nothing_to_score_is_a_message_and_not_nan():
-    with pytest.raises(UserError, match="no greedy answer has a judged sentence: 1 answers, 1"):
+    with pytest.raises(UserError, match="no greedy answer could be scored: 1 answers, 1"):
         sentence_score([row("a", "e", decoding="greedy")], "greedy")
     with pytest.raises(UserError, match="none of 1 sampled answers"):
         best_of_n([row("a", "oe")], [1])

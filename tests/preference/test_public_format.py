@@ -6,14 +6,12 @@ import real_tokenizers
 from maskdpo_ray.config import PreferenceConfig
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.preference.public_format import (
-    as_input,
     from_public,
     read_public,
     to_public,
-    write_public,
 )
 from maskdpo_ray.preference.select import build_pair
-from maskdpo_ray.questions import read_questions
+from maskdpo_ray.questions import read_pairs
 from maskdpo_ray.records import is_correct
 
 
@@ -84,7 +82,7 @@ def test_pairs_survive_the_round_trip(tmp_path):
     pair = build_pair(row, tokenizer, [7], PreferenceConfig())
 
     path = tmp_path / "public.jsonl"
-    assert write_public([pair, pair], path) == 2
+    path.write_text((json.dumps(to_public(pair)) + "\n") * 2)
     first, second = read_public(path)
     assert (first["id"], second["id"]) == ("public-000000", "public-000001")
     for read, side in zip(first["candidates"], (pair["chosen"], pair["rejected"]), strict=True):
@@ -98,16 +96,22 @@ def test_pairs_survive_the_round_trip(tmp_path):
     assert again["chosen"]["weights"] == pair["chosen"]["weights"]
 
 
-def test_what_is_read_is_input_of_a_run(tmp_path):
-    row = from_public(record(), 0)
-    path = tmp_path / "train.jsonl"
-    path.write_text(json.dumps(as_input(row)) + "\n")
-    [(row_id, read)] = read_questions(path)
-    assert row_id == row["id"]
-    for mine, theirs in zip(row["candidates"], read["candidates"], strict=True):
-        assert mine["response"] == theirs["response"]
-        for a, b in zip(mine["sentences"], theirs["sentences"], strict=True):
-            assert (a["start"], a["end"], a["verdict"]) == (b["start"], b["end"], b["verdict"])
+def test_a_pair_that_cannot_be_used_is_rejected_and_its_neighbours_read(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    lone, empty = record(), record()
+    lone["prompt"][0]["content"] = "What \ud800?"
+    empty["prompt"][0]["content"] = " "
+    path.write_text("".join(json.dumps(each) + "\n" for each in (lone, empty, record())))
+    first, second, third = (row for _, row in read_pairs(path))
+    assert (first.reason, second.reason) == ("not_unicode", "empty_question")
+    assert third["candidates"] == from_public(record(), 2)["candidates"]
+
+
+def test_a_file_that_is_not_utf_8_is_named_with_its_line(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    path.write_bytes(json.dumps(record()).encode() + b'\n{"prompt": "caf\xe9"}\n')
+    with pytest.raises(UserError, match="line 2 is not UTF-8"):
+        list(read_public(path))
 
 
 @pytest.mark.parametrize("line", ["{", "[]", '{"prompt": 1}'])

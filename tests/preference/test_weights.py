@@ -9,7 +9,6 @@ from maskdpo_ray.preference.weights import (
     tile_sentences,
     token_weights,
     truncate,
-    vanilla_weights,
 )
 from maskdpo_ray.records import VERDICTS
 
@@ -77,10 +76,6 @@ def test_sentences_that_do_not_tile_are_an_error(spans):
     with pytest.raises(MaskError) as raised:
         check_tiling("abcde", [sentence(*span) for span in spans])
     assert raised.value.reason == "mask_spans_do_not_tile"
-
-
-def test_vanilla_weights_are_all_one():
-    assert vanilla_weights(3) == [1.0, 1.0, 1.0]
 
 
 def test_tiling_gives_white_space_to_the_sentence_before():

@@ -123,7 +123,7 @@ def test_hostile_text_stays_text(text):
         manifests=[
             {"stage": "pair", "counts": {"in": 1, "out": 0, "rejected": {text: 1}}, "seconds": 0}
         ],
-        systems={}, best={},
+        systems={}, best={}, not_scored={},
     )
     page = Page(render_html(report, {}, [{"question": text, "chosen": side, "rejected": side}]))
     assert page.answers == [text, text]

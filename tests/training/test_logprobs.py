@@ -1,5 +1,10 @@
+from functools import cache
+
+import numpy as np
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.training.logprobs import LogProbHead, LogProbModel, selected_log_probs
@@ -127,3 +132,76 @@ def test_a_model_that_changes_its_logits_is_refused():
     )
     with pytest.raises(UserError, match="final_logit_softcapping=30.0"):
         LogProbModel(Gemma2ForCausalLM(config), 4)
+
+
+@cache
+def double_model(folder):
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
+
+
+# Most tokens are masked or kept whole; some have a weight between.
+weight = st.one_of(st.sampled_from([0.0, 1.0]), st.floats(0.01, 1.0))
+side = st.lists(weight, min_size=1, max_size=12)
+
+
+@settings(max_examples=25, deadline=None)
+@example(masks=[(2, [0.0, 0.0], [0.0])], chunk=1, seed=0)
+@example(masks=[(1, [0.0] * 4, [1.0] * 4), (3, [1.0] * 4, [0.0])], chunk=4, seed=1)
+@given(
+    masks=st.lists(st.tuples(st.integers(1, 6), side, side), min_size=1, max_size=4),
+    chunk=st.integers(1, 12),
+    seed=st.integers(0, 999),
+)
+def test_every_mask_pattern_has_the_gradients_of_full_logits(tiny_llama, masks, chunk, seed):
+    """Log-ratios and all gradients, against one unpadded forward per sequence, in float64.
+
+    Rows that keep nothing, rows that keep all, weights between 0 and 1, and chunks that end
+    inside, at the end of and beyond a row.
+    """
+    from maskdpo_ray.training.batches import Response, TrainingPair, collate
+    from maskdpo_ray.training.loss import masked_log_ratios
+
+    random = np.random.default_rng(seed)
+
+    def response(weights: list[float]) -> Response:
+        ids = random.integers(0, 64, len(weights))
+        return Response(ids, np.float32(weights), np.float32(random.normal(-3, 1, len(ids))))
+
+    pairs = [
+        TrainingPair(str(number), random.integers(0, 64, prompt), response(chosen), response(lost))
+        for number, (prompt, chosen, lost) in enumerate(masks)
+    ]
+    batch = collate(pairs)
+    model = double_model(tiny_llama)
+    linear = model.get_output_embeddings()
+    upstream = torch.tensor(random.normal(size=2 * len(pairs)))
+
+    log_probs = LogProbModel(model, chunk)(**batch.inputs())
+    ours = masked_log_ratios(log_probs, batch.reference, batch.weights, batch.owner, len(upstream))
+    grads = gradients(model, ours @ upstream)
+    model.set_output_embeddings(linear)
+
+    expected = []
+    for prompt, answer in [(p.prompt_ids, p.chosen) for p in pairs] + [
+        (p.prompt_ids, p.rejected) for p in pairs
+    ]:
+        ids = torch.tensor(np.concatenate([prompt, answer.token_ids]))
+        logits = model(input_ids=ids[None]).logits[0, len(prompt) - 1 : -1]
+        picked = logits.log_softmax(-1).gather(1, torch.tensor(answer.token_ids)[:, None])[:, 0]
+        ratios = picked - torch.tensor(answer.reference)
+        expected.append((torch.tensor(answer.weights) * ratios).sum())
+    theirs = torch.stack(expected)
+    assert torch.allclose(ours, theirs, rtol=0, atol=1e-9)
+    for name, wanted in gradients(model, theirs @ upstream).items():
+        assert torch.allclose(grads[name], wanted, rtol=0, atol=1e-9), name
+
+
+def gradients(model, value: torch.Tensor) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    value.backward()
+    return {
+        name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.clone()
+        for name, parameter in model.named_parameters()
+    }

@@ -1,9 +1,17 @@
 import math
+from itertools import pairwise
 
 import pytest
 import torch
 
-from maskdpo_ray.training.loss import masked_dpo_loss, masked_log_ratios
+from maskdpo_ray.config import TrainingConfig
+from maskdpo_ray.training.loss import (
+    kl_estimates,
+    masked_dpo_loss,
+    masked_log_ratios,
+    masked_means,
+    pair_losses,
+)
 
 
 def test_loss_is_ln_2_where_policy_and_reference_agree():
@@ -51,3 +59,138 @@ def test_label_smoothing_mixes_in_the_flipped_preference():
     flipped = masked_dpo_loss(rejected, chosen, beta=0.5)
     smoothed = masked_dpo_loss(chosen, rejected, beta=0.5, label_smoothing=0.1)
     assert smoothed.item() == pytest.approx(0.9 * right.item() + 0.1 * flipped.item())
+
+
+# What the papers write, pair by pair in plain floats. Nothing of the project is called here.
+
+
+def sigma(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
+def by_hand(loss: str, ratios: list[tuple[float, float]], beta: float, e: float) -> list[float]:
+    """Losses of pairs with these (M_w, M_l), or means per token for ipo."""
+    kl_w = max(0.0, sum(w for w, _ in ratios) / len(ratios))
+    kl_r = max(0.0, sum(r for _, r in ratios) / len(ratios))
+    formulas = {
+        # DPO with conservative labels (Mitchell 2023)
+        "sigmoid": lambda w, r: (
+            -(1 - e) * math.log(sigma(beta * (w - r))) - e * math.log(sigma(beta * (r - w)))
+        ),
+        # Chowdhury et al. 2024
+        "robust": lambda w, r: (
+            (-(1 - e) * math.log(sigma(beta * (w - r))) + e * math.log(sigma(beta * (r - w))))
+            / (1 - 2 * e)
+        ),
+        # Zhao et al. 2023
+        "hinge": lambda w, r: max(0.0, 1 - beta * (w - r)),
+        # Azar et al. 2023
+        "ipo": lambda w, r: ((w - r) - 1 / (2 * beta)) ** 2,
+        # Ethayarajh et al. 2024, the halves of a batch as each other's estimate
+        "kto_pair": lambda w, r: (
+            0.5 * (1 - sigma(beta * (w - kl_r))) + 0.5 * (1 - sigma(beta * (kl_w - r)))
+        ),
+        # Wu et al. 2024
+        "sppo_hard": lambda w, r: (w - 1 / (2 * beta)) ** 2 + (r + 1 / (2 * beta)) ** 2,
+        # Chen et al. 2024
+        "nca_pair": lambda w, r: (
+            -math.log(sigma(beta * w))
+            - 0.5 * math.log(sigma(-beta * w))
+            - 0.5 * math.log(sigma(-beta * r))
+        ),
+    }
+    return [formulas[loss](w, r) for w, r in ratios]
+
+
+LOSSES = ["sigmoid", "robust", "hinge", "ipo", "kto_pair", "sppo_hard", "nca_pair"]
+RATIOS = [(3.0, -2.0), (-1.5, 0.5), (0.0, 0.0), (7.0, 4.0), (-2.0, -6.0)]
+
+
+def ours(loss: str, ratios: list[tuple[float, float]], beta: float, e: float) -> torch.Tensor:
+    chosen, rejected = torch.tensor(ratios, dtype=torch.float64).T
+    kl = kl_estimates(chosen.mean().item(), rejected.mean().item())
+    settings = TrainingConfig(loss=loss, beta=beta, label_smoothing=e)
+    return pair_losses(settings, chosen, rejected, kl)
+
+
+@pytest.mark.parametrize("beta", [0.1, 0.7])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_losses_are_those_of_the_papers(loss, beta):
+    smoothings = [0.0, 0.2] if loss in ("sigmoid", "robust") else [0.0]
+    for e in smoothings:
+        for ratios in (RATIOS, [(-w, -r) for w, r in RATIOS]):  # KL estimates on both sides of 0
+            expected = by_hand(loss, ratios, beta, e)
+            assert ours(loss, ratios, beta, e).tolist() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("loss", "value"),
+    [
+        ("sigmoid", math.log(2)),
+        ("robust", math.log(2)),
+        ("hinge", 1.0),
+        ("ipo", 25.0),
+        ("kto_pair", 0.5),
+        ("sppo_hard", 50.0),
+        ("nca_pair", 2 * math.log(2)),
+    ],
+)
+def test_where_each_loss_starts(loss, value):
+    """Policy and reference agree, beta is 0.1: the figures that the documentation states."""
+    assert ours(loss, [(0.0, 0.0)], 0.1, 0.0).item() == pytest.approx(value, rel=1e-12)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_gradients_are_those_of_the_papers(loss):
+    """By central differences of the formulas; kto_pair with its KL estimates held constant."""
+    beta, e, step = 0.4, 0.1 if loss in ("sigmoid", "robust") else 0.0, 1e-6
+    chosen, rejected = torch.tensor(RATIOS, dtype=torch.float64).T.clone().requires_grad_()
+    kl = kl_estimates(chosen.mean().item(), rejected.mean().item())
+    settings = TrainingConfig(loss=loss, beta=beta, label_smoothing=e)
+    total = pair_losses(settings, chosen, rejected, kl).sum()
+    grads = torch.stack(torch.autograd.grad(total, (chosen, rejected))).T.tolist()
+    for number, (w, r) in enumerate(RATIOS):
+        for side, (dw, dr) in enumerate(((step, 0.0), (0.0, step))):
+
+            def at(sign, number=number, w=w, r=r, dw=dw, dr=dr):
+                # Another pair takes up the difference, so that the batch means stay.
+                other = (number + 1) % len(RATIOS)
+                moved = list(RATIOS)
+                moved[number] = (w + sign * dw, r + sign * dr)
+                moved[other] = (moved[other][0] - sign * dw, moved[other][1] - sign * dr)
+                return by_hand(loss, moved, beta, e)[number]
+
+            slope = (at(1) - at(-1)) / (2 * step)
+            assert grads[number][side] == pytest.approx(slope, rel=1e-6, abs=1e-7)
+
+
+def test_robust_undoes_flipped_labels():
+    """Averaged over labels that are flipped with probability e it is the loss without flips."""
+    right = ours("robust", [(3.0, 1.0)], 0.5, 0.2).item()
+    flipped = ours("robust", [(1.0, 3.0)], 0.5, 0.2).item()
+    assert 0.8 * right + 0.2 * flipped == pytest.approx(ours("sigmoid", [(3, 1)], 0.5, 0).item())
+
+
+def test_means_divide_by_the_weights_not_by_the_answer():
+    """One, two and three kept tokens of the same value, one weight between 0 and 1."""
+    values = torch.tensor([2.0, 2.0, 2.0, 6.0, 1.0, 2.0])
+    weights = torch.tensor([1.0, 1.0, 1.0, 0.25, 1.0, 1.0])
+    owner = torch.tensor([0, 1, 1, 2, 2, 2])
+    means = masked_means(values, weights, owner, 3).tolist()
+    assert means == pytest.approx([2.0, 2.0, (0.25 * 6 + 1 + 2) / 2.25])
+
+
+def test_soft_weights_scale_what_a_token_counts_for():
+    """A token of weight w moves the ratio and takes the gradient w times as much."""
+    policy = torch.full((3,), -1.0, requires_grad=True)
+    weights, owner = torch.tensor([1.0, 0.5, 0.0]), torch.zeros(3).long()
+    (ratio,) = masked_log_ratios(policy, torch.full((3,), -3.0), weights, owner, 1)
+    ratio.backward()
+    assert ratio.item() == pytest.approx(1.5 * 2.0)
+    assert policy.grad.tolist() == [1.0, 0.5, 0.0]
+
+
+@pytest.mark.parametrize("loss", ["sigmoid", "hinge", "kto_pair", "nca_pair"])
+def test_a_wider_margin_costs_less(loss):
+    values = [ours(loss, [(m, -m)], 0.1, 0.0).item() for m in (-4.0, -1.0, 0.0, 1.0, 4.0)]
+    assert all(a > b for a, b in pairwise(values))

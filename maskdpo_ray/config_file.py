@@ -1,0 +1,69 @@
+"""Reading a configuration: a YAML file, ``section.key=value`` overrides, errors in one line."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from maskdpo_ray.config import Config
+from maskdpo_ray.config_errors import explain
+from maskdpo_ray.errors import UserError
+
+
+def read_config(path: str | Path, overrides: list[str] | None = None) -> Config:
+    """Read a YAML file, apply ``section.key=value`` overrides, check everything.
+
+    Raises:
+        UserError: one line per problem, each with the key, the reason and the remedy.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no configuration file at {path}")
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"{path} must hold `key: value` sections, not {type(tree).__name__}")
+    for override in overrides or []:
+        apply_override(tree, override)
+    return build_config(tree, str(path))
+
+
+def build_config(tree: dict[str, Any], source: str = "configuration") -> Config:
+    """Validate a tree of settings; ``source`` names it in errors."""
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        lines = [explain(problem, Config) for problem in error.errors()]
+        raise UserError(f"{source}: " + "; ".join(lines)) from None
+
+
+def differing_keys(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> list[str]:
+    """Dotted keys whose values differ between two dumped configurations."""
+    keys = []
+    for key in sorted(ours.keys() | theirs.keys()):
+        a, b = ours.get(key), theirs.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            keys += differing_keys(a, b, f"{prefix}{key}.")
+        elif a != b:
+            keys.append(f"{prefix}{key}")
+    return keys
+
+
+def apply_override(tree: dict[str, Any], override: str) -> None:
+    """Set what ``section.key=value`` says in a tree of settings; the value is YAML."""
+    key, separator, text = override.partition("=")
+    if not separator or not key.strip():
+        raise UserError(f"override {override!r} must read section.key=value")
+    *parents, leaf = key.strip().split(".")
+    node = tree
+    for parent in parents:
+        child = node.get(parent)
+        node[parent] = node = child if isinstance(child, dict) else {}
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"override {override!r}: {text!r} is not a YAML value") from None
+    node[leaf] = value

@@ -1,0 +1,204 @@
+"""An OpenAI-compatible server in place of an engine: connected, tried, and asked with patience.
+
+The ``openai`` client waits and tries again by itself: after timeouts, broken connections and
+HTTP 408, 409, 429 and 5xx, for as long as ``Retry-After`` says (up to two minutes), else for 0.5 s
+doubling up to 8 s, less a quarter at random. What is left after that is sorted here into what
+concerns one request (``RequestRefused``) and what a person must mend (``UserError``).
+"""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from openai import APIConnectionError, APIStatusError, APITimeoutError, AsyncOpenAI
+
+from maskdpo_ray.config import EndpointConfig
+from maskdpo_ray.engine.refusal import RequestRefused
+from maskdpo_ray.errors import UserError
+
+NO_KEY = "EMPTY"  # what servers without keys are sent: the client insists on one
+REACH_SECONDS = 10.0  # a server that lives lists its models sooner, however busy it is
+REASON_LENGTH = 500  # characters
+OF_ONE_REQUEST = (400, 413, 422)  # too long, or otherwise not to this server's liking
+OF_THE_KEY = (401, 403)
+
+Request = Callable[[AsyncOpenAI], Awaitable[Any]]
+Probe = Callable[["Endpoint", list[Any]], Awaitable[Any]]
+
+
+class Endpoint:
+    """A client of one model behind ``settings.base_url``.
+
+    At most ``settings.concurrency`` requests are under way; one that waits to be tried again
+    counts, so a server in trouble is not pressed harder. Belongs to the event loop it is first
+    used on.
+
+    Raises:
+        UserError: ``api_key_file`` cannot be read.
+    """
+
+    def __init__(self, settings: EndpointConfig) -> None:
+        self.model = settings.model
+        self._settings = settings
+        self._key = read_key(settings)
+        self._slots = asyncio.Semaphore(settings.concurrency)
+        self._client = AsyncOpenAI(
+            base_url=settings.base_url,
+            api_key=self._key or NO_KEY,
+            timeout=settings.timeout,
+            max_retries=settings.max_retries,
+        )
+
+    async def __aenter__(self) -> "Endpoint":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.close()
+
+    async def ask(self, request: Request) -> Any:
+        """One request, e.g. ``lambda client: client.chat.completions.create(...)``.
+
+        Returns:
+            its answer, which has ``choices``.
+
+        Raises:
+            RequestRefused: the server will not take this request, or fails on it every time.
+            UserError: wrong key, model or address, or a server that stays away.
+        """
+        async with self._slots:
+            answer = await self._sorted(request(self._client))
+        if not getattr(answer, "choices", None):
+            raise self.trouble("answers without choices: it does not speak the OpenAI protocol")
+        return answer
+
+    async def reach(self) -> list[Any]:
+        """The models that the server lists, without patience: a wrong address shows in seconds.
+
+        Raises:
+            UserError: wrong address or key, or nobody there.
+        """
+        hasty = self._client.with_options(timeout=REACH_SECONDS, max_retries=1)
+        page = await self._sorted(hasty.models.list())
+        if not isinstance(getattr(page, "data", None), list):
+            raise self.trouble("lists no models: does base_url end with /v1?")
+        return page.data
+
+    async def _sorted(self, answer: Awaitable[Any]) -> Any:
+        try:
+            return await answer
+        except APIStatusError as error:
+            raise await self._status(error) from None
+        except APIConnectionError as error:
+            timed_out = isinstance(error, APITimeoutError)
+            reason = "timed out" if timed_out else f"cannot be reached ({_cause(error)})"
+            raise self.trouble(f"{reason}; {self._patience}") from None
+
+    async def _status(self, error: APIStatusError) -> RequestRefused | UserError:
+        status, said = error.status_code, f"HTTP {error.status_code}: {self._words(error)}"
+        if status in OF_ONE_REQUEST:
+            return RequestRefused(said)
+        if status in OF_THE_KEY:
+            return self.trouble(f"{said}; {self._key_remedy}")
+        if status == 404:
+            return self.trouble(f"{said}; is model right, and does base_url end with /v1?")
+        if status == 500 and await self._lives():
+            return RequestRefused(f"{said}, every time, while the server answers others")
+        wait = error.response.headers.get("retry-after")
+        asks = f" (asks to wait {wait} s)" if wait else ""
+        return self.trouble(f"{said}{asks}; {self._patience}")
+
+    async def _lives(self) -> bool:
+        try:
+            await self.reach()
+        except (UserError, RequestRefused):
+            return False
+        return True
+
+    def trouble(self, reason: str) -> UserError:
+        """What a person must mend about this endpoint."""
+        where = f"endpoint {self._settings.base_url}, model {self.model!r}"
+        return UserError(self._without_key(f"{where}: {reason}"))
+
+    def _without_key(self, text: str) -> str:
+        return text.replace(self._key, "***") if self._key else text
+
+    def _words(self, error: APIStatusError) -> str:
+        """What the server said, on one line. Some repeat the key that they refuse."""
+        body = error.body
+        said = body.get("message", body) if isinstance(body, dict) else body or "no reason given"
+        return self._without_key(" ".join(str(said).split()))[:REASON_LENGTH]
+
+    @property
+    def _key_remedy(self) -> str:
+        file, variable = self._settings.api_key_file, self._settings.api_key_env
+        if file:
+            return f"the key is the content of {file} on the actor's node"
+        state = "set" if self._key else "not set"
+        return f"{variable} is {state} on the actor's node: set it there, or give api_key_file"
+
+    @property
+    def _patience(self) -> str:
+        return (
+            f"tried {self._settings.max_retries} times more. What is finished is kept: run the "
+            "same command when it answers, or raise max_retries or timeout"
+        )
+
+
+def read_key(settings: EndpointConfig) -> str | None:
+    """The key on this node: from the file if one is named, else from the environment.
+
+    Raises:
+        UserError: the file is missing, unreadable or empty, or the key is none.
+    """
+    if settings.api_key_file is None:
+        name = f"environment variable {settings.api_key_env}"
+        key = os.environ.get(settings.api_key_env, "").strip()
+        return _checked(key, name) if key else None
+    try:
+        key = Path(settings.api_key_file).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise UserError(f"cannot read api_key_file {settings.api_key_file}: {reason}") from None
+    if not key:
+        raise UserError(f"api_key_file {settings.api_key_file} is empty")
+    return _checked(key, f"api_key_file {settings.api_key_file}")
+
+
+def try_out(settings: EndpointConfig, probe: Probe, needs: str) -> Any:
+    """Reach the server, then let ``probe`` ask it for what the run will ask.
+
+    Called at the start of an actor, before its event loop, so that a wrong setting fails the run
+    in seconds instead of every row.
+
+    Args:
+        probe: takes the endpoint and the models it lists; what it returns is returned.
+        needs: what the run needs of a server, for one that refuses the probe.
+
+    Raises:
+        UserError: nobody there, or it will not do what the run needs.
+    """
+
+    async def attempt() -> Any:
+        async with Endpoint(settings) as endpoint:
+            models = await endpoint.reach()
+            try:
+                return await probe(endpoint, models)
+            except RequestRefused as error:
+                raise endpoint.trouble(f"refuses what the run asks: {error}; {needs}") from None
+
+    return asyncio.run(attempt())
+
+
+def _checked(key: str, place: str) -> str:
+    """``key``, if it can stand in a header; libraries would put one that cannot into an error."""
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise UserError(f"{place} holds no key: white space or letters that no key has")
+    return key
+
+
+def _cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split()) or type(error).__name__

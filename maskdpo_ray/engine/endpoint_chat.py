@@ -1,0 +1,105 @@
+"""A chat model behind an OpenAI-compatible server: what ``ChatModel`` is for an engine."""
+
+import json
+from typing import Any
+
+from maskdpo_ray.config import Constrain, EndpointConfig
+from maskdpo_ray.engine.chat import Messages, check_unicode
+from maskdpo_ray.engine.chat_model import Reply
+from maskdpo_ray.engine.endpoint import Endpoint, try_out
+from maskdpo_ray.engine.refusal import RequestRefused
+
+PROBE = [{"role": "user", "content": "Is water wet?"}]
+PROBE_CHOICES = ["yes", "no"]
+NEEDS = "a judge needs a server that keeps to annotation.endpoint.constrain; `none` asks for less"
+
+
+class ChatEndpoint:
+    """Greedy replies of the served model, at most ``max_tokens`` long.
+
+    Args:
+        constrain: how the server is told to keep to the choices: "vllm" by vLLM's own
+            ``structured_outputs``, "json_schema" by OpenAI's ``response_format``, "none" not at
+            all. Whatever it is told, a reply that is none of the choices is refused.
+    """
+
+    def __init__(self, endpoint: Endpoint, max_tokens: int, constrain: Constrain | None) -> None:
+        self._endpoint = endpoint
+        self._max_tokens = max_tokens
+        self._constrain = constrain
+
+    async def reply(self, messages: Messages, choices: list[str] | None = None) -> Reply:
+        """The reply to a conversation.
+
+        Args:
+            choices: the reply must be one of these texts.
+
+        Raises:
+            RowRejected: ``not_unicode``, the conversation holds a lone surrogate.
+            RequestRefused: too long, refused by the server or the model, or none of the choices.
+            UserError: the endpoint fails for all.
+        """
+        for message in messages:
+            check_unicode(message["content"], f"the {message['role']}'s text")
+        answer = await self._endpoint.ask(
+            lambda client: client.chat.completions.create(
+                model=self._endpoint.model,
+                messages=messages,
+                temperature=0,
+                max_completion_tokens=self._max_tokens,
+                **(self._constraint(choices) if choices else {}),
+            )
+        )
+        choice = answer.choices[0]
+        text = choice.message.content
+        if text is None or choice.finish_reason not in ("stop", "length"):
+            reason = choice.message.refusal or f"finish_reason {choice.finish_reason}"
+            raise RequestRefused(f"the model gave no reply: {reason}")
+        complete = choice.finish_reason == "stop"
+        return Reply(self._chosen(text, choices) if choices and complete else text, complete)
+
+    def _constraint(self, choices: list[str]) -> dict[str, Any]:
+        match self._constrain:
+            case "vllm":
+                return {"extra_body": {"structured_outputs": {"choice": choices}}}
+            case "json_schema":
+                schema = {
+                    "type": "object",
+                    "properties": {"verdict": {"type": "string", "enum": choices}},
+                    "required": ["verdict"],
+                    "additionalProperties": False,
+                }
+                named = {"name": "verdict", "strict": True, "schema": schema}
+                return {"response_format": {"type": "json_schema", "json_schema": named}}
+        return {}
+
+    def _chosen(self, text: str, choices: list[str]) -> str:
+        found = text.strip()
+        if self._constrain == "json_schema":
+            try:
+                found = json.loads(text)["verdict"]
+            except (ValueError, KeyError, TypeError):
+                found = None
+        if found not in choices:
+            raise RequestRefused(
+                f"the reply {text[:100]!r} is none of {', '.join(choices)}: let the server keep "
+                "to them (annotation.endpoint.constrain)"
+            )
+        return found
+
+
+def open_chat(
+    settings: EndpointConfig, max_tokens: int, constrain: Constrain | None = None
+) -> ChatEndpoint:
+    """A chat model behind a server that was tried out: reached, and asked as the run will ask it.
+
+    Raises:
+        UserError: see ``try_out``; also a server that does not heed the constraint.
+    """
+    choices = PROBE_CHOICES if constrain in ("vllm", "json_schema") else None
+
+    async def probe(endpoint: Endpoint, _: list[Any]) -> None:
+        await ChatEndpoint(endpoint, max_tokens, constrain).reply(PROBE, choices)
+
+    try_out(settings, probe, NEEDS)
+    return ChatEndpoint(Endpoint(settings), max_tokens, constrain)

@@ -1,0 +1,108 @@
+"""Low-rank adapters (LoRA, arXiv:2106.09685) through peft: the base is frozen, they alone learn.
+
+The adapters are put into the policy in place, so that everything that trains, saves and resumes
+named parameters works on them as on any others. They begin as nothing: a policy with fresh
+adapters is its own reference.
+"""
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from maskdpo_ray.config import LoraConfig, ModelConfig
+from maskdpo_ray.errors import UserError
+from maskdpo_ray.training.model import load_policy
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+
+def add_adapters(policy: "PreTrainedModel", settings: LoraConfig, seed: int) -> None:
+    """Freeze the policy and put trainable adapters beside its linear layers, in place.
+
+    Args:
+        policy: on the CPU.
+        seed: of the adapters' first values, so that all workers begin with the same.
+
+    Raises:
+        UserError: peft is not installed, or a target is not there or no linear layer.
+    """
+    import torch
+
+    peft = _peft()
+    _check_targets(policy, settings.target_modules)
+    config = peft.LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        target_modules=settings.target_modules,
+        task_type="CAUSAL_LM",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        peft.inject_adapter_in_model(config, policy)
+
+
+def save_adapters(
+    policy: "PreTrainedModel", weights: "dict[str, Tensor]", base: str, folder: Path
+) -> None:
+    """Write ``adapter_config.json`` and ``adapter_model.safetensors``, as peft and vLLM read them.
+
+    Args:
+        policy: with adapters; its own weights may be sharded away.
+        weights: of the adapters, by their names in the policy.
+        base: what the adapters belong to: a folder or a hub id.
+    """
+    from dataclasses import replace
+
+    from safetensors.torch import save_file
+
+    named = {f"base_model.model.{n.replace('.default.', '.')}": t for n, t in weights.items()}
+    save_file(named, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = policy.peft_config["default"]
+    replace(config, base_model_name_or_path=base, inference_mode=True).save_pretrained(folder)
+
+
+def merged(
+    policy: "PreTrainedModel", weights: "dict[str, Tensor]", model: ModelConfig
+) -> "PreTrainedModel":
+    """The base, read again on the CPU, with the adapters added into its weights.
+
+    The sum is rounded to the model's dtype once. Arguments as of :func:`save_adapters`.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        save_adapters(policy, weights, model.path, Path(folder))
+        adapted = _peft().PeftModel.from_pretrained(load_policy(model), folder)
+    return adapted.merge_and_unload()
+
+
+def _check_targets(policy: "PreTrainedModel", names: list[str] | str) -> None:
+    """peft skips a name that fits no module as long as another one fits."""
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    if isinstance(names, str):
+        return
+    head = policy.get_output_embeddings()
+    linear = {
+        path: module
+        for path, module in policy.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and module is not head
+    }
+    for name in names:
+        if not any(path == name or path.endswith(f".{name}") for path in linear):
+            raise UserError(
+                f"training.lora.target_modules: {name!r} is no linear layer of "
+                f"{type(policy).__name__} (the LM head is none that can be adapted); it has "
+                f"{', '.join(sorted({path.rpartition('.')[2] for path in linear}))}"
+            )
+
+
+def _peft() -> Any:
+    try:
+        import peft
+    except ImportError:
+        raise UserError(
+            "training.lora needs peft on every training node: pip install 'maskdpo-ray[lora]'"
+        ) from None
+    return peft

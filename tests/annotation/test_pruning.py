@@ -1,0 +1,200 @@
+"""Pruned annotation against full annotation: the same pair, or the same reason for none."""
+
+import asyncio
+import copy
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from maskdpo_ray.annotation.annotator import Annotate, all_sentences
+from maskdpo_ray.annotation.calls import count_calls
+from maskdpo_ray.annotation.labels import Labels
+from maskdpo_ray.annotation.pruning import next_sentences
+from maskdpo_ray.errors import RowRejected
+from maskdpo_ray.preference.select import NoPair, PrunedTooFar, select_pair
+
+LETTERS = {"o": "ok", "n": "nofact", "c": "contradictory", "u": "unverifiable", "e": "error"}
+
+
+class Key:
+    """Knows the verdict on every sentence; remembers what it was asked."""
+
+    def __init__(self, verdicts):
+        self.verdicts = verdicts
+        self.asked = []
+
+    async def verdict(self, question, sentence):
+        self.asked.append(sentence)
+        await asyncio.sleep(0)
+        return self.verdicts[sentence], "detail"
+
+
+def split(text, language):
+    """Sentences of this file: five characters each, as in ``s001 ``."""
+    return [(start, start + 5) for start in range(0, len(text), 5)]
+
+
+def question(*answers):
+    """A question whose answers are lists of sentence numbers; None is one without tokens."""
+    candidates = []
+    for index, numbers in enumerate(answers):
+        text = "".join(f"s{n:03d} " for n in numbers or ())
+        ids = [] if numbers is None else [1]
+        candidates.append({"index": index, "response": text, "token_ids": ids, "sentences": []})
+    row = {"id": "q", "question": "?", "document": None, "language": "en"}
+    return {**row, "candidates": candidates}
+
+
+def outcome(row):
+    """The pair with the verdicts on both sides, or why there is none."""
+    try:
+        best, worst, _ = select_pair(row["candidates"])
+    except NoPair as reason:
+        return reason.reason, reason.detail
+    return best, worst, *(row["candidates"][n]["sentences"] for n in (best, worst))
+
+
+def both(row, verdicts, split=split):
+    """The row annotated in full and pruned, and what was asked for each."""
+    rows, asked = [], []
+    for prune in (False, True):
+        key = Key(verdicts)
+        [out] = asyncio.run(Annotate(key, split, prune=prune)([copy.deepcopy(row)]))
+        assert len(set(key.asked)) == len(key.asked)
+        rows.append(out)
+        asked.append(key.asked)
+    return rows, asked
+
+
+def check(row, verdicts, split=split):
+    (full, pruned), (everything, asked) = both(row, verdicts, split)
+    assert outcome(pruned) == outcome(full)
+    assert set(asked) <= set(everything)
+    for before, after in zip(full["candidates"], pruned["candidates"], strict=True):
+        for known, left in zip(before["sentences"], after["sentences"], strict=True):
+            assert left == known or left["verdict"] == "skipped"
+    counts = count_calls([pruned])
+    assert (counts["asked"], counts["distinct"]) == (len(asked), len(everything))
+    return len(everything), len(asked)
+
+
+@st.composite
+def tables(draw):
+    """Answers over a pool of sentences, small where they are to share many, and the verdicts."""
+    pool = draw(st.integers(1, 40))
+    letters = draw(st.sampled_from(["o", "u", "ou", "ouuu", "ooou", "onuc", "oue", "onucee"]))
+    verdicts = draw(st.lists(st.sampled_from(letters), min_size=pool, max_size=pool))
+    answer = st.lists(st.integers(0, pool - 1), max_size=7)
+    answers = draw(st.lists(st.none() | answer | answer, min_size=2, max_size=12))
+    copies = draw(st.lists(st.sampled_from(answers), max_size=3))  # identical texts
+    return answers + copies, {f"s{n:03d}": LETTERS[x] for n, x in enumerate(verdicts)}
+
+
+@settings(max_examples=1500, deadline=None)
+@given(tables())
+def test_pair_or_reason_are_those_of_full_annotation(table):
+    answers, verdicts = table
+    check(question(*answers), verdicts)
+
+
+@pytest.mark.parametrize("errors", [0.0, 0.1, 0.5])
+@pytest.mark.parametrize("correct", [0.2, 0.5, 0.9])
+def test_the_same_at_the_papers_size(errors, correct):
+    """32 answers of their own sentences: small ones hardly ever leave room to prune."""
+    chance = random.Random(f"{errors} {correct}")
+    everything = asked = 0
+    for _ in range(20):
+        answers, verdicts = [], {}
+        for _ in range(32):
+            answers.append(range(len(verdicts), len(verdicts) + chance.randint(0, 7)))
+            for n in answers[-1]:
+                letter = "o" if chance.random() < correct else "u"
+                verdicts[f"s{n:03d}"] = LETTERS["e" if chance.random() < errors else letter]
+        sizes = check(question(*answers), verdicts)
+        everything, asked = everything + sizes[0], asked + sizes[1]
+    assert asked < 0.8 * everything
+
+
+def test_what_a_best_and_a_worst_answer_leave_open_is_not_asked():
+    verdicts = {f"s{n:03d}": "ok" if n in (0, 1, 4, 6) else "unverifiable" for n in range(9)}
+    row = question([0, 1], [2, 3], [4, 5], [6, 7, 8])
+    (_, pruned), (everything, asked) = both(row, verdicts)
+    assert outcome(pruned)[:2] == (0, 1)
+    assert len(asked) < len(everything) == 9
+    assert "skipped" in {s["verdict"] for c in pruned["candidates"] for s in c["sentences"]}
+
+
+def test_after_an_error_the_rest_of_an_answer_is_not_asked():
+    verdicts = {"s000": "error", "s001": "ok", "s002": "ok", "s003": "unverifiable"}
+    (_, pruned), (_, asked) = both(question([0, 1], [2], [3]), verdicts)
+    assert "s001" not in asked
+    assert outcome(pruned)[:2] == (1, 2)
+    assert select_pair(pruned["candidates"]).left_out == 1
+
+
+def test_an_answer_that_others_were_measured_by_may_fail():
+    """While its last sentence is open the first answer bounds nobody: that one is an error."""
+    verdicts = {"s000": "ok", "s001": "error", "s002": "ok", "s003": "unverifiable"}
+    check(question([0, 0, 0, 1], [2, 2, 3], [2, 3], [3]), verdicts)
+
+
+def test_sentences_that_more_answers_share_are_asked_first():
+    candidates = [["a", "b"], ["b", "c"], ["d", "b"]]
+    assert next_sentences(candidates, {}) == ["b"]
+
+
+def test_nothing_is_asked_twice_or_of_nobody():
+    assert next_sentences([], {}) == next_sentences([[], []], {}) == []
+    assert next_sentences([["a"], ["a"]], {"a": "ok"}) == []
+    assert all_sentences([["a", "b"], ["b", "c"]], {"a": "ok"}) == ["b", "c"]
+
+
+def test_a_rejected_question_is_rejected_in_either_way():
+    class Refuses:
+        async def verdict(self, question, sentence):
+            raise RowRejected("document_missing", "none")
+
+    for prune in (False, True):
+        [out] = asyncio.run(Annotate(Refuses(), split, prune=prune)([question([0], [])]))
+        assert isinstance(out, RowRejected) and out.reason == "document_missing"
+
+
+def test_a_candidate_that_was_left_too_early_is_refused():
+    row = question([0], [1], [0, 1, 2])
+    verdicts = {"s000": "ok", "s001": "unverifiable", "s002": "ok"}
+    (full, _), _ = both(row, verdicts)
+    for sentence in full["candidates"][2]["sentences"][1:]:
+        sentence["verdict"] = "skipped"
+    with pytest.raises(PrunedTooFar, match="candidate 2 of 3 has 2 skipped sentences"):
+        select_pair(full["candidates"])
+    full["candidates"][2]["sentences"][1]["verdict"] = "unverifiable"
+    assert select_pair(full["candidates"]) == (0, 1, 0)
+    for candidate in full["candidates"]:
+        candidate["sentences"][0]["verdict"] = "skipped"
+    with pytest.raises(PrunedTooFar):
+        select_pair(full["candidates"])
+
+
+@pytest.mark.parametrize(("data", "saved"), [("biographies", 294), ("tofueval", 806)])
+def test_real_labels(data, saved, request):
+    """Verdicts that people gave; where they gave one sentence two, the first."""
+    everything = asked = 0
+    for row in request.getfixturevalue(data):
+        row = copy.deepcopy(row)
+        for candidate in row["candidates"]:
+            candidate["token_ids"] = [1]
+            for sentence in candidate["sentences"]:
+                sentence |= {"verdict": sentence["label"], "detail": ""}
+        [row] = asyncio.run(Labels()([row]))
+        spans, verdicts = {}, {}
+        for candidate in row["candidates"]:
+            text = candidate["response"]
+            spans[text] = [(s["start"], s["end"]) for s in candidate["sentences"]]
+            for sentence in candidate["sentences"]:
+                part = text[sentence["start"] : sentence["end"]].strip()
+                verdicts.setdefault(part, sentence["verdict"])
+        sizes = check(row, verdicts, lambda text, language, spans=spans: spans[text])
+        everything, asked = everything + sizes[0], asked + sizes[1]
+    assert everything - asked == saved

@@ -1,0 +1,88 @@
+"""The promise table of docs/design.md, each event caused for real on real engines.
+
+A driver that is killed and the command that runs again are in ``test_pipeline.py``.
+"""
+
+import os
+import signal
+import threading
+import time
+from collections import Counter
+
+import models
+import pytest
+from faults.fault_graph import BLOCK, IN_FLIGHT, QUESTIONS, Graph, LosesItsWeights
+
+PATIENCE = 120  # seconds until an event must have come
+IDS = {f"q{n}" for n in range(QUESTIONS)}
+
+
+def when(happened, act) -> threading.Thread:
+    """``act`` in the background as soon as ``happened`` answers something true, with its answer."""
+
+    def watch():
+        deadline = time.monotonic() + PATIENCE
+        while not (found := happened()):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        act(found)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    return thread
+
+
+def repeated(graph: Graph, stage: str) -> Counter:
+    """How often more than once each row was taken up."""
+    return Counter(i for i, _ in graph.taken(stage)) - Counter(IDS)
+
+
+def equal_to(undisturbed: Graph, graph: Graph) -> None:
+    """Every id exactly once in every stage, and every row as in the undisturbed run."""
+    for name, store in graph.stores.items():
+        assert graph.durable(name) == IDS
+        rows = [row["id"] for row in [*store.rows(), *store.rejected_rows()]]
+        assert len(rows) == len(IDS)
+    assert graph.rows() == undisturbed.rows()
+
+
+def test_the_undisturbed_run_repeats_nothing(undisturbed):
+    for stage in ("sample", "annotate", "pair"):
+        assert not repeated(undisturbed, stage)
+    pairs = list(undisturbed.stores["pair"].rows())
+    assert len(pairs) > QUESTIONS / 2
+    print(undisturbed.stores["pair"].manifest())
+
+
+def in_the_middle(graph: Graph):
+    """Process of a sampler that has rows durable and rows under way."""
+
+    def process():
+        done = graph.durable("sample")
+        under_way = [pid for i, pid in graph.taken("sample") if i not in done]
+        return done and len(under_way) > BLOCK and under_way[-1]
+
+    return process
+
+
+def test_a_sampler_killed_in_the_middle_of_a_batch(undisturbed, tmp_path):
+    graph = Graph(tmp_path, models.tiny_llama())
+    killer = when(in_the_middle(graph), lambda pid: os.kill(pid, signal.SIGKILL))
+    graph.run()
+    killer.join()
+    equal_to(undisturbed, graph)
+    again = repeated(graph, "sample")
+    assert 0 < again.total() <= IN_FLIGHT * BLOCK
+    assert len({pid for _, pid in graph.taken("sample")}) == 2
+    for stage in ("annotate", "pair"):
+        assert not repeated(graph, stage)
+
+
+def test_an_engine_that_dies_in_a_live_actor(undisturbed, tmp_path):
+    """The embedding table shrinks under the running engine, as if its memory were lost: the next
+    step fails inside vLLM's forward pass."""
+    graph = Graph(tmp_path, models.tiny_llama(), sampler=LosesItsWeights)
+    graph.run()
+    assert (tmp_path / "weights.lost").exists()
+    equal_to(undisturbed, graph)
+    assert 0 < repeated(graph, "sample").total() <= IN_FLIGHT * BLOCK

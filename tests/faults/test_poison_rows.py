@@ -1,0 +1,177 @@
+"""Rows that cannot go on, beside healthy ones, through the real stages on a real engine.
+
+Each poison has a file of its own making to survive: it leaves with a reason, and what its
+neighbours come to is what they come to without it.
+"""
+
+import asyncio
+import json
+from pathlib import Path
+
+import models
+import pytest
+
+from maskdpo_ray.annotation.anah import AnahAnnotator, read_anah_templates
+from maskdpo_ray.annotation.annotator import Annotate
+from maskdpo_ray.annotation.judge import JudgeAnnotator, read_judge_templates
+from maskdpo_ray.config import DataConfig, ModelConfig, PreferenceConfig
+from maskdpo_ray.engine.chat_model import ChatModel
+from maskdpo_ray.preference.processor import PairBuilder
+from maskdpo_ray.questions import import_questions
+from maskdpo_ray.records import PAIR_SCHEMA, QUESTION_SCHEMA
+from maskdpo_ray.rundir import StageStore
+from maskdpo_ray.sampling.factory import build_given
+from maskdpo_ray.sampling.sampler import Decoding, Sampler
+from maskdpo_ray.storage import Folder
+from maskdpo_ray.stream import StageActor
+
+BLOCK = 3
+DOCUMENT = "She was born in 1901 in Ashcombe."
+HEALTHY = [f"h{n}" for n in range(6)]
+
+
+def row(row_id: str, question: str | None = None, document: str = DOCUMENT, responses=()) -> dict:
+    responses = responses or (f"She was born in {row_id}.", f"She was a baker. Not in {row_id}.")
+    return {
+        "id": row_id,
+        "topic": row_id,
+        "question": question or f"Where was {row_id} born?",
+        "document": document,
+        "candidates": [{"response": response} for response in responses],
+    }
+
+
+POISON = [
+    row("over-the-context", "Where was she born? " * 200),
+    row("a-megabyte", "x" * 2**20),
+    row("no-document", document=""),
+    row("surrogate-question", "Where was \ud800 born?"),
+    row("surrogate-document", document="Born in \udfff."),
+    row("surrogate-candidate", responses=("fine", "not \ud800")),
+    row("surrogate-\ud800-id"),
+    row("white", responses=(" \n\t ", "She was born in 1901.", "She was a baker in Ashcombe.")),
+]
+
+
+def mixed() -> list[dict]:
+    """Healthy and poisoned rows in turn, so that they share blocks."""
+    rows = [row(row_id) for row_id in HEALTHY]
+    for n, poison in enumerate(POISON):
+        rows.insert(2 * n + 1, poison)
+    return rows
+
+
+def through(folder: Path, rows: list[dict], **builds) -> dict[str, StageStore]:
+    """The rows through these stages, as their actors would take them, blocks all at once."""
+    folder.mkdir()
+    file = folder / "q.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    stores = {}
+    upstream = StageStore(Folder(folder / "import"), "import", "i", {}, QUESTION_SCHEMA)
+    import_questions(str(file), DataConfig(), upstream, BLOCK, {})
+    stores["import"] = upstream
+    for name, build in builds.items():
+        schema = PAIR_SCHEMA if name == "pair" else QUESTION_SCHEMA
+        store = StageStore(Folder(folder / name), name, name, {}, schema)
+        actor = StageActor(build, store, "id", forward=False, group=BLOCK)
+        blocks = [upstream.read_block(block) for block in upstream.blocks(without=set())]
+        asyncio.run(all_at_once(actor, blocks))
+        store.finish_rows([i for block in upstream.blocks(without=set()) for i in block.ids], 0.0)
+        stores[name] = upstream = store
+    return stores
+
+
+async def all_at_once(actor: StageActor, blocks: list) -> None:
+    await asyncio.gather(*map(actor, blocks))
+
+
+def reasons(stores: dict[str, StageStore]) -> dict[str, str]:
+    """Of every rejected row: ``stage: reason``."""
+    return {
+        rejected["id"]: f"{name}: {rejected['reason']}"
+        for name, store in stores.items()
+        for rejected in store.rejected_rows()
+    }
+
+
+def of_healthy(stores: dict[str, StageStore]) -> dict:
+    """What the healthy rows came to in every stage, and why those that were dropped were."""
+    rows = {
+        (name, made["id"]): made
+        for name, store in stores.items()
+        for made in store.rows()
+        if made["id"] in HEALTHY
+    }
+    return rows | {i: reason for i, reason in reasons(stores).items() if i in HEALTHY}
+
+
+def verdicts(stores: dict[str, StageStore]) -> dict[str, list[tuple[str, str]]]:
+    return {
+        made["id"]: [(s["verdict"], s["detail"]) for c in made["candidates"] for s in c["sentences"]]
+        for made in stores["annotate"].rows()
+    }
+
+
+@pytest.fixture(scope="module")
+def policy() -> ModelConfig:
+    return ModelConfig(path=models.tiny_llama(), dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def judge(engine, tmp_path_factory):
+    """A judge whose verdict of ``nofact`` is longer than its replies may be: it is cut."""
+    words = {"ok": "y", "contradictory": "n", "nofact": "There is nothing that could be judged"}
+    template = {"prompt": "{document} {question} {sentence}", "verdicts": words}
+    file = tmp_path_factory.mktemp("judge") / "judge.yaml"
+    file.write_text(json.dumps({"en": template, "zh": template}))
+    templates = read_judge_templates(str(file))
+    return lambda: Annotate(JudgeAnnotator(ChatModel(engine, 4), templates))
+
+
+def pair_of(policy):
+    return lambda: PairBuilder(policy, PreferenceConfig(max_length=512))
+
+
+def test_sampled_questions(engine, policy, judge, tmp_path):
+    decoding = Decoding(candidates=3, temperature=0.8, top_k=40, top_p=1, max_tokens=24)
+    builds = {
+        "sample": lambda: Sampler(engine, decoding, model=policy.path, seed=0),
+        "annotate": judge,
+        "pair": pair_of(policy),
+    }
+    stores = through(tmp_path / "mixed", mixed(), **builds)
+    found = reasons(stores)
+    assert {i: reason for i, reason in found.items() if i not in HEALTHY and "id" not in i} == {
+        "surrogate-question": "import: not_unicode",
+        "surrogate-document": "import: not_unicode",
+        "surrogate-candidate": "import: malformed_candidate",
+        "over-the-context": "sample: prompt_too_long",
+        "a-megabyte": "sample: prompt_too_long",
+        "no-document": "annotate: document_missing",
+    }
+    print(found)
+    print(verdicts(stores))
+    alone = through(tmp_path / "alone", [row(row_id) for row_id in HEALTHY], **builds)
+    assert of_healthy(stores) == of_healthy(alone)
+
+
+def test_candidates_that_came_with_the_input(engine, policy, judge, tmp_path):
+    builds = {
+        "sample": lambda: build_given(policy), "annotate": judge, "pair": pair_of(policy)
+    }  # fmt: skip
+    stores = through(tmp_path / "mixed", mixed(), **builds)
+    print(reasons(stores))
+    print(verdicts(stores))
+    alone = through(tmp_path / "alone", [row(row_id) for row_id in HEALTHY], **builds)
+    assert of_healthy(stores) == of_healthy(alone)
+
+
+def test_an_annotator_that_talks_nonsense(engine, policy, tmp_path):
+    builds = {
+        "sample": lambda: build_given(policy),
+        "annotate": lambda: Annotate(AnahAnnotator(ChatModel(engine, 8), read_anah_templates())),
+        "pair": pair_of(policy),
+    }
+    stores = through(tmp_path / "mixed", mixed(), **builds)
+    print(reasons(stores))
+    print(verdicts(stores))
