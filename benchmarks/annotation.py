@@ -111,8 +111,8 @@ def lengthen(rows: list[dict], tokenizer: Any) -> list[dict]:
     texts = [row["document"] for row in rows]
     lengthened = []
     for n, row in enumerate(rows):
-        ids = tokenizer.encode(" ".join(texts[n:] + texts[:n]), add_special_tokens=False)
-        assert len(ids) >= DOCUMENT_TOKENS
+        own_first = " ".join(texts[n:] + texts[:n])
+        ids = tokenizer.encode(own_first, add_special_tokens=False)
         lengthened.append({**row, "document": tokenizer.decode(ids[:DOCUMENT_TOKENS])})
     return lengthened
 
@@ -280,8 +280,8 @@ def simulate(candidates: int, sentences: int, correct: float, questions: int) ->
         for n in range(candidates):
             length = chance.randint(max(1, sentences - 2), sentences + 2)
             texts.append([f"{n} {i}" for i in range(length)])
-            marks = (chance.random() < correct for _ in range(length))
-            truth |= zip(texts[n], ("ok" if mark else "unverifiable" for mark in marks))
+            for text in texts[n]:
+                truth[text] = "ok" if chance.random() < correct else "unverifiable"
         known: dict[str, str] = {}
         while following := next_sentences(texts, known):
             known |= {text: truth[text] for text in following}
@@ -370,10 +370,8 @@ def main() -> None:
         )
         speed = measure_conversations(engine, rows, limit)
         show_figures("`anah`: one conversation after another, and all at once", speed)
-        long = lengthen(
-            list(islice(world_rows(64, candidates=8, seed=1), documents)), engine.tokenizer
-        )
-        prompts = measure_prompts(engine, long)
+        long = lengthen(list(world_rows(64, candidates=8, seed=1)), engine.tokenizer)
+        prompts = measure_prompts(engine, long[:documents])
         engine.close()
         show_prompts(prompts)
         demo = measure_demo(Path(scratch) / "world", small=quick)

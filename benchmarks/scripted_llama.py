@@ -20,7 +20,7 @@ CHAT_TEMPLATE = (
 # Markers in four tokens, as a tokenizer of a language model spells them, and a passage of 24 words.
 SCRIPTS = (
     ("<Fac", "ts Pr", "esen", "t>"),
-    tuple(f" word{n:02d}" for n in range(24)),
+    tuple(f" word{n:02d}" for n in range(int(__import__("os").environ.get("WORDS","24")))),
     ("<No H", "alluci", "natio", "n>"),
 )
 

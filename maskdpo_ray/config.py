@@ -5,6 +5,7 @@ valid one, and a combination that the system would ignore is refused while the f
 before anything heavy is imported.
 """
 
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
@@ -44,6 +45,12 @@ class ModelConfig(Section):
 
     path: str | None = None
     """Local folder or hub id of a causal language model."""
+
+    @field_validator("path")
+    @classmethod
+    def _home(cls, value: str | None) -> str | None:
+        return str(Path(value).expanduser()) if value and value.startswith("~") else value
+
     revision: str | None = None
     """Branch, tag or commit on the hub."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
@@ -305,7 +312,10 @@ class TrainingConfig(Section):
     batch_size: int = Field(default=64, ge=1)
     """Global batch, in pairs, whatever the number of workers."""
     micro_batch_tokens: int = Field(default=16384, ge=1)
-    """Padded tokens of one forward pass on one worker, both responses of its pairs together."""
+    """Tokens of one forward pass on one worker, padding included, both responses of its pairs."""
+    packing: Literal["auto"] | bool = "auto"
+    """Sequences of a pass behind one another, without padding; `auto` packs wherever the model and
+    the attention kernel can do it."""
     betas: tuple[float, float] = (0.9, 0.999)
     adam_eps: float = Field(default=1e-8, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
@@ -328,10 +338,12 @@ class TrainingConfig(Section):
 
     HOW: ClassVar[tuple[str, ...]] = (
         "micro_batch_tokens",
+        "packing",
         "logprob_chunk",
         "gradient_checkpointing",
         "checkpoint_every",
         "keep_checkpoints",
+        "zero_stage",  # checkpoints do not know it; docs/training.md has the curves side by side
     )
     """Keys that change how the work is done, not what is learnt: a run may go on with others."""
 
@@ -369,6 +381,15 @@ class TrainingConfig(Section):
         if "stage" in (value.get("zero_optimization") or {}):
             raise ValueError("the stage is set through training.zero_stage: remove it here")
         return value
+
+
+class TrackingConfig(Section):
+    """Where training is watched. Nothing here changes a result."""
+
+    report_to: list[Literal["tensorboard", "wandb", "mlflow"]] = ["tensorboard"]
+    """`metrics.jsonl` is always written; `wandb` and `mlflow` are extras of the same names."""
+    project: str = "maskdpo-ray"
+    """W&B project or MLflow experiment."""
 
 
 class EvaluationConfig(Section):
@@ -480,6 +501,7 @@ class Config(Section):
     systems: dict[str, dict[str, Any]] = {"mask_dpo": {}}
     """Trained systems: for each name, what differs from the training section."""
     evaluation: EvaluationConfig = EvaluationConfig()
+    tracking: TrackingConfig = TrackingConfig()
     resources: ResourcesConfig = ResourcesConfig()
 
     @model_validator(mode="before")
@@ -516,7 +538,7 @@ class Config(Section):
             raise ValueError("the closed world brings no answers: remove sampling.source")
         if self.sampling.endpoint:
             if self.world is not None:
-                raise ValueError("no server has the closed world's policy: remove sampling.endpoint")
+                raise ValueError("no server has the world's policy: remove sampling.endpoint")
             if self.sampling.engine and not self.data.test:
                 raise ValueError(
                     "sampling.engine would start only to answer data.test: remove it, or "

@@ -267,6 +267,7 @@ def _dump(config: Config) -> dict[str, Any]:
     exclude = {
         "run_dir": True,
         "resources": True,
+        "tracking": True,
         "training": set(TrainingConfig.HOW),
         "sampling": asked,
         "annotation": asked,

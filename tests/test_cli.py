@@ -85,6 +85,33 @@ def test_a_relative_run_dir_is_refused_inside_a_job(capsys, monkeypatch, tmp_pat
     assert "give an absolute path or a URL" in refused(capsys, "demo", "run_dir=runs/x")
 
 
+def test_settings_may_stand_before_and_after_options(capsys, tmp_path):
+    for order in (["--rerun", "seed=-1"], ["seed=-1", "--rerun"], ["a.b=1", "--rerun", "seed=-1"]):
+        assert "seed: Input should be greater than or equal to 0" in refused(
+            capsys, "demo", f"run_dir={tmp_path}", *order
+        )
+    with pytest.raises(SystemExit):
+        main(["demo", "--rerum", "seed=1"])
+    assert "unrecognized arguments: --rerum" in capsys.readouterr().err
+
+
+def test_missing_engines_are_named_with_the_extra(capsys, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    for name in ("maskdpo_ray.pipeline", "maskdpo_ray.stream", "maskdpo_ray.stages"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    assert "pip install 'maskdpo-ray[gpu]'" in refused(capsys, "demo", f"run_dir={tmp_path}/run")
+
+
+def test_train_and_test_questions_are_kept_apart_by_every_verb(capsys, tmp_path):
+    questions = tmp_path / "q.jsonl"
+    questions.write_text('{"id": "a", "topic": "t", "question": "q"}\n')
+    (tmp_path / "config.json").write_text("{}")
+    config = given_model(tmp_path, str(tmp_path), str(questions))
+    judge = "evaluation.annotation={annotator: judge, model: m/n}"
+    error = refused(capsys, "sample", config, f"data.test={questions}", judge)
+    assert "data.test: 1 rows share a topic with data.train" in error
+
+
 def test_an_unknown_verb_shows_the_verbs(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["trian", "c.yaml"])

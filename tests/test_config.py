@@ -61,6 +61,21 @@ def test_one_candidate_is_refused_with_the_reason():
         ({"evaluation": {"annotation": {"annotator": "labels"}}}, "cannot judge new answers"),
         ({"resources": {"sampler": {"actors": 0}}}, "a number of at least 1 or [least, most]"),
         ({"training": {"beta": 0}}, "training.beta: Input should be greater than 0"),
+        (
+            {"training": {"loss": "hinge", "label_smoothing": 0.1}},
+            "training.label_smoothing: loss 'hinge' has no label smoothing",
+        ),
+        (
+            {
+                "training": {"label_smoothing": 0.1},
+                "systems": {"a": {}, "b": {"loss": "kto_pair"}},
+            },
+            "systems.b.label_smoothing: loss 'kto_pair' has no label smoothing",
+        ),
+        ({"training": {"lora": {"dropout": 0.1}}}, "differ from its reference"),
+        ({"training": {"lora": {"target_modules": []}}}, "nothing would be trained"),
+        ({"training": {"lora": {"export": "adapter"}}}, "set training.lora.export=merged"),
+        ({"training": {"lora": {"rnak": 4}}}, "'training.lora.rnak': did you mean 'rank'?"),
     ],
 )
 def test_what_would_be_ignored_or_fail_later_is_refused(sections, words):

@@ -76,6 +76,9 @@ def test_the_pipeline_runs_as_a_job(head, tmp_path):
     assert "succeeded" in status
     assert (tmp_path / "run" / "report.json").is_file()
     assert "mask_dpo" in printed
+    for script, words in (("evaluate", "greedy"), ("best_of_n", "macro")):
+        code, _, printed = submit(head, f"jobs/{script}.py", f"{tmp_path}/run")
+        assert code == 0 and words in printed, printed
 
 
 @pytest.mark.parametrize(

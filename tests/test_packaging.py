@@ -19,6 +19,7 @@ import maskdpo_ray
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+EXTRAS = ("cpu", "lora", "wandb", "mlflow")  # for users
 LEFT_OUT = {"torchvision", "torchaudio", "torchcodec"}
 
 
@@ -76,7 +77,7 @@ def test_lock_leaves_out_what_breaks_the_cpu_build_of_torch(lock):
     assert str(torch.specifier).endswith("+cpu")
 
 
-@pytest.mark.parametrize("requirement", requirements("cpu", "lora", "dev"), ids=str)
+@pytest.mark.parametrize("requirement", requirements(*EXTRAS, "dev"), ids=str)
 def test_lock_satisfies_every_direct_dependency(lock, requirement):
     pins = {canonicalize_name(r.name): str(r.specifier).removeprefix("==") for r in lock}
     assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)])
@@ -90,13 +91,23 @@ def test_cpu_and_gpu_differ_in_the_build_of_vllm_only():
 
 def test_every_import_is_declared():
     packages = importlib.metadata.packages_distributions()
-    declared = {canonicalize_name(r.name) for r in requirements("cpu", "lora")}
+    declared = {canonicalize_name(r.name) for r in requirements(*EXTRAS)}
     undeclared = {}
     for path in sorted((REPOSITORY / "maskdpo_ray").rglob("*.py")):
         for module in imported_modules(path) - sys.stdlib_module_names - {"maskdpo_ray"}:
             if not declared & {canonicalize_name(d) for d in packages.get(module, [])}:
                 undeclared[module] = str(path.relative_to(REPOSITORY))
     assert not undeclared, "name their distributions in pyproject.toml, then `make lock`"
+
+
+def test_every_declared_package_is_imported():
+    """What is installed for everyone must serve someone."""
+    packages = importlib.metadata.packages_distributions()
+    modules = set().union(*map(imported_modules, (REPOSITORY / "maskdpo_ray").rglob("*.py")))
+    used = {canonicalize_name(d) for module in modules for d in packages.get(module, [])}
+    declared = {canonicalize_name(r.name) for r in requirements(*EXTRAS)}
+    behind_torch = {"tensorboard"}  # torch.utils.tensorboard
+    assert declared - used - behind_torch == set()
 
 
 def imported_modules(path: Path) -> set[str]:

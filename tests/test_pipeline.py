@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -124,12 +125,42 @@ def test_the_same_command_again_does_nothing_new(undisturbed):
     assert {p: p.stat().st_mtime_ns for p in folder.glob("*/*/part-*.parquet")} == parts
 
 
-def test_a_changed_setting_is_refused_then_redoes_only_what_depends_on_it(undisturbed):
-    folder, _ = undisturbed
-    changed = command(folder, "evaluation.best_of_n=[1]")
+def test_a_changed_setting_is_refused_then_redoes_only_what_depends_on_it(undisturbed, tmp_path):
+    folder = shutil.copytree(undisturbed[0], tmp_path / "run")
+    changed = command(folder, "preference.eos=mask", "data.limit=12")
     refused = subprocess.run(changed, capture_output=True, text=True, check=False)
     assert refused.returncode == 2
-    assert "these keys differ: evaluation.best_of_n." in refused.stderr
+    assert "these keys differ: data.limit, preference.eos." in refused.stderr
+
+    def folders(stage: str) -> int:
+        return len(list(folder.glob(f"{stage}/*/manifest.json")))
+
+    command_of_pair = command(folder, "preference.eos=mask", "--rerun")
+    command_of_pair[3] = "pair"
+    subprocess.run(command_of_pair, check=True, cwd=REPOSITORY)
+    assert [folders(stage) for stage in ("sample", "annotate", "pair")] == [1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("verb", "words"), [("report", "greedy"), ("evaluate", "greedy"), ("best-of-n", "macro")]
+)
+def test_a_finished_run_directory_answers_every_verb(undisturbed, tmp_path, verb, words):
+    folder = shutil.copytree(undisturbed[0], tmp_path / "moved")
+    done = subprocess.run(
+        [sys.executable, "-m", "maskdpo_ray", verb, str(folder), "evaluation.best_of_n=[2]"],
+        capture_output=True, text=True, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert words in done.stdout and "mask_dpo" in done.stdout
+    report = json.loads((folder / "report.json").read_text())
+    assert list(report["best_of_n"]["mask_dpo"]) == ["2"]
+
+
+def metrics(run_dir: Path) -> list[dict]:
+    """What training logged, a line per step; the last may be cut by a kill."""
+    store = stages(run_dir).train("mask_dpo")
+    lines = store.folder.read("metrics.jsonl").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith(b"\n")]
 
 
 def kill_when(run_dir: Path, happened) -> None:
@@ -166,13 +197,14 @@ def test_a_driver_killed_in_sampling_and_in_training_ends_like_an_undisturbed_ru
     )
 
     kill_when(folder, lambda: list(folder.glob("train-mask_dpo/*/checkpoints/checkpoint_*/seal-*")))
+    learnt = metrics(folder)[:4]  # up to the first checkpoint
+    assert len(learnt) == 4
     now = {p: p.stat().st_mtime_ns for p in parts("sample")}
     assert sampled.items() <= now.items(), "finished questions were sampled again"
 
     run(folder)
     assert outputs(folder) == outputs(undisturbed[0])
-    steps = [
-        json.loads(line)["step"]
-        for line in stages(folder).train("mask_dpo").folder.read("metrics.jsonl").splitlines()
-    ]
-    assert steps == list(range(1, STEPS + 1))
+    lines = metrics(folder)
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    kept = [line["seconds"] for line in learnt]
+    assert [line["seconds"] for line in lines[: len(kept)]] == kept, "steps were done again"

@@ -23,7 +23,8 @@ def build_annotator(
         facts: ``facts.json`` of the closed world; only ``closed_world`` needs it.
 
     Raises:
-        UserError: the engine does not start, the endpoint will not do, a template file is wrong, or there are no facts.
+        UserError: the engine does not start, the endpoint will not do, a template file is wrong,
+            or there are no facts.
     """
     from maskdpo_ray.annotation.annotator import Annotate
 

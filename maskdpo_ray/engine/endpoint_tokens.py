@@ -10,7 +10,6 @@ from typing import Any
 from maskdpo_ray.config import EndpointConfig
 from maskdpo_ray.engine.endpoint import Endpoint, try_out
 from maskdpo_ray.engine.refusal import RequestRefused
-from maskdpo_ray.errors import UserError
 
 NEEDS = "candidates are learnt by the very ids that were sampled; use vLLM's server (`vllm serve`)"
 # Letters, digits, accents, white space and Chinese: tokenizers that agree on it are the same.

@@ -11,7 +11,6 @@ from maskdpo_ray.preference.token_spans import MaskError, token_spans
 from maskdpo_ray.preference.weights import SideName, token_weights, truncate
 from maskdpo_ray.records import (
     ERROR_VERDICT,
-    SKIPPED_VERDICT,
     Candidate,
     Pair,
     Question,

@@ -28,13 +28,17 @@ def global_batch(step: int, pairs: int, batch_size: int, seed: int) -> np.ndarra
 
 
 def split_batch(
-    batch: np.ndarray, lengths: np.ndarray, workers: int, micro_batch_tokens: int
+    batch: np.ndarray,
+    tokens: np.ndarray,
+    workers: int,
+    micro_batch_tokens: int,
+    packed: bool = False,
 ) -> list[list[np.ndarray]]:
     """Cut a step into forward passes: ``plan[worker][micro_step]`` is an array of pair indices.
 
-    Pairs of like length share a forward pass, so little is padding, and the passes that run at
-    the same time on different workers cost about the same. Every worker gets the same number of
-    passes, empty ones if need be, because ZeRO-3 gathers weights with all workers in each pass.
+    The passes that run at the same time on different workers cost about the same, and every
+    worker gets the same number of them, empty ones if need be, because ZeRO-3 gathers weights
+    with all workers in each pass. Where passes are padded, pairs of like length share one.
 
     Workers may hold unequal numbers of pairs. The gradient is still the mean over the step if
     each pass is scaled by ``workers / len(batch)`` over its *sum* of pair losses, since the
@@ -42,36 +46,68 @@ def split_batch(
 
     Args:
         batch: pair indices, from :func:`global_batch`.
-        lengths: tokens of the longer of the two sequences of every pair, ``[pairs]``.
-        micro_batch_tokens: padded tokens of one pass, both responses together. A pair that is
-            longer than this alone has a pass of its own.
+        tokens: what every pair takes in a pass, see ``TrainingPair.tokens``, ``[pairs]``.
+        micro_batch_tokens: of one pass, padding included. A pair that is longer than this alone
+            has a pass of its own.
+        packed: passes without padding.
     """
-    order = batch[np.argsort(-lengths[batch], kind="stable")]
-    passes: list[np.ndarray] = []
-    start = 0
-    while start < len(order):
-        fit = max(1, micro_batch_tokens // (2 * int(lengths[order[start]])))
-        passes.append(order[start : start + fit])
-        start += fit
-    passes = _fill_to_multiple(passes, lengths, workers)
+    order = batch[np.argsort(-tokens[batch], kind="stable")]
+    cut = _packed_passes if packed else _padded_passes
+    passes = cut(order, tokens, workers, micro_batch_tokens)
     # Costliest first, to and fro: the passes of one micro-step are alike, and so are the sums.
-    passes.sort(key=lambda p: -_cost(p, lengths))
+    passes.sort(key=lambda p: -pass_cost(p, tokens, packed))
     rounds = [passes[at : at + workers] for at in range(0, len(passes), workers)]
     rounds = [r if number % 2 == 0 else r[::-1] for number, r in enumerate(rounds)]
     return [list(column) for column in zip(*rounds, strict=True)]
 
 
-def _cost(indices: np.ndarray, lengths: np.ndarray) -> int:
-    """Padded tokens of one side of a pass."""
-    return len(indices) * int(lengths[indices].max(initial=0))
+def pass_cost(pairs: np.ndarray, tokens: np.ndarray, packed: bool) -> int:
+    """Tokens of a pass, padding included."""
+    if packed:
+        return int(tokens[pairs].sum())
+    return len(pairs) * int(tokens[pairs].max(initial=0))
 
 
-def _fill_to_multiple(
-    passes: list[np.ndarray], lengths: np.ndarray, workers: int
+def waiting(plan: list[list[np.ndarray]], tokens: np.ndarray, packed: bool) -> float:
+    """How much longer a step takes than if every worker were busy all the time.
+
+    1 is ideal: the sum over micro-steps of the costliest pass, which all others wait for, over
+    the mean cost of a worker. Padding counts as work.
+    """
+    costs = np.array([[pass_cost(p, tokens, packed) for p in passes] for passes in plan])
+    return float(costs.max(axis=0).sum() / costs.sum(axis=1).mean())
+
+
+def _packed_passes(
+    order: np.ndarray, tokens: np.ndarray, workers: int, budget: int
 ) -> list[np.ndarray]:
-    """Halve the costliest passes, then add empty ones, until every worker has as many."""
+    """Longest first into the emptiest pass, with as few passes as keep to the budget."""
+    count = workers * -(-int(tokens[order].sum()) // (budget * workers))
+    while True:
+        passes: list[list[int]] = [[] for _ in range(count)]
+        loads = [0] * count
+        for pair in order:
+            emptiest = loads.index(min(loads))
+            passes[emptiest].append(pair)
+            loads[emptiest] += int(tokens[pair])
+        if all(n <= budget or len(p) == 1 for n, p in zip(loads, passes, strict=True)):
+            return [np.array(p, dtype=np.int64) for p in passes]
+        count += workers
+
+
+def _padded_passes(
+    order: np.ndarray, tokens: np.ndarray, workers: int, budget: int
+) -> list[np.ndarray]:
+    """Neighbours in length together; then halve the costliest, or add empty passes, until every
+    worker has as many."""
+    passes: list[np.ndarray] = []
+    start = 0
+    while start < len(order):
+        fit = max(1, budget // int(tokens[order[start]]))
+        passes.append(order[start : start + fit])
+        start += fit
     while len(passes) % workers:
-        costs = [_cost(p, lengths) if len(p) > 1 else 0 for p in passes]
+        costs = [pass_cost(p, tokens, packed=False) if len(p) > 1 else 0 for p in passes]
         widest = int(np.argmax(costs))
         if costs[widest] == 0:
             passes.append(np.array([], dtype=np.int64))

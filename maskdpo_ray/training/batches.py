@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -23,6 +23,12 @@ class Response:
     weights: np.ndarray  # float32
     reference: np.ndarray  # float32, log-probabilities under the frozen base
 
+    @property
+    def end(self) -> int:
+        """Index behind the last token with a non-zero weight."""
+        kept = np.flatnonzero(self.weights)
+        return int(kept[-1]) + 1 if len(kept) else 1
+
 
 @dataclass(frozen=True)
 class TrainingPair:
@@ -37,31 +43,44 @@ class TrainingPair:
         responses = max(len(self.chosen.token_ids), len(self.rejected.token_ids))
         return len(self.prompt_ids) + responses
 
+    def tokens(self, packed: bool) -> int:
+        """What the pair takes in a forward pass: its two sequences, or twice the longer one."""
+        sides = [len(self.prompt_ids) + side.end - 1 for side in (self.chosen, self.rejected)]
+        return sum(sides) if packed else 2 * max(sides)
+
 
 @dataclass(frozen=True)
 class Batch:
     """Sequences of one forward pass: the chosen ones first, then the rejected ones.
 
-    A sequence is the prompt's ids and the response's ids, right padded. Only tokens with a
-    non-zero weight are listed in the per-token tensors.
+    A sequence is the prompt's ids and the response's ids, as far as a token with a non-zero
+    weight is still to be predicted: what comes later changes nothing. Sequences are rows, right
+    padded, or packed one behind another in a single row. Only tokens with a non-zero weight are
+    listed in the per-token tensors.
     """
 
-    input_ids: "Tensor"  # int64 [2 * pairs, length]
-    attention_mask: "Tensor"  # int64 [2 * pairs, length]
-    position_ids: "Tensor"  # int64 [2 * pairs, length]
+    sizes: tuple[int, ...]  # [2 * pairs], tokens of every sequence
+    input_ids: "Tensor"  # int64 [2 * pairs, length] or [1, sum of sizes]
+    attention_mask: "Tensor | None"  # int64 [2 * pairs, length]; None where packed
+    position_ids: "Tensor"  # int64, as input_ids
     positions: "Tensor"  # int64 [tokens], into the flattened grid: where each token is predicted
     targets: "Tensor"  # int64 [tokens]
     weights: "Tensor"  # float32 [tokens]
     reference: "Tensor"  # float32 [tokens]
     owner: "Tensor"  # int64 [tokens], the sequence a token belongs to
 
-    def inputs(self) -> dict[str, "Tensor"]:
+    @property
+    def sequences(self) -> int:
+        return len(self.sizes)
+
+    def inputs(self) -> dict[str, Any]:
         """What the model reads."""
-        names = ("input_ids", "attention_mask", "position_ids", "positions", "targets")
+        names = ("input_ids", "attention_mask", "position_ids", "positions", "targets", "sizes")
         return {name: getattr(self, name) for name in names}
 
     def to(self, device: "str | object") -> "Batch":
-        return Batch(**{name: tensor.to(device) for name, tensor in vars(self).items()})
+        fields = vars(self).items()
+        return Batch(**{n: v.to(device) if hasattr(v, "to") else v for n, v in fields})
 
 
 def training_pairs(
@@ -129,31 +148,38 @@ def _response(
     return Response(token_ids, weights, log_probs)
 
 
-def collate(pairs: Sequence[TrainingPair]) -> Batch:
-    """Tensors of one forward pass over these pairs."""
+def collate(pairs: Sequence[TrainingPair], packed: bool = False) -> Batch:
+    """Tensors of one forward pass over these pairs, padded or packed."""
     import torch
 
     sequences = [(pair.prompt_ids, pair.chosen) for pair in pairs]
     sequences += [(pair.prompt_ids, pair.rejected) for pair in pairs]
-    length = max(len(prompt) + len(response.token_ids) for prompt, response in sequences)
-    input_ids = np.zeros((len(sequences), length), dtype=np.int64)
-    attention_mask = np.zeros_like(input_ids)
+    # The last token is only ever predicted, never read.
+    sizes = np.array([len(prompt) + response.end - 1 for prompt, response in sequences])
+    length = int(sizes.sum() if packed else sizes.max())
+    rows = 1 if packed else len(sequences)
+    starts = np.cumsum(sizes) - sizes if packed else np.arange(len(sequences)) * length
+    input_ids = np.zeros(rows * length, dtype=np.int64)
+    position_ids = np.tile(np.arange(length), rows)
     positions, targets, weights, reference, owner = [], [], [], [], []
-    for row, (prompt, response) in enumerate(sequences):
-        size = len(prompt) + len(response.token_ids)
-        input_ids[row, :size] = np.concatenate([prompt, response.token_ids])
-        attention_mask[row, :size] = 1
+    for number, (prompt, response) in enumerate(sequences):
+        start, size = starts[number], sizes[number]
+        input_ids[start : start + size] = np.concatenate([prompt, response.token_ids])[:size]
+        if packed:
+            position_ids[start : start + size] = np.arange(size)
         kept = np.flatnonzero(response.weights)
         # The token at index k of the response is predicted one position before it stands.
-        positions.append(row * length + len(prompt) - 1 + kept)
+        positions.append(start + len(prompt) - 1 + kept)
         targets.append(response.token_ids[kept])
         weights.append(response.weights[kept])
         reference.append(response.reference[kept])
-        owner.append(np.full(len(kept), row))
+        owner.append(np.full(len(kept), number))
+    mask = None if packed else torch.from_numpy(np.arange(length) < sizes[:, None]).long()
     return Batch(
-        input_ids=torch.from_numpy(input_ids),
-        attention_mask=torch.from_numpy(attention_mask),
-        position_ids=torch.arange(length).expand(len(sequences), length).contiguous(),
+        sizes=tuple(sizes.tolist()),
+        input_ids=torch.from_numpy(input_ids.reshape(rows, length)),
+        attention_mask=mask,
+        position_ids=torch.from_numpy(position_ids.reshape(rows, length)),
         positions=torch.from_numpy(np.concatenate(positions)),
         targets=torch.from_numpy(np.concatenate(targets)),
         weights=torch.from_numpy(np.concatenate(weights)),
@@ -162,7 +188,7 @@ def collate(pairs: Sequence[TrainingPair]) -> Batch:
     )
 
 
-def idle_batch() -> Batch:
+def idle_batch(packed: bool = False) -> Batch:
     """The smallest batch there is, for a worker without pairs in a pass that others need it in."""
     response = Response(np.zeros(1, np.int64), np.ones(1, np.float32), np.zeros(1, np.float32))
-    return collate([TrainingPair("", np.zeros(1, np.int64), response, response)])
+    return collate([TrainingPair("", np.zeros(1, np.int64), response, response)], packed)

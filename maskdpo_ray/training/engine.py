@@ -78,6 +78,9 @@ class Engine:
             model=model, optimizer=_adamw(parameters, settings, config), config=config
         )
         self.device = self._engine.device
+        if self._stage == 0 and not _has_fellows():
+            # It would copy all gradients into a buffer and back to average them with nobody's.
+            self._engine.enable_backward_allreduce = False
 
     @property
     def module(self) -> "nn.Module":
@@ -179,6 +182,12 @@ class Engine:
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
+def _has_fellows() -> bool:
+    from torch import distributed
+
+    return distributed.get_world_size() > 1
+
+
 def _adamw(parameters: list, settings: TrainingConfig, config: dict[str, Any]) -> Any:
     """AdamW; weight decay spares biases and norms, as is usual."""
     import torch
@@ -197,6 +206,5 @@ def _adamw(parameters: list, settings: TrainingConfig, config: dict[str, Any]) -
         from deepspeed.ops.adam import DeepSpeedCPUAdam
 
         return DeepSpeedCPUAdam([g for g in groups if g["params"]], **kwargs)
-    # PyTorch's fused kernel needs no compiler on the node, unlike DeepSpeed's.
-    fused = torch.cuda.is_available()
-    return torch.optim.AdamW([g for g in groups if g["params"]], fused=fused, **kwargs)
+    # PyTorch's fused kernel needs no compiler on the node, unlike DeepSpeed's, and no scratch memory.
+    return torch.optim.AdamW([g for g in groups if g["params"]], fused=True, **kwargs)

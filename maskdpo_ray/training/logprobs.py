@@ -5,7 +5,7 @@ non-zero weight are projected, and only a tile of (positions x vocabulary) at a 
 is normalised over tiles as they come, and every tile is projected again in backward.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from maskdpo_ray.errors import UserError
+from maskdpo_ray.training.packing import attention_arguments, use_packing
 
 # Settings by which a model changes its logits after the head. We project the head's input
 # ourselves and would leave these out.
@@ -173,12 +174,15 @@ class LogProbModel(nn.Module):
     Args:
         policy: a Hugging Face causal language model whose logits are its LM head's output.
         chunk: see :func:`selected_log_probs`.
+        packing: see :func:`~maskdpo_ray.training.packing.use_packing`; ``packed`` is its answer.
 
     Raises:
         UserError: if the model caps or scales its logits, or its head is no plain linear layer.
     """
 
-    def __init__(self, policy: nn.Module, chunk: int) -> None:
+    def __init__(
+        self, policy: nn.Module, chunk: int, packing: Literal["auto"] | bool = False
+    ) -> None:
         super().__init__()
         _check_plain_logits(policy)
         head = policy.get_output_embeddings()
@@ -188,32 +192,38 @@ class LogProbModel(nn.Module):
                 "training reads the weight of a plain linear head"
             )
         policy.set_output_embeddings(LogProbHead(head, chunk))
+        self.packed = use_packing(policy, packing)
         self.policy = policy
 
     def forward(
         self,
         input_ids: Tensor,
-        attention_mask: Tensor,
+        attention_mask: Tensor | None,
         position_ids: Tensor,
         positions: Tensor,
         targets: Tensor,
+        sizes: tuple[int, ...] | None = None,
     ) -> Tensor:
         """Log-probabilities of ``targets`` at ``positions``.
 
         Args:
-            input_ids, attention_mask, position_ids: ``[rows, length]``, right padded.
+            input_ids, attention_mask, position_ids: ``[rows, length]``, right padded; or one
+                packed row and no mask.
             positions: indices into the flattened ``[rows * length]`` grid; the position *before*
                 the token that it predicts, ``[selected]``.
             targets: the predicted token ids, ``[selected]``.
+            sizes: tokens of every sequence of a packed row.
 
         Returns:
             fp32 ``[selected]``, in nats.
         """
+        packed = attention_arguments(sizes, input_ids.device) if attention_mask is None else {}
         hidden = self.policy.base_model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
             use_cache=False,
+            **packed,
         ).last_hidden_state
         selected = hidden.flatten(0, 1).index_select(0, positions)
         return self.policy.get_output_embeddings()(selected, targets)

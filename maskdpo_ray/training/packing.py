@@ -1,11 +1,11 @@
 """Sequences of a pass behind one another in one row: no padding is computed, none is stored.
 
-A packed row carries the borders of its sequences (``cu_seq_lens``) and positions that begin again
-at each. FlashAttention's varlen kernel reads the borders; for PyTorch's own attention this module
+A packed row carries the sizes of its sequences, and positions that begin again at each.
+FlashAttention's varlen kernel reads the borders; for PyTorch's own attention this module
 calls its causal kernel once per sequence, so nothing of the quadratic mask of a whole row exists.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from maskdpo_ray.errors import UserError
 
@@ -17,11 +17,11 @@ PER_SEQUENCE_SDPA = "per_sequence_sdpa"
 _LAYERS = {"full_attention", "sliding_attention"}
 
 
-def use_packing(policy: "PreTrainedModel", packing: bool | None) -> bool:
+def use_packing(policy: "PreTrainedModel", packing: Literal["auto"] | bool) -> bool:
     """Decide whether this policy's passes are packed, and make its attention read packed rows.
 
     Args:
-        packing: None packs where it can be done.
+        packing: ``auto`` packs where it can be done.
 
     Raises:
         UserError: packing is asked for and this model or attention cannot do it.
@@ -30,8 +30,8 @@ def use_packing(policy: "PreTrainedModel", packing: bool | None) -> bool:
         return False
     obstacle = _obstacle(policy)
     if obstacle is not None:
-        if packing:
-            raise UserError(f"training.packing=true: {obstacle}. Leave the setting out")
+        if packing is True:
+            raise UserError(f"training.packing=true: {obstacle}. Set it to auto")
         return False
     if policy.config._attn_implementation == "sdpa":
         from transformers import AttentionInterface
@@ -55,13 +55,27 @@ def _obstacle(policy: "PreTrainedModel") -> str | None:
     return None
 
 
+def attention_arguments(sizes: tuple[int, ...], device: Any) -> dict[str, Any]:
+    """What both attention kernels want to know of a packed row, for the model's forward."""
+    import torch
+
+    borders = torch.tensor([0, *sizes]).cumsum(0).to(device, torch.int32)
+    return {
+        "sequence_sizes": sizes,
+        "cu_seq_lens_q": borders,
+        "cu_seq_lens_k": borders,
+        "max_length_q": max(sizes),
+        "max_length_k": max(sizes),
+    }
+
+
 def per_sequence_sdpa(
     module: Any,
     query: "Tensor",
     key: "Tensor",
     value: "Tensor",
     attention_mask: "Tensor | None",
-    cu_seq_lens_q: "Tensor | None" = None,
+    sequence_sizes: tuple[int, ...],
     sliding_window: int | None = None,
     **kwargs: Any,
 ) -> "tuple[Tensor, None]":
@@ -70,7 +84,7 @@ def per_sequence_sdpa(
     Args:
         query, key, value: ``[1, heads, length, width]``.
         attention_mask: None; transformers makes masks for kernels it knows.
-        cu_seq_lens_q: where sequences begin, and the end: int32 ``[sequences + 1]`` on the CPU.
+        sequence_sizes: tokens of every sequence of the row.
         sliding_window: tokens that a token sees, itself included; None for all before it.
 
     Returns:
@@ -79,9 +93,11 @@ def per_sequence_sdpa(
     import torch
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    sizes = cu_seq_lens_q.diff().tolist()
+    parts = [tensor.split(sequence_sizes, dim=2) for tensor in (query, key, value)]
+    borders = {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k"}
+    kwargs = {name: value for name, value in kwargs.items() if name not in borders}
     outputs = []
-    for q, k, v in zip(*(t.split(sizes, dim=2) for t in (query, key, value)), strict=True):
+    for q, k, v in zip(*parts, strict=True):
         mask = None
         if sliding_window is not None and q.shape[2] > sliding_window:
             ones = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool, device=q.device)

@@ -31,19 +31,20 @@ def reference_log_probs(
     these ids, whatever run, mask or loss it serves.
 
     Args:
-        micro_batch_tokens: padded tokens of one forward pass, both responses together.
+        micro_batch_tokens: tokens of one forward pass, see :func:`split_batch`.
     """
     import torch
 
     device = next(model.parameters()).device
     plain = [_unmasked(pair) for pair in pairs]
-    lengths = np.array([pair.length for pair in plain])
+    tokens = np.array([pair.tokens(model.packed) for pair in plain])
     rows: list[dict[str, Any]] = [{} for _ in pairs]
-    (passes,) = split_batch(np.arange(len(pairs)), lengths, 1, micro_batch_tokens)
+    everything = np.arange(len(pairs))
+    (passes,) = split_batch(everything, tokens, 1, micro_batch_tokens, model.packed)
     for indices in passes:
         group = [plain[index] for index in indices]
         with torch.inference_mode():
-            log_probs = model(**collate(group).to(device).inputs()).cpu().numpy()
+            log_probs = model(**collate(group, model.packed).to(device).inputs()).cpu().numpy()
         sides = [pair.chosen for pair in group] + [pair.rejected for pair in group]
         ends = np.cumsum([len(side.token_ids) for side in sides])
         chosen_and_rejected = np.split(log_probs, ends[:-1])
@@ -83,7 +84,8 @@ class ReferenceProcessor:
         from maskdpo_ray.training.model import load_policy, longest_input
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._model = LogProbModel(load_policy(model, settings.attention), settings.logprob_chunk)
+        policy = load_policy(model, settings.attention)
+        self._model = LogProbModel(policy, settings.logprob_chunk, settings.packing)
         self._model.eval().requires_grad_(False).to(device)
         self._longest = longest_input(self._model.policy.config)
         self._micro_batch_tokens = settings.micro_batch_tokens

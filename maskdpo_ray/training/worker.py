@@ -87,11 +87,11 @@ def train(job: TrainingJob, workers: Workers) -> dict[str, Any]:
     settings = job.settings
     torch.manual_seed(job.seed)
     pairs, policy = _together(lambda: _load(job), workers)
-    lengths = np.array([pair.length for pair in pairs])
     epoch_steps = steps_per_epoch(len(pairs), settings.batch_size)
     total = min(epoch_steps * settings.epochs, settings.max_steps or math.inf)
     identity = _identity(job, pairs)
-    model = LogProbModel(policy, settings.logprob_chunk)
+    model = LogProbModel(policy, settings.logprob_chunk, settings.packing)
+    tokens = np.array([pair.tokens(model.packed) for pair in pairs])
     model.train()
     history: list[dict[str, Any]] = []
     with _newest_sound(workers, identity) as resumed:
@@ -110,7 +110,7 @@ def train(job: TrainingJob, workers: Workers) -> dict[str, Any]:
             step, total, settings.learning_rate, settings.warmup_ratio, settings.min_lr_ratio
         )
         batch = global_batch(step, len(pairs), settings.batch_size, job.seed)
-        metrics = _learn(engine, pairs, batch, lengths, settings, workers, rate)
+        metrics = _learn(engine, pairs, batch, tokens, settings, workers, rate)
         line = {
             "step": step + 1,
             "total_steps": total,
@@ -191,13 +191,15 @@ def _learn(
     engine: "Engine",
     pairs: list[TrainingPair],
     batch: np.ndarray,
-    lengths: np.ndarray,
+    tokens: np.ndarray,
     settings: TrainingConfig,
     workers: Workers,
     rate: float,
 ) -> dict[str, float]:
     """One optimizer step; the gradient is that of the mean loss over the global batch."""
-    passes = split_batch(batch, lengths, workers.count, settings.micro_batch_tokens)[workers.rank]
+    packed = engine.module.packed
+    plan = split_batch(batch, tokens, workers.count, settings.micro_batch_tokens, packed)
+    passes = plan[workers.rank]
     kl = None
     if settings.loss == "kto_pair":
         kl = _kl_estimates(engine, pairs, passes, len(batch), settings, workers)
@@ -207,7 +209,7 @@ def _learn(
     unsound: list[str] = []
     for number, chosen_pairs in enumerate(passes):
         rows = [pairs[index] for index in chosen_pairs]
-        tensors = (collate(rows) if rows else idle_batch()).to(engine.device)
+        tensors = _tensors(rows, engine)
         losses, values = _losses(engine(**tensors.inputs()), tensors, settings, kl)
         # A worker without pairs takes part in the pass with a loss that counts for nothing.
         loss = losses.sum() * (scale if rows else 0.0)
@@ -256,7 +258,7 @@ def _kl_estimates(
     unsound: list[str] = []
     for chosen_pairs in passes:
         rows = [pairs[index] for index in chosen_pairs]
-        tensors = (collate(rows) if rows else idle_batch()).to(engine.device)
+        tensors = _tensors(rows, engine)
         with torch.no_grad():
             ratios = _log_ratios(engine(**tensors.inputs()), tensors, settings).double()
         if rows:
@@ -269,9 +271,15 @@ def _kl_estimates(
     return kl_estimates(*(sums / batch_size).tolist())
 
 
+def _tensors(rows: list[TrainingPair], engine: "Engine") -> Batch:
+    """One pass over these pairs, as the model wants it; over nothing for a worker without any."""
+    packed = engine.module.packed
+    return (collate(rows, packed) if rows else idle_batch(packed)).to(engine.device)
+
+
 def _log_ratios(log_probs: "Tensor", batch: Batch, settings: TrainingConfig) -> "Tensor":
     """What the loss compares, for every response: sums, or means per token for ``ipo``."""
-    where = (batch.weights, batch.owner, len(batch.input_ids))
+    where = (batch.weights, batch.owner, batch.sequences)
     if settings.loss == "ipo":
         return masked_means(log_probs - batch.reference, *where)
     return masked_log_ratios(log_probs, batch.reference, *where)
@@ -287,7 +295,7 @@ def _losses(
     """
     chosen, rejected = _log_ratios(log_probs, batch, settings).chunk(2)
     losses = pair_losses(settings, chosen, rejected, kl)
-    where = (batch.weights, batch.owner, len(batch.input_ids))
+    where = (batch.weights, batch.owner, batch.sequences)
     likelihoods, _ = masked_means(-log_probs, *where).chunk(2)
     if settings.nll_weight:
         losses = losses + settings.nll_weight * likelihoods
@@ -396,11 +404,8 @@ def _newest_sound(workers: Workers, identity: str) -> Iterator[Path | None]:
 
 
 def _identity(job: TrainingJob, pairs: list[TrainingPair]) -> str:
-    """Fingerprint of everything that the weights after a step depend on.
-
-    A checkpoint serves every ZeRO stage: they differ in where the state lies.
-    """
-    how = {"preset", "zero_stage", *TrainingConfig.HOW}
+    """Fingerprint of everything that the weights after a step depend on."""
+    how = {"preset", *TrainingConfig.HOW}
     settings = job.settings.model_dump(mode="json", exclude=how)
     digest = hashlib.sha256(json.dumps([job.seed, settings], sort_keys=True).encode())
     for pair in pairs:

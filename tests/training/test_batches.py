@@ -21,9 +21,11 @@ def test_sequences_are_prompt_and_response_token_for_token(make_pair):
     (row,) = training_pairs([pair], references_of([pair]), "sentence")
     batch = collate([row])
     ids = pair["prompt_ids"] + pair["chosen"]["token_ids"]
-    assert batch.input_ids[0].tolist() == ids
-    assert batch.input_ids[1, :7].tolist() == pair["prompt_ids"] + pair["rejected"]["token_ids"]
-    assert batch.attention_mask.sum(1).tolist() == [10, 7]
+    # The last token is predicted from the one before it, and never read.
+    assert batch.input_ids[0].tolist() == ids[:-1]
+    rejected = pair["prompt_ids"] + pair["rejected"]["token_ids"]
+    assert batch.input_ids[1].tolist()[: batch.sizes[1]] == rejected[: batch.sizes[1]]
+    assert batch.attention_mask.sum(1).tolist() == list(batch.sizes) == [9, row.tokens(True) - 9]
     chosen = batch.owner == 0
     # Each listed position is one before the token that it predicts.
     assert batch.positions[chosen].tolist() == [3, 5, 6, 8]
@@ -73,3 +75,33 @@ def test_arrays_do_as_well_as_lists(make_pair):
     pair["chosen"]["token_ids"] = np.array(pair["chosen"]["token_ids"], dtype=np.int32)
     (row,) = training_pairs([pair], references_of([pair]), "sentence")
     assert row.chosen.token_ids.dtype == np.int64
+
+
+def test_what_comes_after_the_last_weight_is_not_read(make_pair):
+    pair = make_pair(6, prompt=4, chosen=6, rejected=3)
+    pair["chosen"]["weights"] = [1.0, 0.0, 1.0, 0.0, 0.0, 0.0]
+    pair["rejected"]["weights"] = [0.0, 0.0, 1.0]
+    (row,) = training_pairs([pair], references_of([pair]), "sentence")
+    batch = collate([row])
+    assert batch.sizes == (4 + 2, 4 + 2) and row.tokens(packed=True) == 12
+    assert batch.input_ids[0].tolist() == pair["prompt_ids"] + pair["chosen"]["token_ids"][:2]
+
+
+def test_a_packed_row_holds_the_same_sequences(make_pair):
+    pairs = [make_pair(number, *sizes) for number, sizes in ((7, (4, 6, 3)), (8, (2, 5, 9)))]
+    rows = training_pairs(pairs, references_of(pairs), "sentence")
+    padded, packed = collate(rows), collate(rows, packed=True)
+    assert packed.sizes == padded.sizes and packed.attention_mask is None
+    assert packed.input_ids.shape == (1, sum(row.tokens(packed=True) for row in rows))
+    starts = np.cumsum(packed.sizes) - packed.sizes
+    for number, (start, size) in enumerate(zip(starts, packed.sizes, strict=True)):
+        part = slice(start, start + size)
+        assert packed.input_ids[0, part].tolist() == padded.input_ids[number, :size].tolist()
+        assert packed.position_ids[0, part].tolist() == list(range(size))
+    # Every target is predicted from the same place of the same sequence.
+    width = padded.input_ids.shape[1]
+    assert (packed.positions.numpy() - starts[packed.owner]).tolist() == (
+        padded.positions - padded.owner * width
+    ).tolist()
+    for name in ("targets", "weights", "owner"):
+        assert getattr(packed, name).tolist() == getattr(padded, name).tolist()

@@ -12,6 +12,7 @@ import pytest
 
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.storage import Folder
+from maskdpo_ray.training.checkpoint import damage
 from maskdpo_ray.training.reference import ReferenceProcessor
 
 
@@ -146,6 +147,10 @@ def test_a_damaged_checkpoint_is_passed_over(one_rank, make_job, undisturbed, ke
     job = make_job("whole", checkpoint_every=4)
     one_rank.train(job, keep=kept)
     shutil.rmtree(kept / "10")
+    shutil.copytree(kept / "8", kept / "9")
+    seal = kept / "9" / "seal-00000.json"
+    seal.write_bytes(seal.read_bytes()[:40])
+    assert damage(kept / "9") == "seal-00000.json cannot be read"
     state = kept / "8" / "state-00000.safetensors"
     content = bytearray(state.read_bytes())
     content[-1] ^= 1

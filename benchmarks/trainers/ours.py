@@ -1,0 +1,97 @@
+"""This project's training loop in a process of its own, without Ray: see ``training.py``."""
+
+import asyncio
+import os
+import tempfile
+import time
+from pathlib import Path
+
+from task import Meter, quiet, read_task
+
+quiet()
+
+import deepspeed  # noqa: E402, F401  (imports are not training's memory)
+from torch import distributed  # noqa: E402
+
+from maskdpo_ray.config import ModelConfig, TrainingConfig  # noqa: E402
+from maskdpo_ray.storage import Folder  # noqa: E402
+from maskdpo_ray.training import model as model_module  # noqa: E402
+from maskdpo_ray.training import worker  # noqa: E402
+from maskdpo_ray.training.reference import ReferenceProcessor  # noqa: E402
+
+
+def pair_of(number: int, row: dict) -> dict:
+    def side(name: str) -> dict:
+        kept = {"token_ids": row[name], "weights": row[f"{name}_weights"]}
+        return {"index": 0, "response": "", "sentences": [], "score": 0.5, **kept}
+
+    return {
+        "id": f"{number:06}",
+        "topic": "",
+        "question": "",
+        "prompt_ids": row["prompt"],
+        "chosen": side("chosen"),
+        "rejected": side("rejected"),
+        "digest": f"{number:06}",
+    }
+
+
+def main() -> None:
+    task = read_task()
+    rows = [pair_of(number, row) for number, row in enumerate(task["rows"])]
+    model = ModelConfig(path=task["model"], dtype=task["dtype"])
+    settings = TrainingConfig(
+        batch_size=task["batch_size"],
+        max_steps=task["steps"],
+        epochs=1000,
+        learning_rate=task["learning_rate"],
+        checkpoint_every=10**6,
+        **task["options"],
+    )
+    began = time.perf_counter()
+    references = asyncio.run(ReferenceProcessor(model, settings)(rows))
+    reference_seconds = time.perf_counter() - began
+
+    os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    meter = Meter()
+    load = model_module.load_policy
+
+    def load_and_note(*args, **kwargs):
+        policy = load(*args, **kwargs)
+        meter.loaded()
+        return policy
+
+    model_module.load_policy = load_and_note
+    learn = worker._learn
+    begun = []
+
+    def learn_and_time(*args):
+        if not begun:
+            begun.append(meter.begin())
+        metrics = learn(*args)
+        meter.step()
+        return metrics
+
+    worker._learn = learn_and_time
+    with tempfile.TemporaryDirectory() as scratch:
+        backend = "nccl" if task["device"] == "cuda" else "gloo"
+        init = f"file://{scratch}/rendezvous"
+        distributed.init_process_group(backend, init, rank=0, world_size=1)
+        job = worker.TrainingJob(
+            model, settings, 0, lambda: rows, lambda: references, Folder(Path(scratch) / "out")
+        )
+        losses: list[float] = []
+        alone = worker.Workers(
+            rank=0,
+            count=1,
+            checkpoints=lambda: [],
+            save=lambda *_: None,
+            progress=lambda line: losses.append(line["loss"]),
+        )
+        worker.train(job, alone)
+    meter.report(losses=losses, reference_seconds=reference_seconds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,467 @@
+"""Endpoints that misbehave: a local server follows a script of failures that cannot be ordered."""
+
+import asyncio
+import json
+import logging
+import threading
+import time
+import traceback
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import models
+import pytest
+
+from maskdpo_ray.config import EndpointConfig
+from maskdpo_ray.config_file import build_config
+from maskdpo_ray.engine.chat import open_tokenizer
+from maskdpo_ray.engine.endpoint import Endpoint, read_key
+from maskdpo_ray.engine.endpoint_chat import ChatEndpoint, open_chat
+from maskdpo_ray.engine.endpoint_tokens import TokenEndpoint, open_tokens
+from maskdpo_ray.engine.refusal import RequestRefused
+from maskdpo_ray.errors import RowRejected, UserError
+from maskdpo_ray.stages import Stages
+
+KEY = "sk-a-secret-that-must-not-leak"
+NOW = {"retry-after-ms": "1"}
+ASK = [{"role": "user", "content": "?"}]
+
+
+def said(text, finish="stop", **message):
+    message = {"role": "assistant", "content": text, **message}
+    return 200, {}, {"choices": [{"index": 0, "message": message, "finish_reason": finish}]}
+
+
+def failed(status, message="no", **headers):
+    return status, {**NOW, **headers}, {"error": {"message": message}}
+
+
+DROPPED = None  # the connection is closed without an answer
+YES = said("yes")
+
+
+class Scripted:
+    """Answers POST requests from ``script``, the last entry for ever; lists the model ``m``."""
+
+    def __init__(self, *script, models=({"id": "m", "max_model_len": 64},), delay=0.0):
+        self.script, self.models, self.delay = list(script), models, delay
+        self.asked, self.keys, self.now, self.most = [], [], 0, 0
+        self._lock = threading.Lock()
+        scripted = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self):
+                self._answer(200, {}, {"object": "list", "data": scripted.models})
+
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                answer = scripted.next(body, self.headers["authorization"])
+                if answer is DROPPED:
+                    self.close_connection = True
+                else:
+                    self._answer(*answer)
+
+            def _answer(self, status, headers, body):
+                html = isinstance(body, str)
+                data = (body if html else json.dumps(body)).encode()
+                self.send_response(status)
+                kind = "text/html" if html else "application/json"
+                for name, value in {"content-type": kind, **headers}.items():
+                    self.send_header(name, value)
+                self.send_header("content-length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *_):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
+        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def next(self, body, key):
+        with self._lock:
+            self.asked.append(body)
+            self.keys.append(key)
+            self.now += 1
+            self.most = max(self.most, self.now)
+            answer = self.script.pop(0) if len(self.script) > 1 else self.script[0]
+        time.sleep(self.delay)
+        with self._lock:
+            self.now -= 1
+        return answer
+
+
+@pytest.fixture
+def serve():
+    made = []
+
+    def start(*script, **settings):
+        made.append(Scripted(*script, **settings))
+        return made[-1]
+
+    yield start
+    for scripted in made:
+        scripted.server.shutdown()
+        scripted.server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+
+def settings(scripted, **changes):
+    return EndpointConfig(base_url=scripted.url, model="m", **{"max_retries": 4, **changes})
+
+
+def replies(scripted, count=1, choices=None, constrain=None, messages=ASK, **changes):
+    async def ask():
+        async with Endpoint(settings(scripted, **changes)) as endpoint:
+            chat = ChatEndpoint(endpoint, 8, constrain)
+            return await asyncio.gather(*(chat.reply(messages, choices) for _ in range(count)))
+
+    return asyncio.run(ask())
+
+
+def trouble(scripted, kind=UserError, **changes) -> str:
+    with pytest.raises(kind) as caught:
+        replies(scripted, **changes)
+    assert "\n" not in str(caught.value)
+    assert KEY not in "".join(traceback.format_exception(caught.value))
+    return str(caught.value)
+
+
+# -- trying again ---------------------------------------------------------------------------------
+
+
+def test_what_passes_is_tried_again_until_it_has_passed(serve):
+    scripted = serve(failed(429), failed(503), DROPPED, failed(500), YES)
+    [reply] = replies(scripted)
+    assert reply.text == "yes" and reply.complete
+    assert len(scripted.asked) == 5 and all(body == scripted.asked[0] for body in scripted.asked)
+    assert scripted.asked[0]["messages"] == ASK and scripted.asked[0]["temperature"] == 0
+    assert scripted.asked[0]["max_completion_tokens"] == 8
+    assert set(scripted.keys) == {f"Bearer {KEY}"}
+
+
+def test_retry_after_is_waited_for(serve):
+    wait = 1
+    refused = (429, {"retry-after": str(wait)}, {})
+    scripted = serve(refused, YES)
+    began = time.monotonic()
+    replies(scripted)
+    # Without the header the first pause is at most half a second.
+    assert time.monotonic() - began >= wait
+
+
+def test_a_wait_of_hours_ends_the_run_instead(serve):
+    scripted = serve((429, {"retry-after": "3600"}, {"error": {"message": "daily limit"}}))
+    message = trouble(scripted)
+    assert "HTTP 429: daily limit (asks to wait 3600 s)" in message
+    assert len(scripted.asked) == 1
+
+
+@pytest.mark.parametrize("status", [429, 502, 503])
+def test_a_server_that_stays_away_ends_the_run_with_the_reason(serve, status):
+    scripted = serve(failed(status, "overloaded"))
+    message = trouble(scripted)
+    assert f"HTTP {status}: overloaded" in message and "tried 4 times more" in message
+    assert scripted.url in message and "run the same command" in message
+    assert len(scripted.asked) == 5
+
+
+def test_a_request_that_takes_too_long_is_given_up(serve):
+    scripted = serve(YES, delay=1.0)
+    message = trouble(scripted, timeout=0.1, max_retries=1)
+    assert "timed out" in message and "raise max_retries or timeout" in message
+    assert len(scripted.asked) == 2
+
+
+def test_nobody_there(serve):
+    scripted = serve(YES)
+    scripted.server.shutdown()
+    scripted.server.server_close()
+    assert "cannot be reached" in trouble(scripted, max_retries=0)
+
+
+# -- one request, or all of them ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_refused_request_is_that_requests_trouble_and_is_asked_once(serve, status):
+    scripted = serve(failed(status, "longer than the context\nof 64"))
+    message = trouble(scripted, RequestRefused)
+    assert message == f"HTTP {status}: longer than the context of 64"
+    assert len(scripted.asked) == 1
+
+
+def test_a_request_that_breaks_a_living_server_every_time_is_refused(serve):
+    scripted = serve(failed(500, "assertion"))
+    assert "HTTP 500: assertion, every time" in trouble(scripted, RequestRefused)
+    assert len(scripted.asked) == 5
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (401, "OPENAI_API_KEY is set on the actor's node"),
+        (403, "or give api_key_file"),
+        (404, "does base_url end with /v1?"),
+        (402, "HTTP 402: no"),
+    ],
+)
+def test_what_a_person_must_mend_is_asked_once(serve, status, words):
+    scripted = serve(failed(status))
+    assert words in trouble(scripted)
+    assert len(scripted.asked) == 1
+
+
+def test_a_page_of_a_proxy_is_no_answer(serve):
+    assert "does not speak the OpenAI protocol" in trouble(serve((200, {}, "<html>log in</html>")))
+
+
+def test_requests_under_way_are_bounded(serve):
+    scripted = serve(YES, delay=0.05)
+    assert len(replies(scripted, count=12, concurrency=3)) == 12
+    assert scripted.most == 3
+
+
+# -- replies --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (said(None, refusal="I cannot."), "I cannot."),
+        (said("ye", "content_filter"), "finish_reason content_filter"),
+    ],
+)
+def test_a_model_that_gives_no_reply_is_an_error_of_that_request(serve, answer, words):
+    assert words in trouble(serve(answer), RequestRefused)
+
+
+@pytest.mark.parametrize(
+    ("constrain", "text", "found"),
+    [
+        ("vllm", "yes", "yes"),
+        ("none", " yes\n", "yes"),
+        ("none", "Yes.", None),
+        ("none", "yes, no", None),
+        ("vllm", "maybe", None),
+        ("json_schema", '{"verdict": "没有"}', "没有"),
+        ("json_schema", '{"verdict": "maybe"}', None),
+        ("json_schema", '["yes"]', None),
+        ("json_schema", "yes", None),
+    ],
+)
+def test_a_reply_is_one_of_the_choices_or_refused(serve, constrain, text, found):
+    scripted = serve(said(text))
+    asked = {"choices": ["yes", "no", "没有"], "constrain": constrain}
+    if found:
+        assert replies(scripted, **asked)[0].text == found
+    else:
+        message = trouble(scripted, RequestRefused, **asked)
+        assert "is none of yes, no, 没有" in message and "annotation.endpoint.constrain" in message
+
+
+def test_a_reply_that_was_cut_says_so(serve):
+    [reply] = replies(serve(said("ye", "length")), choices=["yes", "no"], constrain="vllm")
+    assert reply.text == "ye" and not reply.complete
+
+
+def test_each_constraint_is_told_in_the_words_of_its_server(serve):
+    scripted = serve(YES, YES, said('{"verdict": "yes"}'))
+    for constrain in ("none", "vllm", "json_schema"):
+        replies(scripted, choices=["yes", "no"], constrain=constrain)
+    nothing, vllm, schema = scripted.asked
+    assert not {"structured_outputs", "response_format"} & nothing.keys()
+    assert vllm["structured_outputs"] == {"choice": ["yes", "no"]}
+    verdict = schema["response_format"]["json_schema"]["schema"]["properties"]["verdict"]
+    assert verdict["enum"] == ["yes", "no"]
+
+
+def test_a_lone_surrogate_is_rejected_before_it_is_sent(serve):
+    scripted = serve(YES)
+    with pytest.raises(RowRejected, match="not_unicode"):
+        replies(scripted, messages=[{"role": "user", "content": "\udc00"}])
+    assert scripted.asked == []
+
+
+# -- the start ------------------------------------------------------------------------------------
+
+
+def test_a_server_is_tried_out_with_what_the_run_asks(serve):
+    scripted = serve(YES)
+    open_chat(settings(scripted), 8, "vllm")
+    assert scripted.asked[0]["structured_outputs"] == {"choice": ["yes", "no"]}
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (failed(400, "Unknown parameter: structured_outputs"), "refuses what the run asks: HTTP"),
+        (said("I think that it is."), "is none of yes, no"),
+        (failed(401, f"bad key {KEY}"), "HTTP 401: bad key ***"),
+        (failed(404, "The model `m` does not exist"), "`m` does not exist; is model right"),
+    ],
+)
+def test_a_server_that_will_not_do_ends_the_start(serve, answer, words):
+    with pytest.raises(UserError) as caught:
+        open_chat(settings(serve(answer)), 8, "vllm")
+    assert words in str(caught.value) and KEY not in str(caught.value)
+
+
+def test_a_wrong_address_ends_the_start(serve):
+    scripted = serve(YES, models="not a list")
+    with pytest.raises(UserError, match="lists no models: does base_url end with /v1"):
+        open_chat(settings(scripted), 8)
+    nowhere = EndpointConfig(base_url="http://127.0.0.1:9/v1", model="m")
+    with pytest.raises(UserError, match="cannot be reached"):
+        open_chat(nowhere, 8)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return open_tokenizer(models.tiny_llama())
+
+
+def completed(**choice):
+    return 200, {}, {"choices": [{"index": 0, "text": "a", "finish_reason": "length", **choice}]}
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (completed(), "returns no token ids: .*vllm serve"),
+        (completed(prompt_token_ids=[1, 2], token_ids=[3]), "has another tokenizer"),
+        (failed(400, "Unknown parameter"), "refuses what the run asks: .*vllm serve"),
+    ],
+)
+def test_a_server_that_cannot_sample_token_ids_ends_the_start(serve, tokenizer, answer, words):
+    with pytest.raises(UserError, match=words):
+        open_tokens(settings(serve(answer)), tokenizer)
+
+
+def test_all_that_decides_a_token_is_sent_and_no_more_than_the_context_holds(serve, tokenizer):
+    scripted = serve(completed(token_ids=[5]))
+    params = {"n": 1, "seed": 7, "temperature": 0.8, "top_k": 40, "top_p": 1.0, "max_tokens": 16}
+
+    async def ask():
+        async with Endpoint(settings(scripted)) as endpoint:
+            return await TokenEndpoint(endpoint, tokenizer, 64).generate([3] * 60, params)
+
+    [output] = asyncio.run(ask())
+    assert (output.token_ids, output.finish_reason) == ([5], "length")
+    [body] = scripted.asked
+    assert body["prompt"] == [3] * 60
+    assert body.items() >= (params | {"max_tokens": 4}).items()
+    assert body.items() >= {"min_p": 0, "repetition_penalty": 1, "presence_penalty": 0}.items()
+
+
+# -- the key --------------------------------------------------------------------------------------
+
+
+def test_the_key_is_in_no_log_and_no_error(serve, caplog):
+    caplog.set_level(logging.DEBUG)
+    trouble(serve(failed(503), failed(401, f"Incorrect API key provided: {KEY}")))
+    assert caplog.records and KEY not in caplog.text
+
+
+def test_the_key_comes_from_the_file_where_one_is_named(tmp_path, monkeypatch):
+    file = tmp_path / "key"
+    given = {"base_url": "http://a/v1", "model": "m"}
+    in_file = EndpointConfig(**given, api_key_file=str(file))
+    with pytest.raises(UserError, match="cannot read api_key_file .*No such file"):
+        read_key(in_file)
+    file.write_text("\n")
+    with pytest.raises(UserError, match="is empty"):
+        read_key(in_file)
+    file.write_text("two words\n")
+    with pytest.raises(UserError) as caught:
+        read_key(in_file)
+    assert "holds no key" in str(caught.value) and "two words" not in str(caught.value)
+    file.write_text("from-file\n")
+    assert read_key(in_file) == "from-file"
+    assert read_key(EndpointConfig(**given)) == KEY
+    monkeypatch.delenv("OPENAI_API_KEY")
+    assert read_key(EndpointConfig(**given)) is None
+
+
+def test_a_server_without_keys_needs_none(serve, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY")
+    scripted = serve(YES, failed(401))
+    assert replies(scripted)[0].text == "yes"
+    assert "OPENAI_API_KEY is not set on the actor's node" in trouble(scripted)
+
+
+# -- the configuration ----------------------------------------------------------------------------
+
+URL = "http://host:8000/v1"
+JUDGE = {"base_url": URL, "model": "m", "constrain": "vllm"}
+
+
+def tree(endpoint=JUDGE, sampling=None, **annotation):
+    return {
+        "run_dir": "x",
+        "model": {"path": "p"},
+        "data": {"train": "q"},
+        "sampling": sampling or {},
+        "annotation": {"annotator": "judge", "endpoint": endpoint, **annotation},
+    }
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (tree({**JUDGE, "api_key": KEY}), "did you mean 'api_key_env'"),
+        (tree({**JUDGE, "api_key_env": KEY}), "names an environment variable"),
+        (tree({**JUDGE, "base_url": f"http://me:{KEY}@host/v1"}), "is saved with the run"),
+        (tree({**JUDGE, "base_url": f"http://host/v1?key={KEY}"}), "is saved with the run"),
+        (tree({**JUDGE, "base_url": "host:8000"}), "must begin with http"),
+        (tree({**JUDGE, "base_url": "http://[/v1"}), "is no URL"),
+        (tree({**JUDGE, "api_key_env": "A", "api_key_file": "b"}), "remove one of them"),
+        (tree({"base_url": URL, "model": "m"}), "endpoint.constrain is missing"),
+        (tree(annotator="anah"), "'anah' replies freely"),
+        (tree(annotator="labels", sampling={"source": "input"}), "uses no endpoint"),
+        (tree(model="m"), "the server of endpoint decides model"),
+        (tree(engine={"max_model_len": 8}, dtype="float16"), "decides dtype, engine"),
+        (tree(None), "needs annotation.model or endpoint"),
+        (tree(sampling={"endpoint": {"base_url": URL, "model": "m"}, "source": "input"}), "remove"),
+        (tree(sampling={"endpoint": {"base_url": URL, "model": "m"}, "engine": {"a": 1}}), "start"),
+        (tree(sampling={"endpoint": JUDGE}), "unknown key 'sampling.endpoint.constrain'"),
+    ],
+)
+def test_what_would_be_ignored_or_leak_is_refused(settings, words):
+    with pytest.raises(UserError) as caught:
+        build_config(settings)
+    assert words in str(caught.value) and KEY not in str(caught.value)
+
+
+def test_a_saved_configuration_is_read_back():
+    sampling = {"endpoint": {"base_url": URL, "model": "m"}}
+    for given in (
+        tree(sampling=sampling),
+        tree({"base_url": URL, "model": "m", "api_key_file": "k"}, annotator="anah"),
+    ):
+        config = build_config(given)
+        assert build_config(config.model_dump(mode="json")) == config
+
+
+def test_the_model_makes_the_result_and_the_address_does_not(tmp_path):
+    (tmp_path / "q.jsonl").write_text('{"id": "a", "topic": "t", "question": "?"}')
+
+    def keys(**changes):
+        endpoint = {"base_url": URL, "model": "m", **changes}
+        given = tree({**endpoint, "constrain": "vllm"}, {"endpoint": endpoint})
+        given |= {"run_dir": str(tmp_path / "run"), "model": {"path": models.tiny_llama()}}
+        given |= {"data": {"train": str(tmp_path / "q.jsonl")}}
+        stages = Stages(build_config(given))
+        return stages.sample().store.key, stages.annotate().store.key
+
+    first = keys()
+    elsewhere = keys(base_url="http://other/v1", concurrency=2, timeout=9, max_retries=1)
+    assert elsewhere == keys(api_key_file="k") == first
+    with pytest.raises(UserError, match="annotation.endpoint.model, sampling.endpoint.model"):
+        keys(model="another")

@@ -1,0 +1,268 @@
+"""Endpoints for real: vLLM's server of the tiny Llama on loopback, killed and started again."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import models
+import pytest
+
+from maskdpo_ray.annotation.factory import build_annotator
+from maskdpo_ray.annotation.judge import read_judge_templates
+from maskdpo_ray.config import AnnotationConfig, EndpointConfig, ModelConfig
+from maskdpo_ray.config_file import build_config
+from maskdpo_ray.engine.chat_model import ChatModel
+from maskdpo_ray.engine.endpoint_chat import open_chat
+from maskdpo_ray.engine.endpoint_tokens import open_tokens
+from maskdpo_ray.engine.refusal import RequestRefused
+from maskdpo_ray.errors import UserError
+from maskdpo_ray.pipeline import stream
+from maskdpo_ray.sampling.factory import build_endpoint_sampler
+from maskdpo_ray.sampling.sampler import Decoding, Sampler
+from maskdpo_ray.stages import Stages
+
+KEY = "sk-a-secret-that-must-not-leak"
+DECODING = Decoding(candidates=4, temperature=0.8, top_k=40, top_p=1.0, max_tokens=16)
+START_SECONDS = 240  # 20 on two idle cores
+QUESTIONS = 24
+
+
+class Server:
+    """``vllm serve`` in processes of its own."""
+
+    def __init__(self, log) -> None:
+        self.log = log
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}/v1"
+        self.start()
+
+    def start(self) -> None:
+        own = {
+            "VLLM_API_KEY": KEY,
+            "VLLM_NO_USAGE_STATS": "1",
+            "OMP_NUM_THREADS": "1",
+            # Two processes instead of three: the engine's own runs the model.
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        }
+        kept = {k: v for k, v in os.environ.items() if k != "VLLM_LOGGING_CONFIG_PATH"}
+        flags = {
+            "model": models.tiny_llama(),
+            "served-model-name": "tiny",
+            "host": "127.0.0.1",
+            "port": self.port,
+            "dtype": "float32",
+            "kv-cache-memory-bytes": 2**26,
+            "max-num-seqs": 32,
+            "distributed-executor-backend": "uni",
+            "structured-outputs-config": '{"disable_any_whitespace": true}',
+        }
+        # The module behind the command `vllm serve`, which insists on the name of the GPU package.
+        command = [sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry"]
+        command += [text for name, value in flags.items() for text in (f"--{name}", str(value))]
+        self.process = subprocess.Popen(
+            [*command, "--enforce-eager", "--no-enable-chunked-prefill"],
+            env=kept | own,
+            stdout=open(self.log, "ab"),
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def wait(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while not self._healthy():
+            assert self.process.poll() is None, self.log.read_text()[-4000:]
+            assert time.monotonic() < deadline, self.log.read_text()[-4000:]
+            time.sleep(0.5)
+
+    def _healthy(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=5):
+                return True
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def kill(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def starting(tmp_path_factory):
+    server = Server(tmp_path_factory.mktemp("vllm") / "server.log")
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="module")
+def server(starting, engine):  # the engine to compare with starts beside it
+    starting.wait()
+    return starting
+
+
+@pytest.fixture
+def settings(server, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    return EndpointConfig(base_url=server.url, model="tiny")
+
+
+def question(number: int, text: str = "Where was she born?", **changes) -> dict:
+    return {
+        "id": f"q{number}",
+        "topic": "Ada",
+        "question": f"{text} {number}",
+        "document": "She was born in 1901.",
+        "language": "zh",
+        "candidates": [],
+        **changes,
+    }
+
+
+def test_the_server_samples_the_tokens_that_the_engine_samples(engine, settings):
+    rows = [question(n) for n in range(6)]
+    rows.append(question(6, "Where was she born? " * 34))  # leaves less than max_tokens
+    rows.append(question(7, "Where was she born? " * 100))  # leaves nothing
+    model = ModelConfig(path=models.tiny_llama(), dtype="float32", system_prompt="Be brief.")
+    here = Sampler(engine, DECODING, model="tiny", seed=3, system_prompt=model.system_prompt)
+    there = build_endpoint_sampler(model, DECODING, 3, settings)
+    expected = asyncio.run(here(rows))
+    found = asyncio.run(there(rows))
+    assert found[:-1] == expected[:-1]
+    assert found[-1].reason == expected[-1].reason == "prompt_too_long"
+    lengths = [len(c["token_ids"]) for c in found[6]["candidates"]]
+    assert max(lengths) < DECODING.max_tokens
+
+
+@pytest.mark.parametrize("constrain", ["vllm", "json_schema"])
+def test_a_judge_behind_the_server_always_answers_a_verdict(settings, constrain):
+    given = {**settings.model_dump(), "constrain": constrain}
+    annotate = build_annotator(AnnotationConfig(annotator="judge", endpoint=given, max_tokens=40))
+    text = "She was born in 1901. She worked as a baker. Where was she?"
+    row = question(0, candidates=[{"response": text, "token_ids": [1], "sentences": []}])
+    [out] = asyncio.run(annotate([row]))
+    words = set(read_judge_templates().languages["zh"]["verdicts"].values())
+    [candidate] = out["candidates"]
+    assert len(candidate["sentences"]) == 3
+    for sentence in candidate["sentences"]:
+        assert sentence["verdict"] in ("ok", "contradictory", "unverifiable", "nofact")
+        [reply] = json.loads(sentence["detail"])["replies"]
+        assert reply in words
+
+
+def test_replies_are_those_of_the_engine(engine, settings):
+    chat = [{"role": "user", "content": "Where was she born?"}]
+    chat += [{"role": "assistant", "content": "No."}, {"role": "user", "content": "Where?"}]
+    there = open_chat(settings, 24)
+    here = ChatModel(engine, 24)
+    expected = asyncio.run(here.reply(chat))
+    assert asyncio.run(there.reply(chat)) == expected
+    assert expected.text
+
+
+def test_a_conversation_over_the_context_is_refused_with_the_servers_reason(settings):
+    chat = open_chat(settings, 24)
+    with pytest.raises(RequestRefused, match="HTTP 400: .*512"):
+        asyncio.run(chat.reply([{"role": "user", "content": "Where was she born? " * 100}]))
+
+
+def test_a_wrong_key_or_model_ends_the_start(settings, monkeypatch):
+    with pytest.raises(UserError, match="HTTP 404: .*tinny"):
+        open_chat(settings.model_copy(update={"model": "tinny"}), 8)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-another")
+    with pytest.raises(UserError, match="HTTP 401: .*OPENAI_API_KEY is set") as caught:
+        open_tokens(settings, None)
+    assert "sk-another" not in str(caught.value)
+
+
+@pytest.fixture
+def run(server, tmp_path, ray_cluster):
+    """Runs sample and annotate over the endpoint; (rows by id, stages)."""
+    (tmp_path / "key").write_text(KEY)
+    lines = [
+        {"id": f"q{n}", "topic": "t", "question": f"Where? {n}", "document": "d", "language": "zh"}
+        for n in range(QUESTIONS)
+    ]
+    (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, lines)))
+
+    def stages(name: str) -> Stages:
+        asked = {"base_url": server.url, "model": "tiny", "concurrency": 2}
+        asked["api_key_file"] = str(tmp_path / "key")
+        tree = {
+            "run_dir": str(tmp_path / name),
+            "model": {"path": models.tiny_llama(), "dtype": "float32"},
+            "data": {"train": str(tmp_path / "q.jsonl")},
+            "sampling": {"candidates": 3, "max_tokens": 48, "endpoint": asked},
+            "annotation": {
+                "annotator": "judge",
+                "endpoint": asked | {"constrain": "vllm"},
+                "max_tokens": 24,
+            },
+            "resources": {
+                "questions_per_block": 2,
+                "sampler": {"cpus": 0.5, "blocks_in_flight": 1},
+                "annotator": {"cpus": 0.5, "blocks_in_flight": 1},
+            },
+        }
+        return Stages(build_config(tree))
+
+    return stages
+
+
+def go(stages: Stages) -> dict[str, dict]:
+    stream(stages, stages.questions("train"), stages.sample(), stages.annotate())
+    rows = list(stages.annotate().store.rows())
+    assert len(rows) == len({row["id"] for row in rows}) == QUESTIONS
+    return {row["id"]: row for row in rows}
+
+
+def test_a_server_killed_and_started_again_costs_no_row_and_changes_none(run, server, capfd):
+    undisturbed = go(run("undisturbed"))
+    disturbed = run("disturbed")
+    sampled, annotated = disturbed.sample().store, disturbed.annotate().store
+    done_at_death = []
+
+    def kill_and_start():
+        while not annotated.parts():
+            time.sleep(0.02)
+        server.kill()
+        done_at_death.append(len(annotated.finished()[0]))
+        server.start()
+
+    killer = threading.Thread(target=kill_and_start)
+    killer.start()
+    try:
+        found = go(disturbed)
+    finally:
+        killer.join()
+    assert 0 < done_at_death[0] < QUESTIONS
+    assert found == undisturbed
+    assert not sampled.rejected_rows() and not annotated.rejected_rows()
+    verdicts = {
+        s["verdict"] for r in found.values() for c in r["candidates"] for s in c["sentences"]
+    }
+    assert verdicts and "error" not in verdicts
+    # The key is in the file that the user made, and nowhere that the run wrote.
+    written = [f for f in Path(disturbed.config.run_dir).rglob("*") if f.is_file()]
+    assert written and not [f for f in written if KEY.encode() in f.read_bytes()]
+    out, err = capfd.readouterr()
+    assert KEY not in out + err
+
+
+def test_a_key_that_is_taken_back_ends_the_run_with_the_reason(run, tmp_path):
+    """The actors start with a key that the server knows; the reason must reach the driver."""
+    stages = run("no-key")
+    (tmp_path / "key").write_text("sk-another")
+    with pytest.raises(UserError, match="stage sample cannot start: .*HTTP 401") as caught:
+        go(stages)
+    assert "sk-another" not in str(caught.value)
