@@ -17,10 +17,11 @@ CHAT_TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}"
     "{{ '<|reply' ~ ((messages | length + 1) // 2) ~ '|>' }}{% endif %}"
 )
-# Markers in four tokens, as a tokenizer of a language model spells them, and a passage of 24 words.
+PASSAGE = 48  # words that turn 2 cites
+# Markers in four tokens, about as many as a language model's tokenizer needs for them.
 SCRIPTS = (
     ("<Fac", "ts Pr", "esen", "t>"),
-    tuple(f" word{n:02d}" for n in range(int(__import__("os").environ.get("WORDS","24")))),
+    tuple(f" word{n:02d}" for n in range(PASSAGE)),
     ("<No H", "alluci", "natio", "n>"),
 )
 
@@ -30,8 +31,8 @@ def build_scripted_llama(
     texts: Iterable[str],
     *,
     vocabulary: int = 4000,
-    hidden: int = 128,
-    layers: int = 4,
+    hidden: int = 64,
+    layers: int = 2,
     context: int = 2048,
 ) -> str:
     """Write the model (float32, head size 32) and a byte-level BPE tokenizer trained on ``texts``.

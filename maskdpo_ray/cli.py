@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from maskdpo_ray import __version__
@@ -36,11 +37,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             config = _config(given.config, given.overrides)
         _refuse_relative_path_in_job(config)
+        from maskdpo_ray.driver_lock import DriverLock
         from maskdpo_ray.pipeline import VERBS as PIPELINE
         from maskdpo_ray.stages import Stages
+        from maskdpo_ray.storage import Folder
 
         verb = "run" if given.verb == "demo" else given.verb
-        PIPELINE[verb](Stages(config, given.rerun))
+        # A report may be looked at while the run goes on.
+        with nullcontext() if verb == "report" else DriverLock(Folder(config.run_dir)):
+            PIPELINE[verb](Stages(config, given.rerun))
     except UserError as error:
         print(f"maskdpo: {error}", file=sys.stderr)
         return 2

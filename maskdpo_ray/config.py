@@ -335,6 +335,10 @@ class TrainingConfig(Section):
     checkpoint_every: int = Field(default=50, ge=1)
     """Optimizer steps between checkpoints."""
     keep_checkpoints: int = Field(default=2, ge=1)
+    holdout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the topics whose pairs are not learnt from but examined (`eval/` metrics)."""
+    eval_every: int = Field(default=50, ge=1)
+    """Optimizer steps between examinations of the pairs held out; the last step has one too."""
 
     HOW: ClassVar[tuple[str, ...]] = (
         "micro_batch_tokens",
@@ -343,6 +347,7 @@ class TrainingConfig(Section):
         "gradient_checkpointing",
         "checkpoint_every",
         "keep_checkpoints",
+        "eval_every",
         "zero_stage",  # checkpoints do not know it; docs/training.md has the curves side by side
     )
     """Keys that change how the work is done, not what is learnt: a run may go on with others."""
@@ -459,12 +464,28 @@ class PoolConfig(Section):
 class WorkersConfig(Section):
     """The training workers."""
 
-    workers: int = Field(default=1, ge=1)
+    workers: Bounds = 1
+    """How many, or [least, most] to go on with as many as there are nodes for."""
     cpus: float = Field(default=1, ge=0)
     gpus: float = Field(default=0, ge=0)
     resources: dict[str, float] = {}
+    """Custom Ray resources of one worker, to place it on a group of nodes."""
     max_failures: int = Field(default=3, ge=0)
-    """Worker group failures that training recovers from."""
+    """Worker group failures that training recovers from; nodes taken away with notice are none."""
+    resize_seconds: float = Field(default=60, gt=0)
+    """How often [least, most] workers look for nodes that joined; to grow, training goes back to
+    its last checkpoint."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(least, most) workers."""
+        return self.workers if isinstance(self.workers, tuple) else (self.workers, self.workers)
+
+    @model_validator(mode="after")
+    def _nothing_ignored(self) -> "WorkersConfig":
+        if isinstance(self.workers, int) and self.changed("resize_seconds"):
+            raise ValueError("resize_seconds is of workers: [least, most]; remove it")
+        return self
 
 
 class ResourcesConfig(Section):
@@ -498,6 +519,8 @@ class Config(Section):
     annotation: AnnotationConfig
     preference: PreferenceConfig = PreferenceConfig()
     training: TrainingConfig = TrainingConfig()
+    rounds: int = Field(default=1, ge=1)
+    """On-policy rounds: each system's next round samples, and starts from, what it became."""
     systems: dict[str, dict[str, Any]] = {"mask_dpo": {}}
     """Trained systems: for each name, what differs from the training section."""
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -534,6 +557,8 @@ class Config(Section):
             raise ValueError(
                 "annotator 'labels' takes the verdicts of the input: set sampling.source=input"
             )
+        if self.rounds > 1 and (self.sampling.source == "input" or self.sampling.endpoint):
+            raise ValueError("rounds sample from the aligned policy: set sampling.source=vllm")
         if self.sampling.source == "input" and self.world is not None:
             raise ValueError("the closed world brings no answers: remove sampling.source")
         if self.sampling.endpoint:
@@ -549,8 +574,10 @@ class Config(Section):
     @model_validator(mode="after")
     def _examiner(self) -> "Config":
         evaluates = self.data.test or self.world is not None
-        examiners = [self.annotation, self.evaluation_annotation] if evaluates else [self.annotation]
-        if self.world is None and any(e.annotator == "closed_world" for e in examiners):
+        examiners = {self.annotation.annotator}
+        if evaluates:
+            examiners.add(self.evaluation_annotation.annotator)
+        if self.world is None and "closed_world" in examiners:
             raise ValueError("annotator 'closed_world' knows only the closed world: set world={}")
         if evaluates and self.evaluation_annotation.annotator == "labels":
             raise ValueError(
@@ -575,12 +602,11 @@ class Config(Section):
                 )
                 raise ValueError("; ".join(problems)) from None
         trained = [self.training_of(name) for name in self.systems]
-        if (self.world is not None or self.data.test) and any(
-            settings.lora and settings.lora.export == "adapter" for settings in trained
-        ):
+        answers = self.world is not None or self.data.test or self.rounds > 1
+        if answers and any(each.lora and each.lora.export == "adapter" for each in trained):
             raise ValueError(
-                "training.lora.export=adapter leaves no whole model to evaluate: set "
-                "training.lora.export=merged, or leave data.test (and world) out"
+                "training.lora.export=adapter leaves no whole model to evaluate or to sample in a "
+                "next round: set training.lora.export=merged, or leave data.test (and world) out"
             )
         if self.model.dtype == "bfloat16":
             if any(settings.zero_stage == 0 for settings in trained):

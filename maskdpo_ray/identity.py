@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from maskdpo_ray.errors import UserError
+from maskdpo_ray.model_files import local_folder
 
 PACKAGES = (
     "maskdpo-ray",
@@ -16,6 +17,7 @@ PACKAGES = (
     "torch",
     "transformers",
     "deepspeed",
+    "peft",
     "nltk",
     "numpy",
 )
@@ -49,8 +51,8 @@ def file_digest(path: str | Path) -> str:
 def model_identity(path: str, revision: str | None = None, key: str = "model.path") -> str:
     """A name for the exact weights, configuration and tokenizer behind ``path``.
 
-    A local folder is named by the content of its files, a hub id by its commit: the head of a
-    cluster need not download the weights to know them.
+    A folder, local or behind a URL, is named by the content of its files, a hub id by its commit:
+    the head of a cluster need not download the weights from the hub to know them.
 
     Args:
         key: the setting that ``path`` comes from, for errors.
@@ -59,6 +61,7 @@ def model_identity(path: str, revision: str | None = None, key: str = "model.pat
         UserError: neither a folder with a ``config.json`` nor a model that the hub or its local
             cache knows.
     """
+    path = local_folder(path)
     if os.path.isdir(path):
         return _folder_identity(Path(path), key)
     if path.startswith((".", "/", "~")) or path.count("/") != 1:

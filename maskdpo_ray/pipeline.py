@@ -14,49 +14,72 @@ from maskdpo_ray.progress import say
 from maskdpo_ray.report.table import best_of_n_table, systems_table
 from maskdpo_ray.report.write import write_report
 from maskdpo_ray.rundir import StageStore
-from maskdpo_ray.stages import Stages
+from maskdpo_ray.stages import Policy, Stages
 from maskdpo_ray.stream import StreamStage, run_stream, start_ray
 
 
 def run(stages: Stages) -> None:
     """Every stage that is not done."""
-    # One streaming execution: while a question is annotated the next is being sampled.
-    stream(stages, stages.questions("train"), stages.sample(), stages.annotate(), stages.pair())
-    publish(stages.pair().store)
-    report(stages)  # of the pairs, while training takes its time
-    reference(stages)
-    train(stages)
+    ready: list[Policy] = []  # systems share the pairs of the first round
+    for system, round in stages.trainings():
+        start = stages.start(system, round)
+        if start not in ready:
+            prepare(stages, start)
+            ready.append(start)
+        train_system(stages, system, round)
     if stages.evaluates:
         evaluate(stages)
     report(stages)
 
 
+def prepare(stages: Stages, start: Policy) -> None:
+    """Pairs from answers of ``start``, and their log-probabilities under it."""
+    # One streaming execution: while a question is annotated the next is being sampled.
+    graph = (stages.sample(start), stages.annotate(start), stages.pair(start))
+    stream(stages, stages.questions("train"), *graph)
+    publish(stages.pair(start).store)
+    report(stages)  # of the pairs, while training takes its time
+    stream(stages, some_pairs(stages, start), stages.reference(start))
+
+
 def sample(stages: Stages) -> None:
-    stream(stages, stages.questions("train"), stages.sample())
+    for start in starts(stages):
+        stream(stages, stages.questions("train"), stages.sample(start))
 
 
 def annotate(stages: Stages) -> None:
-    stream(stages, finished(stages.sample().store), stages.annotate())
+    for start in starts(stages):
+        stream(stages, finished(stages.sample(start).store), stages.annotate(start))
 
 
 def pair(stages: Stages) -> None:
-    stream(stages, finished(stages.annotate().store), stages.pair())
-    publish(stages.pair().store)
+    for start in starts(stages):
+        stream(stages, finished(stages.annotate(start).store), stages.pair(start))
+        publish(stages.pair(start).store)
 
 
 def reference(stages: Stages) -> None:
-    stream(stages, some_pairs(stages), stages.reference())
+    for start in starts(stages):
+        stream(stages, some_pairs(stages, start), stages.reference(start))
 
 
 def train(stages: Stages) -> None:
-    for system in stages.config.systems:
-        train_system(stages, system)
+    """Every round whose pairs are there; the first that lacks them says so."""
+    for system, round in stages.trainings():
+        train_system(stages, system, round)
+
+
+def starts(stages: Stages) -> list[Policy]:
+    """The policies that pairs are made from: the base, and what is trained for a next round."""
+    later = [each for each in stages.trainings() if each[1] < stages.config.rounds]
+    done = [each for each in later if stages.train(*each).complete]
+    return [stages.base, *(stages.trained(*each) for each in done)]
 
 
 def evaluate(stages: Stages) -> None:
     """Answer the test questions with base and trained systems, and examine the answers."""
-    for system in stages.config.systems:
-        finished(stages.train(system))
+    for training in stages.trainings():
+        finished(stages.train(*training))
     for policy in stages.policies():
         stream(stages, stages.questions("test"), stages.answer(policy), stages.evaluate(policy))
 
@@ -94,15 +117,16 @@ def publish(pairs: StageStore) -> None:
         pairs.folder.write("pairs.jsonl", "".join(lines).encode())
 
 
-def train_system(stages: Stages, system: str) -> None:
+def train_system(stages: Stages, system: str, round: int) -> None:
     """Align the policy on the pairs; its folder gets ``model/``, metrics and checkpoints."""
     from maskdpo_ray.training.stage import run_training
 
-    store = stages.train(system)
+    store = stages.train(system, round)
     if not store.complete:
-        some_pairs(stages)
-        finished(stages.reference().store)
-        job = stages.training_job(system)
+        start = stages.start(system, round)
+        some_pairs(stages, start)
+        finished(stages.reference(start).store)
+        job = stages.training_job(system, round)
         start_ray(stages.config.resources)
         store.begin(stages.versions)
         begun = time.perf_counter()
@@ -111,15 +135,16 @@ def train_system(stages: Stages, system: str) -> None:
     say(store.summary())
 
 
-def some_pairs(stages: Stages) -> StageStore:
-    """The finished pairs.
+def some_pairs(stages: Stages, start: Policy) -> StageStore:
+    """The finished pairs from answers of ``start``.
 
     Raises:
         UserError: not one question gave a pair; says what became of them.
     """
-    pairs = finished(stages.pair().store)
+    pairs = finished(stages.pair(start).store)
     if not pairs.finished()[0]:
-        graph = (stages.questions("train"), stages.sample().store, stages.annotate().store, pairs)
+        answers = (stages.sample(start).store, stages.annotate(start).store)
+        graph = (stages.questions("train"), *answers, pairs)
         lost = "; ".join(store.summary() for store in graph)
         raise UserError(f"no preference pair to learn from: {lost}; details in rejected-*.parquet")
     return pairs
@@ -131,7 +156,7 @@ def finished(store: StageStore) -> StageStore:
     Raises:
         UserError: it is not complete.
     """
-    if not store.complete:
+    if not store.complete or store.lacks_rows():
         verb = store.name.partition("-")[0]
         raise UserError(
             f"stage {store.name} is not finished for this configuration: run `maskdpo {verb}` "

@@ -3,6 +3,7 @@
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 from maskdpo_ray.rundir import StageStore
 
@@ -11,26 +12,34 @@ class Progress:
     """Watches the stores of running stages and prints a line whenever they moved.
 
     On a terminal the line renews itself; in a log file a new line comes at most every
-    ``log_every`` seconds.
+    ``log_every`` seconds. When nothing moved for ``patience`` seconds it says so, with what
+    ``lacking`` answers: a stream whose resources are gone waits, and would wait without a word.
 
     Attributes:
         seconds: stage name -> seconds from the start until its newest row was seen.
     """
 
     def __init__(
-        self, stores: list[StageStore], expected: list[int], log_every: float = 15.0
+        self,
+        stores: list[StageStore],
+        expected: list[int],
+        lacking: Callable[[], str | None],
+        log_every: float = 15.0,
+        patience: float = 120.0,
     ) -> None:
         self._stores = stores
         self._expected = expected
         self._counts: list[dict[str, int]] = [{} for _ in stores]
         self._on_terminal = sys.stderr.isatty()
+        self._lacking = lacking
         self._log_every = log_every
+        self._patience = patience
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self.seconds = {store.name: 0.0 for store in stores}
 
     def __enter__(self) -> "Progress":
-        self._begun = self._printed = time.monotonic()
+        self._begun = self._printed = self._moved = time.monotonic()
         self._before = [self._count(n) for n in range(len(self._stores))]
         self._last = list(self._before)
         self._thread.start()
@@ -48,6 +57,10 @@ class Progress:
             due = time.monotonic() - self._printed >= self._log_every
             if self._on_terminal or (moved and due):
                 self._print(end="" if self._on_terminal else "\n")
+            if time.monotonic() - self._moved >= self._patience:
+                self._moved = time.monotonic()
+                reason = self._lacking() or "actors are starting or busy"
+                say(f"no row finished for {clock(self._patience)}: {reason}")
 
     def _look(self) -> bool:
         now = [self._count(n) for n in range(len(self._stores))]
@@ -55,6 +68,8 @@ class Progress:
             if now[n] != self._last[n]:
                 self.seconds[store.name] = time.monotonic() - self._begun
         moved, self._last = now != self._last, now
+        if moved:
+            self._moved = time.monotonic()
         return moved
 
     def _count(self, n: int) -> int:
@@ -63,7 +78,8 @@ class Progress:
         for kind in ("part", "rejected"):
             for part in store.parts(kind):
                 if part not in known:
-                    known[part] = store.folder.open_parquet(part).metadata.num_rows
+                    with store.folder.parquet(part) as file:
+                        known[part] = file.metadata.num_rows
         return sum(known.values())
 
     def _print(self, end: str) -> None:

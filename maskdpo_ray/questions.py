@@ -15,6 +15,7 @@ from typing import Any
 from maskdpo_ray.config import DataConfig
 from maskdpo_ray.errors import RowRejected, UserError
 from maskdpo_ray.preference.public_format import read_public
+from maskdpo_ray.progress import say
 from maskdpo_ray.records import Candidate, Question
 from maskdpo_ray.rundir import StageStore
 
@@ -42,7 +43,8 @@ def read_questions(
             if limit is not None and len(seen) == limit:
                 break
             row = _parse(line, f"{path} line {number}")
-            row_id = row["id"]
+            # What cannot be written cannot name a row: it leaves the run under its escaped form.
+            row_id = row["id"].encode("utf-8", "backslashreplace").decode()
             if row_id in seen:
                 raise UserError(
                     f"{path} line {number}: id {row_id!r} stands in line {seen[row_id]} already; "
@@ -173,7 +175,9 @@ def import_questions(
     path: str, data: DataConfig, store: StageStore, group: int, versions: dict
 ) -> None:
     """Bring a question file into ``store``; nothing to do where that happened already."""
-    if store.complete:
+    for line in store.drop_damaged():
+        say(line)
+    if store.complete and not store.lacks_rows():
         return
     begun = time.perf_counter()
     ids: list[str] = []

@@ -21,8 +21,9 @@ from maskdpo_ray.config import Config, EndpointConfig, TrainingConfig
 from maskdpo_ray.config_file import apply_override, build_config, differing_keys
 from maskdpo_ray.errors import RowRejected, UserError
 from maskdpo_ray.records import REJECTED_SCHEMA
-from maskdpo_ray.storage import Folder
+from maskdpo_ray.storage import DamagedFile, Folder
 
+LOCK = "driver.lock"  # held by the one command that works here (driver_lock.py)
 FORMAT = 1  # raised when the meaning of stored rows changes: older results are then not reused
 
 
@@ -79,6 +80,17 @@ class StageStore:
             table = pa.Table.from_pylist(rows, self.schema)
             self.folder.write_table(f"part-{block}.parquet", table, group)
 
+    def block(self, ids: list[str]) -> pa.Table | None:
+        """What came of the block of exactly these ids; None where it is not finished."""
+        block = fingerprint(ids)
+        part, rejected = f"part-{block}.parquet", f"rejected-{block}.parquet"
+        if self.folder.exists(part):
+            with self.folder.parquet(part) as file:
+                return file.read().cast(self.schema)
+        if self.folder.exists(rejected) and len(self._ids(rejected)) == len(ids):
+            return self.schema.empty_table()
+        return None
+
     def parts(self, kind: str = "part") -> list[str]:
         return [
             n for n in self.folder.names() if n.startswith(f"{kind}-") and n.endswith(".parquet")
@@ -91,25 +103,56 @@ class StageStore:
         return done, rejected - done
 
     def _ids(self, part: str) -> list[str]:
-        return self.folder.open_parquet(part).read(columns=["id"])["id"].to_pylist()
+        with self.folder.parquet(part) as file:
+            return file.read(columns=["id"])["id"].to_pylist()
 
     def blocks(self, without: set[str], column: str = "id") -> list[Block]:
         """Finished rows except those whose ``column`` is in ``without``, each value once."""
         seen, blocks = set(without), []
         for part in self.parts():
-            file = self.folder.open_parquet(part)
-            for group in range(file.num_row_groups):
-                ids = file.read_row_group(group, columns=[column])[column].to_pylist()
-                new = [i for i in dict.fromkeys(ids) if i not in seen]
-                seen.update(new)
-                if new:
-                    blocks.append(Block(part, group, new, column))
+            with self.folder.parquet(part) as file:
+                for group in range(file.num_row_groups):
+                    ids = file.read_row_group(group, columns=[column])[column].to_pylist()
+                    new = [i for i in dict.fromkeys(ids) if i not in seen]
+                    seen.update(new)
+                    if new:
+                        blocks.append(Block(part, group, new, column))
         return blocks
 
     def read_block(self, block: Block) -> pa.Table:
-        table = self.folder.open_parquet(block.part).read_row_group(block.row_group)
+        with self.folder.parquet(block.part) as file:
+            table = file.read_row_group(block.row_group)
         ids = table[block.column].to_pylist()
         return table.take([ids.index(i) for i in block.ids]).cast(self.schema)
+
+    def lacks_rows(self) -> bool:
+        """Whether rows that the manifest counts are gone: somebody removed a file."""
+        counted = (self.manifest() or {}).get("counts", {}).get("out", 0)
+        return len(self.finished()[0]) < counted
+
+    def drop_damaged(self) -> list[str]:
+        """Remove the files that cannot be read, so that their rows are done again.
+
+        A stage that was complete then is not any more. Files of a stage that is not complete are
+        read whole; of a complete stage only the names of its rows.
+
+        Returns:
+            One line for each file.
+        """
+        columns = ["id"] if self.complete else None
+        found = {}
+        for part in self.parts() + self.parts("rejected"):
+            try:
+                with self.folder.parquet(part) as file:
+                    for group in range(file.num_row_groups):
+                        file.read_row_group(group, columns=columns)
+            except DamagedFile as error:
+                found[part] = f"{str(error).partition('): ')[0]}): removed, its rows are done again"
+        if found and self.complete:
+            self.folder.write_json("manifest.json", self.manifest() | {"state": "running"})
+        for part in found:
+            self.folder.remove(part)
+        return list(found.values())
 
     def rows(self) -> Iterator[dict]:
         """Every finished row once, block by block."""
@@ -118,11 +161,10 @@ class StageStore:
 
     def rejected_rows(self) -> list[dict]:
         done, _ = self.finished()
-        rows = {
-            row["id"]: row
-            for part in self.parts("rejected")
-            for row in self.folder.open_parquet(part).read().to_pylist()
-        }
+        rows = {}
+        for part in self.parts("rejected"):
+            with self.folder.parquet(part) as file:
+                rows |= {row["id"]: row for row in file.read().to_pylist()}
         return [row for i, row in sorted(rows.items()) if i not in done]
 
     # -- manifest -----------------------------------------------------------------------------
@@ -175,7 +217,8 @@ class StageStore:
     def finish_rows(self, ids_in: Iterable[str], seconds: float, shared: bool = False) -> None:
         """Complete a stage of rows once every id that came in is accounted for.
 
-        A ``shared`` store, a cache, may hold rows that other runs asked for.
+        The manifest of a stage that is complete with these counts already stays as it is. A
+        ``shared`` store, a cache, may hold rows that other runs asked for.
 
         Raises:
             RuntimeError: rows were lost or invented. This is a fault of the graph, not of the
@@ -193,7 +236,8 @@ class StageStore:
             )
         reasons = Counter(r["reason"] for r in self.rejected_rows() if r["id"] in expected)
         counts = {"in": len(expected), "out": len(done), "rejected": dict(reasons)}
-        self.finish(counts, seconds)
+        if not self.complete or self.manifest()["counts"] != counts:
+            self.finish(counts, seconds)
 
 
 class RunDir:
@@ -211,7 +255,7 @@ class RunDir:
         """
         ours = _dump(self.config)
         # A command that failed before it made anything has not taken the directory.
-        made = set(self.folder.names()) - {"config.yaml"}
+        made = set(self.folder.names()) - {"config.yaml", LOCK}
         if made and self.folder.exists("config.yaml") and not rerun:
             stored = yaml.safe_load(self.folder.read("config.yaml"))
             keys = differing_keys(ours, _dump(build_config(stored, f"{self.folder}/config.yaml")))

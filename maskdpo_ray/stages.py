@@ -29,6 +29,7 @@ from maskdpo_ray.records import PAIR_SCHEMA, QUESTION_SCHEMA, REFERENCE_SCHEMA
 from maskdpo_ray.rundir import RunDir, StageStore
 from maskdpo_ray.sampling.factory import build_endpoint_sampler, build_given, build_sampler
 from maskdpo_ray.sampling.sampler import decoding_of
+from maskdpo_ray.sampling.seeds import round_seed
 from maskdpo_ray.stream import StreamStage
 from maskdpo_ray.training.reference import ReferenceProcessor
 from maskdpo_ray.training.worker import TrainingJob
@@ -36,14 +37,24 @@ from maskdpo_ray.training.worker import TrainingJob
 NO_ROWS = pa.schema([])
 
 
+def _after(system: str, round: int) -> str:
+    """A system after a round: the first bears its plain name, so that a second can be added."""
+    return system if round == 1 else f"{system}-round{round}"
+
+
 @dataclass(frozen=True)
 class Policy:
-    """A model that answers: the base, or a trained system."""
+    """A model that answers: the base, or a system after one of its rounds of training."""
 
     name: str
     path: str
     identity: str
     revision: str | None = None
+    round: int = 0  # rounds of training behind it
+
+    def stage(self, verb: str) -> str:
+        """Name of the stage that makes pairs from this policy's answers."""
+        return verb if self.round == 0 else f"{verb}-{self.name}"
 
 
 class Stages:
@@ -128,95 +139,122 @@ class Stages:
 
     # -- questions to pairs ---------------------------------------------------------------------
 
-    def sample(self) -> StreamStage:
+    def sample(self, policy: Policy | None = None) -> StreamStage:
+        """Candidates of the base, or of ``policy`` for the round after it."""
+        policy = policy or self.base
         config, sampling = self.config, self.config.sampling
+        seed = round_seed(config.seed, policy.round)
         how_asked = set(EndpointConfig.HOW)
         settings = {
-            "policy": self.base.identity,
+            "policy": policy.identity,
             "model": self._model_settings,
             "sampling": sampling.model_dump(mode="json", exclude={"endpoint": how_asked}),
-            "seed": config.seed,
+            "seed": seed,
         }
-        store = self.dir.store("sample", settings, QUESTION_SCHEMA, self.questions("train"))
-        model = self.model_of(self.base)
+        store = self.dir.store(
+            policy.stage("sample"), settings, QUESTION_SCHEMA, self.questions("train")
+        )
+        model = self.model_of(policy)
         if sampling.source == "input":
             build = partial(build_given, model)
         else:
             decoding = decoding_of(sampling, sampling.candidates)
-            build = partial(build_sampler, model, decoding, config.seed, sampling.engine)
+            build = partial(build_sampler, model, decoding, seed, sampling.engine)
             if sampling.endpoint:
-                build = partial(
-                    build_endpoint_sampler, model, decoding, config.seed, sampling.endpoint
-                )
+                build = partial(build_endpoint_sampler, model, decoding, seed, sampling.endpoint)
         return StreamStage(store, build, config.resources.sampler)
 
-    def annotate(self) -> StreamStage:
+    def annotate(self, policy: Policy | None = None) -> StreamStage:
+        policy = policy or self.base
         store = self.dir.store(
-            "annotate",
+            policy.stage("annotate"),
             self._annotation(self.config.annotation),
             QUESTION_SCHEMA,
-            self.sample().store,
+            self.sample(policy).store,
         )
         return self._annotate(store, self.config.annotation)
 
-    def pair(self) -> StreamStage:
+    def pair(self, policy: Policy | None = None) -> StreamStage:
+        policy = policy or self.base
         preference = self.config.preference
         settings = preference.model_dump() | {
-            "policy": self.base.identity,
+            "policy": policy.identity,
             "model": self._model_settings,
         }
-        store = self.dir.store("pair", settings, PAIR_SCHEMA, self.annotate().store)
-        build = partial(PairBuilder, self.model_of(self.base), preference)
+        store = self.dir.store(
+            policy.stage("pair"), settings, PAIR_SCHEMA, self.annotate(policy).store
+        )
+        build = partial(PairBuilder, self.model_of(policy), preference)
         return StreamStage(store, build, self.config.resources.pair)
 
-    def reference(self) -> StreamStage:
-        """Keyed by the token ids of each pair, so masks and losses share what is computed once."""
+    def reference(self, policy: Policy | None = None) -> StreamStage:
+        """Keyed by the token ids of each pair, so masks and losses share what is computed once.
+
+        The reference of a round is the policy that it starts from.
+        """
+        policy = policy or self.base
         training = self.config.training
         settings = {
-            "policy": self.base.identity,
+            "policy": policy.identity,
             "dtype": self.config.model.dtype,
             "attention": training.attention,
         }
-        store = self.dir.store("reference", settings, REFERENCE_SCHEMA)
-        build = partial(ReferenceProcessor, self.model_of(self.base), training)
+        store = self.dir.store(policy.stage("reference"), settings, REFERENCE_SCHEMA)
+        build = partial(ReferenceProcessor, self.model_of(policy), training)
         return StreamStage(
             store, build, self.config.resources.reference, column="digest", shared=True
         )
 
     # -- training -------------------------------------------------------------------------------
 
-    def train(self, system: str) -> StageStore:
-        """The store of a trained system: ``model/``, ``metrics.jsonl``, ``checkpoints/``."""
+    def start(self, system: str, round: int) -> Policy:
+        """What a round of a system's training samples, refers to and starts from."""
+        return self.base if round == 1 else self.trained(system, round - 1)
+
+    def train(self, system: str, round: int = 1) -> StageStore:
+        """The store of a round of training: ``model/``, ``metrics.jsonl``, ``checkpoints/``."""
+        start = self.start(system, round)
         settings = {
-            "policy": self.base.identity,
+            "policy": start.identity,
             "dtype": self.config.model.dtype,
             "training": self.config.training_of(system).model_dump(
                 mode="json", exclude={"preset", *TrainingConfig.HOW}
             ),
             "seed": self.config.seed,
         }
-        return self.dir.store(f"train-{system}", settings, NO_ROWS, self.pair().store)
+        name = f"train-{_after(system, round)}"
+        return self.dir.store(name, settings, NO_ROWS, self.pair(start).store)
 
-    def training_job(self, system: str) -> TrainingJob:
-        pairs, references = self.pair().store, self.reference().store
+    def training_job(self, system: str, round: int = 1) -> TrainingJob:
+        start = self.start(system, round)
+        pairs, references = self.pair(start).store, self.reference(start).store
         return TrainingJob(
-            model=self.model_of(self.base),
+            model=self.model_of(start),
             settings=self.config.training_of(system),
             seed=self.config.seed,
             pairs=pairs.rows,
             references=references.rows,
-            output=self.train(system).folder,
+            output=self.train(system, round).folder,
+            tracking=self.config.tracking,
         )
 
-    def trained(self, system: str) -> Policy:
-        store = self.train(system)
-        return Policy(system, f"{store.folder}/model", store.key)
+    def trained(self, system: str, round: int = 1) -> Policy:
+        """A system after a round of training."""
+        store = self.train(system, round)
+        return Policy(
+            _after(system, round), f"{store.folder}/model", store.key, revision=None, round=round
+        )
+
+    def trainings(self) -> list[tuple[str, int]]:
+        """Every system and round, in the order in which they are trained."""
+        rounds = range(1, self.config.rounds + 1)
+        return [(system, round) for round in rounds for system in self.config.systems]
 
     # -- evaluation -----------------------------------------------------------------------------
 
     def policies(self) -> list[Policy]:
         """Everything that is evaluated, the base first."""
-        return [self.base, *(self.trained(system) for system in self.config.systems)]
+        return [self.base, *(self.trained(*training) for training in self.trainings())]
 
     def answer(self, policy: Policy) -> StreamStage:
         """Greedy and sampled answers to the test questions."""
@@ -250,8 +288,14 @@ class Stages:
     def stores(self) -> list[StageStore]:
         """The stores of all stages, in the order of the graph."""
         made = [self.questions("train")]
-        made += [s.store for s in (self.sample(), self.annotate(), self.pair(), self.reference())]
-        made += [self.train(system) for system in self.config.systems]
+        starts: list[Policy] = []
+        for system, round in self.trainings():
+            start = self.start(system, round)
+            stages = (self.sample, self.annotate, self.pair, self.reference)
+            if start not in starts:  # systems share the first round's pairs
+                starts.append(start)
+                made += [stage(start).store for stage in stages]
+            made.append(self.train(system, round))
         if self.evaluates:
             made.append(self.questions("test"))
             for policy in self.policies():

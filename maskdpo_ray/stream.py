@@ -5,9 +5,9 @@ each row's result or the ``RowRejected`` that stopped it. Here processors become
 feed one another: while one question is being annotated the next is being sampled. Each block is
 durable as soon as its stage finished it, and a later run starts from what is durable.
 
-Ray promises that outputs reach the next stage exactly once, but a lost actor's blocks are worked
-on again; so blocks are written under names that depend on their ids alone, and stages compute
-the same rows from the same ids.
+Ray promises that outputs reach the next stage exactly once, but a lost actor's blocks come again;
+so blocks are written under names that depend on their ids alone, and one that is durable already
+is read back instead of worked on.
 """
 
 import dataclasses
@@ -23,16 +23,19 @@ import pyarrow as pa
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext
+from ray.exceptions import RayActorError
 from ray.util.debug import disable_log_once_globally
 
 from maskdpo_ray.config import PoolConfig, ResourcesConfig
+from maskdpo_ray.engine import engine
 from maskdpo_ray.engine.logs import native_output_to
 from maskdpo_ray.errors import RowRejected, UserError
-from maskdpo_ray.progress import Progress
+from maskdpo_ray.progress import Progress, say
 from maskdpo_ray.rundir import Block, StageStore
 
 READERS = 2
-FAILURE = "failure.txt"  # why a stage's actor gave up, left in the stage's folder
+# Left in a stage's folder by its actors: why one gave up, and what one died of.
+FAILURE, DEATH = "failure.txt", "death.txt"
 
 
 class Processor(Protocol):
@@ -92,8 +95,11 @@ def run_stream(
 
     Raises:
         UserError: an actor could not start or go on, with its reason.
-        RuntimeError: rows were lost.
+        RuntimeError: actors died more often than they may, or rows were lost.
     """
+    for stage in stages:
+        for line in stage.store.drop_damaged():
+            say(line)
     upstreams = [source, *(stage.store for stage in stages[:-1])]
     pending = [_pending(upstream, stage) for upstream, stage in zip(upstreams, stages, strict=True)]
     seconds: dict[str, float] = {}
@@ -103,6 +109,7 @@ def run_stream(
         _check_room(stages[first:], resources)
         for stage in stages[first:]:
             stage.store.folder.remove(FAILURE)
+            stage.store.folder.remove(DEATH)
             stage.store.begin(versions)
         seconds = _execute(stages[first:], upstreams[first:], pending[first:], resources)
     for upstream, stage in zip(upstreams, stages, strict=True):
@@ -139,7 +146,9 @@ def _execute(
                 "forward": n + 1 < len(stages),
                 "group": resources.questions_per_block,
             },
-            batch_size=None,
+            # A size is a must where GPUs are asked for. Full blocks stay as they are; what is
+            # left of others is put together.
+            batch_size=resources.questions_per_block,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(
                 min_size=least,
@@ -152,19 +161,35 @@ def _execute(
             ray_remote_args_fn=partial(_finite_restarts, stage.pool.max_restarts),
         )
     total = len(upstreams[0].finished()[0])
-    with Progress([stage.store for stage in stages], [total] * len(stages)) as progress:
+    stores = [stage.store for stage in stages]
+    with Progress(stores, [total] * len(stages), partial(_lacking, stages)) as progress:
         try:
             for _ in rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
                 pass
         except Exception as error:
-            # The reason crosses as a file: an actor that gives up reaches the driver as one of
-            # many Ray errors, its own words deep inside or cut off.
-            for stage in stages:
-                if stage.store.folder.exists(FAILURE):
-                    reason = stage.store.folder.read(FAILURE).decode()
-                    raise UserError(f"stage {stage.store.name} {reason}") from error
+            if reason := _reason(stages, error):
+                raise reason from error
             raise
     return progress.seconds
+
+
+def _reason(stages: list[StreamStage], error: Exception) -> Exception | None:
+    """What the actors said of it. Their reasons cross as files: an actor that gives up reaches
+    the driver as one of many Ray errors, its own words deep inside or cut off."""
+    for stage in stages:
+        if stage.store.folder.exists(FAILURE):
+            reason = stage.store.folder.read(FAILURE).decode()
+            return UserError(f"stage {stage.store.name} {reason}")
+    if not isinstance(error, RayActorError) or error.actor_init_failed:
+        return None  # Ray's own words hold the reason
+    for stage in stages:
+        if stage.store.folder.exists(DEATH):
+            return RuntimeError(
+                f"stage {stage.store.name}: an actor died for good after "
+                f"{stage.pool.max_restarts} restarts (max_restarts); the last time of: "
+                f"{stage.store.folder.read(DEATH).decode()}"
+            )
+    return None
 
 
 def _finite_restarts(most: int) -> dict[str, int]:
@@ -198,6 +223,7 @@ class StageActor:
         group: int,
     ) -> None:
         self.store, self.column, self.forward, self.group = store, column, forward, group
+        engine.last_words.append(lambda reason: store.folder.write(DEATH, reason.encode()))
         try:
             self.processor = build()
         except UserError as error:
@@ -205,22 +231,29 @@ class StageActor:
             raise
 
     async def __call__(self, block: pa.Table) -> pa.Table:
-        rows = block.to_pylist()
+        ids = block[self.column].to_pylist()
+        # A block comes again when its output was lost on the way; what is durable stands.
+        finished = self.store.block(ids)
+        return self._passed_on(await self._work(block, ids) if finished is None else finished)
+
+    async def _work(self, block: pa.Table, ids: list[str]) -> pa.Table:
         try:
-            outcomes = await self.processor(rows)
+            outcomes = await self.processor(block.to_pylist())
         except UserError as error:  # not of these rows: an endpoint that stays away, a wrong key
             self._give_up(f"cannot go on: {error}")
             raise
         done = [out for out in outcomes if not isinstance(out, RowRejected)]
         rejected = [
-            (row[self.column], out)
-            for row, out in zip(rows, outcomes, strict=True)
+            (row_id, out)
+            for row_id, out in zip(ids, outcomes, strict=True)
             if isinstance(out, RowRejected)
         ]
-        self.store.write([row[self.column] for row in rows], done, rejected, self.group)
+        self.store.write(ids, done, rejected, self.group)
+        return pa.Table.from_pylist(done, self.store.schema)
+
+    def _passed_on(self, table: pa.Table) -> pa.Table:
         # The last stage passes on nothing but names: its rows are durable and nobody waits.
-        schema = self.store.schema if self.forward else pa.schema([("id", pa.string())])
-        return pa.Table.from_pylist(done, schema)
+        return table if self.forward else table.select(["id"])
 
     def _give_up(self, reason: str) -> None:
         self.store.folder.write(FAILURE, reason.encode())
@@ -228,8 +261,15 @@ class StageActor:
 
 def _check_room(stages: Iterable[StreamStage], resources: ResourcesConfig) -> None:
     """Refuse pools that would leave Ray Data no CPU to read with: it would wait without a word."""
-    if resources.autoscale:
-        return
+    if not resources.autoscale and (lacking := _lacking(stages)):
+        raise UserError(
+            f"{lacking}: lower resources.*.actors, cpus or gpus, or set resources.autoscale=true "
+            "where nodes join on demand"
+        )
+
+
+def _lacking(stages: Iterable[StreamStage]) -> str | None:
+    """What the cluster has too little of for these stages, in words."""
     have = ray.cluster_resources()
     need: dict[str, float] = {"CPU": 1.0}
     for stage in stages:
@@ -241,12 +281,8 @@ def _check_room(stages: Iterable[StreamStage], resources: ResourcesConfig) -> No
         }.items():
             need[name] = need.get(name, 0.0) + least * amount
     short = {name: amount for name, amount in need.items() if amount > have.get(name, 0.0)}
-    if short:
-        wants = ", ".join(f"{a:g} {n} (there are {have.get(n, 0):g})" for n, a in short.items())
-        raise UserError(
-            f"the smallest pools and one reader need {wants}: lower resources.*.actors, cpus or "
-            "gpus, or set resources.autoscale=true where nodes join on demand"
-        )
+    wants = ", ".join(f"{a:g} {n} (there are {have.get(n, 0):g})" for n, a in short.items())
+    return f"the smallest pools and one reader need {wants}" if wants else None
 
 
 def _quiet_context() -> None:

@@ -51,6 +51,8 @@ def test_one_candidate_is_refused_with_the_reason():
         ({"training": {"zero_stage": 0}}, "set training.zero_stage=1"),
         ({"training": {"deepspeed": {"zero_optimization": {"stage": 3}}}}, "training.zero_stage"),
         ({"resources": {"sampler": {"actors": [3, 1]}}}, "1 <= least <= most"),
+        ({"resources": {"training": {"workers": [2, 1]}}}, "1 <= least <= most"),
+        ({"resources": {"training": {"resize_seconds": 5}}}, "is of workers: [least, most]"),
         ({"sampling": {"engine": {"tensor_parallel_size": 2}}}, "resources.sampler.gpus=2"),
         ({"sampling": {"engine": {"tensor_parallel_size": "2"}}}, "must be a whole number"),
         ({"sampling": {"engine": {"model": "m"}}}, "decided by the section's model"),

@@ -15,7 +15,6 @@ from torch import distributed  # noqa: E402
 
 from maskdpo_ray.config import ModelConfig, TrainingConfig  # noqa: E402
 from maskdpo_ray.storage import Folder  # noqa: E402
-from maskdpo_ray.training import model as model_module  # noqa: E402
 from maskdpo_ray.training import worker  # noqa: E402
 from maskdpo_ray.training.reference import ReferenceProcessor  # noqa: E402
 
@@ -55,25 +54,18 @@ def main() -> None:
     os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
     meter = Meter()
-    load = model_module.load_policy
+    losses: list[float] = []
 
-    def load_and_note(*args, **kwargs):
-        policy = load(*args, **kwargs)
+    def asked_for_checkpoints() -> list:
+        """Between loading the policy and making the engine, which falls into the first step."""
         meter.loaded()
-        return policy
+        meter.begin()
+        return []
 
-    model_module.load_policy = load_and_note
-    learn = worker._learn
-    begun = []
-
-    def learn_and_time(*args):
-        if not begun:
-            begun.append(meter.begin())
-        metrics = learn(*args)
+    def stepped(line: dict) -> None:
         meter.step()
-        return metrics
+        losses.append(line["loss"])
 
-    worker._learn = learn_and_time
     with tempfile.TemporaryDirectory() as scratch:
         backend = "nccl" if task["device"] == "cuda" else "gloo"
         init = f"file://{scratch}/rendezvous"
@@ -81,13 +73,12 @@ def main() -> None:
         job = worker.TrainingJob(
             model, settings, 0, lambda: rows, lambda: references, Folder(Path(scratch) / "out")
         )
-        losses: list[float] = []
         alone = worker.Workers(
             rank=0,
             count=1,
-            checkpoints=lambda: [],
+            checkpoints=asked_for_checkpoints,
             save=lambda *_: None,
-            progress=lambda line: losses.append(line["loss"]),
+            progress=stepped,
         )
         worker.train(job, alone)
     meter.report(losses=losses, reference_seconds=reference_seconds)

@@ -9,6 +9,7 @@ from typing import Any
 
 from maskdpo_ray.config import ModelConfig
 from maskdpo_ray.errors import RowRejected, UserError
+from maskdpo_ray.model_files import local_folder
 
 Messages = list[dict[str, str]]  # {"role": "system" | "user" | "assistant", "content": text}
 
@@ -33,7 +34,7 @@ def open_tokenizer(
     """A Hugging Face tokenizer.
 
     Args:
-        path: local folder or hub id.
+        path: local folder, folder in an object store, or hub id.
         chat_template: file with a Jinja template that replaces the tokenizer's own.
 
     Raises:
@@ -42,6 +43,7 @@ def open_tokenizer(
     """
     from transformers import AutoTokenizer
 
+    path = local_folder(path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             path, revision=revision, trust_remote_code=trust_remote_code
@@ -76,7 +78,12 @@ def prompt_token_ids(
 
 def chat_token_ids(tokenizer: Any, messages: Messages) -> list[int]:
     """The ids of a conversation and the header of the reply to come. Errors as above."""
-    return tokenizer.encode(_render(tokenizer, messages, reply=True), add_special_tokens=False)
+    return tokenizer.encode(chat_text(tokenizer, messages), add_special_tokens=False)
+
+
+def chat_text(tokenizer: Any, messages: Messages) -> str:
+    """A conversation and the header of the reply to come, as text. Errors as above."""
+    return _render(tokenizer, messages, reply=True)
 
 
 def end_of_turn_id(tokenizer: Any) -> int:

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from maskdpo_ray.engine.chat import Messages, chat_token_ids, response_text
+from maskdpo_ray.engine.chat import Messages, chat_text, response_text
+from maskdpo_ray.engine.piecewise import PiecewiseEncoder
 
 if TYPE_CHECKING:
     from maskdpo_ray.engine.engine import Engine
@@ -23,6 +24,7 @@ class ChatModel:
     def __init__(self, engine: "Engine", max_tokens: int) -> None:
         self._engine = engine
         self._max_tokens = max_tokens
+        self._encode = PiecewiseEncoder(engine.tokenizer)
 
     async def reply(self, messages: Messages, choices: list[str] | None = None) -> Reply:
         """The reply to a conversation.
@@ -42,7 +44,7 @@ class ChatModel:
             detokenize=False,
             structured_outputs=StructuredOutputsParams(choice=choices) if choices else None,
         )
-        prompt = chat_token_ids(self._engine.tokenizer, messages)
+        prompt = self._encode(chat_text(self._engine.tokenizer, messages))
         output = (await self._engine.generate(prompt, params))[0]
         text = response_text(self._engine.tokenizer, list(output.token_ids))
         return Reply(text, complete=output.finish_reason == "stop")

@@ -20,6 +20,7 @@ from maskdpo_ray.errors import UserError
 
 NO_KEY = "EMPTY"  # what servers without keys are sent: the client insists on one
 REACH_SECONDS = 10.0  # a server that lives lists its models sooner, however busy it is
+REACH_RETRIES = 1
 REASON_LENGTH = 500  # characters
 OF_ONE_REQUEST = (400, 413, 422)  # too long, or otherwise not to this server's liking
 OF_THE_KEY = (401, 403)
@@ -68,7 +69,7 @@ class Endpoint:
             UserError: wrong key, model or address, or a server that stays away.
         """
         async with self._slots:
-            answer = await self._sorted(request(self._client))
+            answer = await self._sorted(request(self._client), self._settings.max_retries)
         if not getattr(answer, "choices", None):
             raise self.trouble("answers without choices: it does not speak the OpenAI protocol")
         return answer
@@ -79,23 +80,23 @@ class Endpoint:
         Raises:
             UserError: wrong address or key, or nobody there.
         """
-        hasty = self._client.with_options(timeout=REACH_SECONDS, max_retries=1)
-        page = await self._sorted(hasty.models.list())
+        hasty = self._client.with_options(timeout=REACH_SECONDS, max_retries=REACH_RETRIES)
+        page = await self._sorted(hasty.models.list(), REACH_RETRIES)
         if not isinstance(getattr(page, "data", None), list):
             raise self.trouble("lists no models: does base_url end with /v1?")
         return page.data
 
-    async def _sorted(self, answer: Awaitable[Any]) -> Any:
+    async def _sorted(self, answer: Awaitable[Any], retries: int) -> Any:
         try:
             return await answer
         except APIStatusError as error:
-            raise await self._status(error) from None
+            raise await self._status(error, retries) from None
         except APIConnectionError as error:
             timed_out = isinstance(error, APITimeoutError)
             reason = "timed out" if timed_out else f"cannot be reached ({_cause(error)})"
-            raise self.trouble(f"{reason}; {self._patience}") from None
+            raise self.trouble(f"{reason}; {_patience(retries)}") from None
 
-    async def _status(self, error: APIStatusError) -> RequestRefused | UserError:
+    async def _status(self, error: APIStatusError, retries: int) -> RequestRefused | UserError:
         status, said = error.status_code, f"HTTP {error.status_code}: {self._words(error)}"
         if status in OF_ONE_REQUEST:
             return RequestRefused(said)
@@ -107,7 +108,7 @@ class Endpoint:
             return RequestRefused(f"{said}, every time, while the server answers others")
         wait = error.response.headers.get("retry-after")
         asks = f" (asks to wait {wait} s)" if wait else ""
-        return self.trouble(f"{said}{asks}; {self._patience}")
+        return self.trouble(f"{said}{asks}; {_patience(retries)}")
 
     async def _lives(self) -> bool:
         try:
@@ -137,13 +138,6 @@ class Endpoint:
             return f"the key is the content of {file} on the actor's node"
         state = "set" if self._key else "not set"
         return f"{variable} is {state} on the actor's node: set it there, or give api_key_file"
-
-    @property
-    def _patience(self) -> str:
-        return (
-            f"tried {self._settings.max_retries} times more. What is finished is kept: run the "
-            "same command when it answers, or raise max_retries or timeout"
-        )
 
 
 def read_key(settings: EndpointConfig) -> str | None:
@@ -182,9 +176,8 @@ def try_out(settings: EndpointConfig, probe: Probe, needs: str) -> Any:
 
     async def attempt() -> Any:
         async with Endpoint(settings) as endpoint:
-            models = await endpoint.reach()
             try:
-                return await probe(endpoint, models)
+                return await probe(endpoint, await endpoint.reach())
             except RequestRefused as error:
                 raise endpoint.trouble(f"refuses what the run asks: {error}; {needs}") from None
 
@@ -196,6 +189,13 @@ def _checked(key: str, place: str) -> str:
     if not (key.isascii() and key.isprintable()) or " " in key:
         raise UserError(f"{place} holds no key: white space or letters that no key has")
     return key
+
+
+def _patience(retries: int) -> str:
+    return (
+        f"tried again up to {retries} times. What is finished is kept: run the same command when "
+        "it answers, or raise max_retries or timeout"
+    )
 
 
 def _cause(error: BaseException) -> str:

@@ -11,7 +11,6 @@ from maskdpo_ray.engine.refusal import RequestRefused
 
 PROBE = [{"role": "user", "content": "Is water wet?"}]
 PROBE_CHOICES = ["yes", "no"]
-NEEDS = "a judge needs a server that keeps to annotation.endpoint.constrain; `none` asks for less"
 
 
 class ChatEndpoint:
@@ -101,5 +100,6 @@ def open_chat(
     async def probe(endpoint: Endpoint, _: list[Any]) -> None:
         await ChatEndpoint(endpoint, max_tokens, constrain).reply(PROBE, choices)
 
-    try_out(settings, probe, NEEDS)
+    knows = f", and does its server know constrain={constrain}" if choices else ""
+    try_out(settings, probe, f"is it a chat model{knows}?")
     return ChatEndpoint(Endpoint(settings), max_tokens, constrain)

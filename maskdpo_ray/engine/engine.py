@@ -14,7 +14,7 @@ import queue
 import sys
 import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from time import perf_counter
@@ -26,9 +26,10 @@ from maskdpo_ray.engine.arguments import (
     refuse_decided_elsewhere,
 )
 from maskdpo_ray.engine.chat import first_line, open_tokenizer
-from maskdpo_ray.engine.logs import log_to_file, native_output_to, tail
+from maskdpo_ray.engine.logs import keep, log_to_file, native_output_to, tail
 from maskdpo_ray.engine.refusal import RequestRefused
 from maskdpo_ray.errors import UserError
+from maskdpo_ray.model_files import local_folder
 
 if TYPE_CHECKING:
     from vllm import CompletionOutput, SamplingParams
@@ -61,14 +62,21 @@ class _Request:
     future: Future
 
 
+last_words: list[Callable[[str], None]] = []  # called with the reason before ``exit_process`` ends
+
+
 def exit_process(reason: str) -> NoReturn:
     """End this process at once, without an answer to those who wait for one.
 
     Ray Data would send work to a live actor with a dead engine for ever, and an exception from
     the actor would fail the job; a dead actor is replaced, and its blocks are worked on again.
     """
-    print(reason, file=sys.stderr, flush=True)
-    os._exit(1)
+    try:
+        print(reason, file=sys.stderr, flush=True)
+        for tell in last_words:
+            tell(reason)
+    finally:
+        os._exit(1)
 
 
 class Engine:
@@ -168,6 +176,7 @@ class Engine:
         # Whatever stops a model from loading (its files, its architecture, memory, an engine
         # argument) is for a person to mend, and vLLM raises nearly any type for it.
         except Exception as error:
+            keep()
             print(tail(self._log), file=sys.stderr, flush=True)
             raise UserError(
                 f"the engine for {model!r} did not start: {_reason(error)} (log: {self._log})"
@@ -255,7 +264,7 @@ class Engine:
 def start_engine(model: str, engine_args: Mapping[str, Any], **settings: Any) -> Engine:
     """An engine with the arguments of a configuration section and the settings beside them."""
     refuse_decided_elsewhere(engine_args)
-    return Engine(model, **settings, **engine_args)
+    return Engine(local_folder(model), **settings, **engine_args)
 
 
 def _reason(error: BaseException) -> str:

@@ -1,8 +1,10 @@
 """Engine logs in a file, out of the way until they are needed."""
 
+import atexit
 import contextlib
 import json
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -17,19 +19,32 @@ PREFIX = "maskdpo-engine-"
 def log_to_file() -> Path:
     """Send vLLM's log, worker processes included, to a file of this process.
 
-    Call it before vLLM is imported, or the import's own lines go to standard output.
+    Call it before vLLM is imported, or the import's own lines go to standard output. The file
+    goes when the process ends in good order, unless ``keep`` was called; it stays behind a
+    process that died.
+
     ``VLLM_LOGGING_LEVEL`` is kept to. A logging configuration of the user's own
     (``VLLM_LOGGING_CONFIG_PATH``) wins: the file then stays empty.
     """
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+    folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
     log = folder / "engine.log"
     log.touch()
+    atexit.register(_remove, folder)
     users_own = os.environ.get("VLLM_LOGGING_CONFIG_PATH", PREFIX)
     if PREFIX in users_own:  # unset, or inherited from a parent process that runs an engine
         config = folder / "logging.json"
         config.write_text(json.dumps(_logging_config(log)), encoding="utf-8")
         os.environ["VLLM_LOGGING_CONFIG_PATH"] = str(config)
     return log
+
+
+def keep() -> None:
+    """Leave this process's log behind: somebody is told to look there."""
+    atexit.unregister(_remove)
+
+
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _logging_config(log: Path) -> dict:

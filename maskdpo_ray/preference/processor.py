@@ -3,6 +3,7 @@
 from maskdpo_ray.config import ModelConfig, PreferenceConfig
 from maskdpo_ray.engine.chat import load_tokenizer, prompt_token_ids
 from maskdpo_ray.errors import RowRejected, UserError
+from maskdpo_ray.model_files import local_folder
 from maskdpo_ray.preference.select import build_pair
 from maskdpo_ray.records import Pair, Question
 from maskdpo_ray.training.model import longest_input
@@ -34,7 +35,9 @@ def _check_context(model: ModelConfig, max_length: int) -> None:
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(
-        model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
+        local_folder(model.path),
+        revision=model.revision,
+        trust_remote_code=model.trust_remote_code,
     )
     if max_length > (context := longest_input(config)):
         raise UserError(

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from maskdpo_ray.annotation.calls import count_calls
 from maskdpo_ray.engine.chat import load_tokenizer, response_text
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.preference.token_spans import token_spans
@@ -47,12 +48,14 @@ def write_report(stages: "Stages") -> dict[str, Any]:
         seed=config.seed,
         versions=stages.versions,
         config=config.model_dump(mode="json"),
-        manifests=[store.manifest() for store in done],
+        manifests=[_manifest(store, config.annotation.annotator != "labels") for store in done],
         systems=systems,
         best=best,
         not_scored=not_scored,
     )
-    training = {name: _metrics(stages.train(name)) for name in config.systems}
+    training = {
+        stages.trained(*each).name: _metrics(stages.train(*each)) for each in stages.trainings()
+    }
     folder.write_json("report.json", report)
     page = render_html(report, training, _examples(stages))
     folder.write("report.html", page.encode())
@@ -60,6 +63,14 @@ def write_report(stages: "Stages") -> dict[str, Any]:
         say(f"system {name} has no score: {reason}")
     say(f"report: {folder}/report.html")
     return report
+
+
+def _manifest(store: "StageStore", asks: bool) -> dict[str, Any]:
+    """Of a complete stage; where its annotator asks a model, with what was asked and saved."""
+    manifest = store.manifest()
+    if asks and store.name.partition("-")[0] == "annotate":
+        manifest["counts"] |= count_calls(store.rows())
+    return manifest
 
 
 def _metrics(store: "StageStore") -> list[dict[str, Any]]:

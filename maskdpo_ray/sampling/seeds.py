@@ -17,3 +17,10 @@ def question_seed(run_seed: int, question_id: str) -> int:
     key = f"{run_seed}\0{question_id}".encode()
     hashed = int.from_bytes(blake2b(key, digest_size=8).digest(), "big")
     return hashed >> (CANDIDATE_BITS + 1) << CANDIDATE_BITS
+
+
+def round_seed(run_seed: int, round: int) -> int:
+    """The run's seed for a later round of training: the same question is asked anew."""
+    if round == 0:
+        return run_seed
+    return int.from_bytes(blake2b(f"{run_seed}\0round {round}".encode(), digest_size=4).digest())

@@ -140,6 +140,8 @@ def _response(
             )
     if mask == "none":
         weights = np.ones_like(weights)
+    if not ((weights >= 0) & (weights <= 1)).all():
+        raise UserError(f"pair {pair['id']!r}: weights of {side} must lie between 0 and 1")
     if not weights.any():
         raise UserError(
             f"pair {pair['id']!r}: every weight of {side} is zero, so nothing would be learnt "

@@ -6,6 +6,7 @@ that are already scaled, and learns from ``last`` where a step ends.
 """
 
 import logging
+import resource
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,7 +59,7 @@ class Engine:
     """The model, its optimizer, and the step.
 
     Args:
-        model: on the CPU, before DeepSpeed has seen it.
+        model: a ``LogProbModel`` on the CPU, before DeepSpeed has seen it.
         dtype: ``float32`` or ``bfloat16``.
     """
 
@@ -74,6 +75,8 @@ class Engine:
         parameters = [p for p in model.parameters() if p.requires_grad]
         config = deepspeed_config(settings, dtype, sum(p.numel() for p in parameters))
         self._stage = settings.zero_stage
+        if self._stage == 0:
+            model.accumulate_in_place()
         self._engine, *_ = deepspeed.initialize(
             model=model, optimizer=_adamw(parameters, settings, config), config=config
         )
@@ -174,6 +177,14 @@ class Engine:
                 return list(getattr(optimizer, name))
         return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
+    def peak_memory(self) -> int:
+        """Bytes: the most that was allocated on the GPU so far, or resident on the CPU."""
+        import torch
+
+        if torch.cuda.is_available():
+            return torch.cuda.max_memory_allocated(self.device)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
     def close(self) -> None:
         """Release the engine's hooks and buffers."""
         self._engine.destroy()
@@ -206,5 +217,5 @@ def _adamw(parameters: list, settings: TrainingConfig, config: dict[str, Any]) -
         from deepspeed.ops.adam import DeepSpeedCPUAdam
 
         return DeepSpeedCPUAdam([g for g in groups if g["params"]], **kwargs)
-    # PyTorch's fused kernel needs no compiler on the node, unlike DeepSpeed's, and no scratch memory.
+    # PyTorch's fused kernel needs no compiler on the node, unlike DeepSpeed's, nor scratch memory.
     return torch.optim.AdamW([g for g in groups if g["params"]], fused=True, **kwargs)

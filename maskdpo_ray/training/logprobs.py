@@ -41,7 +41,13 @@ class _SelectedLogProbs(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, targets: Tensor, weight: Tensor, bias: Tensor | None, chunk: int
+        ctx: Any,
+        hidden: Tensor,
+        targets: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        chunk: int,
+        in_place: bool,
     ) -> Tensor:
         precise = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         log_norms = hidden.new_full(hidden.shape[:1], -torch.inf, dtype=precise)
@@ -55,21 +61,25 @@ class _SelectedLogProbs(torch.autograd.Function):
                 sums = logits.sub_(largest[:, None]).exp_().sum(dim=1)
                 log_norms[part] = torch.logaddexp(log_norms[part], largest + sums.log())
         ctx.save_for_backward(hidden, targets, weight, bias, log_norms)
-        ctx.chunk = chunk
+        ctx.chunk, ctx.in_place = chunk, in_place
         return picked - log_norms
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         hidden, targets, weight, bias, log_norms = ctx.saved_tensors
-        wants_hidden, _, wants_weight, wants_bias, _ = ctx.needs_input_grad
+        wants_hidden, _, wants_weight, wants_bias, *_ = ctx.needs_input_grad
         precise = log_norms.dtype
         # Summed in full precision: bf16 would lose the small terms of late tiles.
         grad_hidden = torch.zeros_like(hidden, dtype=precise) if wants_hidden else None
-        grad_weight = torch.empty_like(weight) if wants_weight else None
+        in_place = ctx.in_place and wants_weight
+        grad_weight = torch.empty_like(weight) if wants_weight and not in_place else None
         grad_bias = torch.empty_like(bias) if wants_bias else None
         for words in _vocabulary_tiles(hidden, weight, ctx.chunk):
-            weight_sum = torch.zeros_like(weight[words], dtype=precise) if wants_weight else None
+            if in_place:
+                weight_sum = _own_gradient(weight)[words]
+            elif wants_weight:
+                weight_sum = torch.zeros_like(weight[words], dtype=precise)
             bias_sum = torch.zeros_like(bias[words], dtype=precise) if wants_bias else None
             for part in _slices(hidden.shape[0], ctx.chunk):
                 # d log p(target) / d logits = onehot(target) - softmax(logits)
@@ -84,7 +94,7 @@ class _SelectedLogProbs(torch.autograd.Function):
                     _add_product(grad_hidden[part], grad, weight[words])
                 if wants_weight:
                     _add_product(weight_sum, grad.t(), hidden[part])
-            if wants_weight:
+            if wants_weight and not in_place:
                 grad_weight[words] = weight_sum
             if wants_bias:
                 grad_bias[words] = bias_sum
@@ -94,7 +104,34 @@ class _SelectedLogProbs(torch.autograd.Function):
             grad_weight,
             grad_bias,
             None,
+            None,
         )
+
+
+class _Lookup(torch.autograd.Function):
+    """An embedding whose gradient is added to the weight's own, row by row."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, ids: Tensor, padding: int | None) -> Tensor:
+        ctx.save_for_backward(weight, ids)
+        ctx.padding = padding
+        return functional.embedding(ids, weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[None, None, None]:
+        weight, ids = ctx.saved_tensors
+        rows, ids = upstream.flatten(0, -2), ids.flatten()
+        if ctx.padding is not None:
+            rows = rows * (ids != ctx.padding)[:, None]
+        _own_gradient(weight).index_add_(0, ids, rows)
+        return None, None, None
+
+
+def _own_gradient(weight: Tensor) -> Tensor:
+    if weight.grad is None:
+        weight.grad = torch.zeros_like(weight)
+    return weight.grad
 
 
 def _slices(total: int, size: int) -> list[slice]:
@@ -104,7 +141,7 @@ def _slices(total: int, size: int) -> list[slice]:
 def _vocabulary_tiles(hidden: Tensor, weight: Tensor, chunk: int) -> list[slice]:
     """The vocabulary in as few pieces as the bytes of a tile allow."""
     rows = max(1, min(chunk, hidden.shape[0]))
-    words = _TILE_BYTES[hidden.device.type] // (4 * rows)
+    words = _TILE_BYTES.get(hidden.device.type, _TILE_BYTES["cuda"]) // (4 * rows)
     return _slices(weight.shape[0], max(1, words))
 
 
@@ -131,7 +168,12 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
 
 
 def selected_log_probs(
-    hidden: Tensor, targets: Tensor, weight: Tensor, bias: Tensor | None = None, chunk: int = 1024
+    hidden: Tensor,
+    targets: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    chunk: int = 1024,
+    in_place: bool = False,
 ) -> Tensor:
     """``log softmax(hidden @ weight.T + bias)[targets]``.
 
@@ -141,11 +183,13 @@ def selected_log_probs(
         weight, bias: of the head, ``[vocabulary, width]`` and ``[vocabulary]``.
         chunk: positions projected at a time. No tensor of logits is larger than ``chunk`` times
             the vocabulary, nor, at any vocabulary, than a tile (8 MiB on a CPU, 128 MiB on a GPU).
+        in_place: add the weight's gradient to ``weight.grad`` tile by tile, instead of handing
+            autograd another tensor of that size. Hooks on the weight's gradient then see nothing.
 
     Returns:
         Natural log-probabilities in fp32 (float64 for float64 inputs), ``[positions]``.
     """
-    return _SelectedLogProbs.apply(hidden, targets, weight, bias, chunk)
+    return _SelectedLogProbs.apply(hidden, targets, weight, bias, chunk, in_place)
 
 
 class LogProbHead(nn.Module):
@@ -161,11 +205,25 @@ class LogProbHead(nn.Module):
         self.weight = linear.weight
         self.bias = linear.bias
         self.chunk = chunk
+        self.in_place = False
 
     def forward(self, hidden: Tensor, targets: Tensor | None = None) -> Tensor:
         if targets is None:
             return functional.linear(hidden, self.weight, self.bias)
-        return selected_log_probs(hidden, targets, self.weight, self.bias, self.chunk)
+        where = (self.weight, self.bias, self.chunk, self.in_place)
+        return selected_log_probs(hidden, targets, *where)
+
+
+class LeanEmbedding(nn.Module):
+    """An embedding over the very parameter of the one it replaces, with ``_Lookup``'s gradient."""
+
+    def __init__(self, embedding: nn.Embedding) -> None:
+        super().__init__()
+        self.weight = embedding.weight
+        self.padding_idx = embedding.padding_idx
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return _Lookup.apply(self.weight, ids, self.padding_idx)
 
 
 class LogProbModel(nn.Module):
@@ -194,6 +252,19 @@ class LogProbModel(nn.Module):
         policy.set_output_embeddings(LogProbHead(head, chunk))
         self.packed = use_packing(policy, packing)
         self.policy = policy
+
+    def accumulate_in_place(self) -> None:
+        """Add the gradients of head and embedding to ``weight.grad`` where they arise.
+
+        Autograd would hold two more tensors of the vocabulary's size in every pass. Only for
+        engines that read ``weight.grad`` when the step is done: ZeRO's hooks would see nothing.
+        """
+        self.policy.get_output_embeddings().in_place = True
+        embedding = self.policy.get_input_embeddings()
+        options = ("max_norm", "scale_grad_by_freq", "sparse")
+        plain = type(embedding) is nn.Embedding and not any(getattr(embedding, o) for o in options)
+        if plain and embedding.weight.requires_grad:
+            self.policy.set_input_embeddings(LeanEmbedding(embedding))
 
     def forward(
         self,

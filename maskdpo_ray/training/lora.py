@@ -46,7 +46,7 @@ def add_adapters(policy: "PreTrainedModel", settings: LoraConfig, seed: int) -> 
 def save_adapters(
     policy: "PreTrainedModel", weights: "dict[str, Tensor]", base: str, folder: Path
 ) -> None:
-    """Write ``adapter_config.json`` and ``adapter_model.safetensors``, as peft and vLLM read them.
+    """Write ``adapter_config.json`` and ``adapter_model.safetensors``, as peft reads them.
 
     Args:
         policy: with adapters; its own weights may be sharded away.

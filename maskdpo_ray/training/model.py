@@ -7,18 +7,19 @@ from typing import TYPE_CHECKING
 from maskdpo_ray.config import ModelConfig
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.identity import hub_snapshot
+from maskdpo_ray.model_files import local_folder
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 
 def local_snapshot(path: str, revision: str | None = None) -> Path:
-    """Folder of a model: the path itself, or the local copy of a hub id.
+    """Folder of a model: the path itself, or the local copy of a URL or a hub id.
 
     Raises:
         UserError: one line, if there is neither.
     """
-    folder = Path(path)
+    folder = Path(local_folder(path))
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise UserError(f"{folder} is no model: it has no config.json")

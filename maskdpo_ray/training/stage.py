@@ -1,7 +1,14 @@
-"""The training stage: the worker loop in Ray Train workers, checkpoints through Ray Train."""
+"""The training stage: the worker loop in Ray Train workers, checkpoints through Ray Train.
+
+Ray Train starts the workers again when one is lost, with as many as there are nodes for, and each
+start goes on from the newest checkpoint that is whole. What is whole, the checkpoints' own seals
+say: Ray Train's list of them ends with the controller that keeps it.
+"""
 
 import logging
 import os
+import re
+import shutil
 import tempfile
 import threading
 import time
@@ -11,17 +18,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow.fs as pafs
 import ray
 import ray.train
+import ray.train.collective
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from maskdpo_ray.config import WorkersConfig
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.progress import clock, say
+from maskdpo_ray.rundir import fingerprint
+from maskdpo_ray.storage import Folder
 from maskdpo_ray.training.worker import TrainingJob, Workers, train
 
 CHECKPOINTS = "checkpoints"
+RAYS_LIST = "checkpoint_manager_snapshot.json"  # Ray Train's, beside the checkpoints
+
+log = logging.getLogger(__name__)
 
 
 def run_training(
@@ -42,17 +55,22 @@ def run_training(
     Raises:
         UserError: what a person must mend: unusable pairs or model, a loss that is not finite.
     """
-    # A report waits for the controller's next look; a failed group for its successor's start.
+    # A report waits for the controller's next look. After a node is lost, workers are placed on it
+    # once more until this time is over; nodes that have yet to start are not waited for so.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30")
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "10")
     _tell_of_shortage(workers)
-    board = _Board.options(num_cpus=0).remote()
+    checkpoints = job.output / CHECKPOINTS
+    _forget_unusable_list(checkpoints)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    board = _Board.options(num_cpus=0, scheduling_strategy=here).remote()
     trainer = TorchTrainer(
         _train_in_worker,
         train_loop_config={"job": job, "board": board},
         torch_config=TorchConfig(backend="nccl" if workers.gpus else "gloo"),
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers.workers,
+            elastic_resize_monitor_interval_s=workers.resize_seconds,
             use_gpu=workers.gpus > 0,
             resources_per_worker={
                 "CPU": workers.cpus,
@@ -62,7 +80,8 @@ def run_training(
         ),
         run_config=ray.train.RunConfig(
             name=CHECKPOINTS,
-            storage_path=job.output.uri,
+            storage_path=job.output.path("").rstrip("/"),
+            storage_filesystem=job.output.filesystem,
             failure_config=ray.train.FailureConfig(max_failures=workers.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=job.settings.keep_checkpoints),
         ),
@@ -72,7 +91,7 @@ def run_training(
     outcome = result.return_value
     if "mend" in outcome:
         raise UserError(outcome["mend"])
-    _remove_orphans(result)
+    _remove_orphans(checkpoints, result)
     return outcome["metrics"]
 
 
@@ -80,23 +99,43 @@ def _tell_of_shortage(workers: WorkersConfig) -> None:
     """Ray Train waits for missing resources for ever and says nothing; nodes may yet join."""
     one = {"CPU": workers.cpus, "GPU": workers.gpus, **workers.resources}
     have = ray.cluster_resources()
+    least, _ = workers.size
     short = [
-        f"{amount * workers.workers:g} {name} (there are {have.get(name, 0):g})"
+        f"{amount * least:g} {name} (there are {have.get(name, 0):g})"
         for name, amount in one.items()
-        if amount * workers.workers > have.get(name, 0)
+        if amount * least > have.get(name, 0)
     ]
     if short:
-        say(f"training waits for nodes: {workers.workers} workers need {', '.join(short)}")
+        say(f"training waits for nodes: {least} workers need {', '.join(short)}")
 
 
-def _remove_orphans(result: ray.train.Result) -> None:
-    """Delete what a killed worker left of a checkpoint: Ray Train never registered it."""
-    registered = {Path(checkpoint.path).name for checkpoint, _ in result.best_checkpoints}
-    selector = pafs.FileSelector(result.path)
-    for info in result.filesystem.get_file_info(selector):
-        is_checkpoint = not info.is_file and info.base_name.startswith("checkpoint_")
-        if is_checkpoint and info.base_name not in registered:
-            result.filesystem.delete_dir(info.path)
+def _found(checkpoints: Folder) -> list[str]:
+    """All that stand there, whole or not, oldest first: their names begin with their step."""
+    return [name for name in checkpoints.names() if re.match(r"checkpoint_\d", name)]
+
+
+def _forget_unusable_list(checkpoints: Folder) -> None:
+    """Ray Train writes its list in place and refuses to start with half a one, or with one that
+    names a checkpoint which is gone."""
+    if not checkpoints.exists(RAYS_LIST):
+        return
+    try:
+        listed = checkpoints.read_json(RAYS_LIST)["checkpoint_results"]
+        usable = {each["checkpoint_dir_name"] for each in listed} <= set(_found(checkpoints))
+    except (ValueError, KeyError):
+        usable = False
+    if not usable:
+        say(f"{checkpoints}/{RAYS_LIST} does not fit the checkpoints there: it is made anew")
+        checkpoints.remove(RAYS_LIST)
+
+
+def _remove_orphans(checkpoints: Folder, result: ray.train.Result) -> None:
+    """Delete what no retention counts: parts of a checkpoint whose writer was killed, and whole
+    ones that Ray Train did not come to list. The newest stays in any case."""
+    listed = {Path(checkpoint.path).name for checkpoint, _ in result.best_checkpoints}
+    for name in _found(checkpoints)[:-1]:
+        if name not in listed:
+            checkpoints.filesystem.delete_dir(checkpoints.path(name))
 
 
 def _train_in_worker(config: dict[str, Any]) -> dict[str, Any]:
@@ -107,29 +146,59 @@ def _train_in_worker(config: dict[str, Any]) -> dict[str, Any]:
     """
     logging.getLogger("ray.train").setLevel(logging.WARNING)  # two lines per report and worker
     context = ray.train.get_context()
+    job, board = config["job"], config["board"]
+    if context.get_world_rank() == 0:
+        logging.getLogger("maskdpo_ray").addHandler(_ToDriver(board))
+    scratch = f"maskdpo-checkpoint-{fingerprint(job.output.uri)}-"
+    for left_by_a_killed_worker in Path(tempfile.gettempdir()).glob(f"{scratch}*"):
+        shutil.rmtree(left_by_a_killed_worker, ignore_errors=True)
     workers = Workers(
         rank=context.get_world_rank(),
         count=context.get_world_size(),
-        checkpoints=_checkpoints,
-        save=_save,
-        progress=lambda line: config["board"].put.remote(line),
+        checkpoints=partial(_checkpoints, job.output / CHECKPOINTS),
+        save=partial(_save, scratch),
+        progress=lambda line: board.put.remote(line),
+        warned=_Warnings(),
     )
     try:
-        return {"metrics": train(config["job"], workers)}
+        return {"metrics": train(job, workers)}
     except UserError as error:
         return {"mend": str(error)}
 
 
-def _checkpoints() -> list[Callable[[], AbstractContextManager[Path]]]:
-    reported = ray.train.get_all_reported_checkpoints()
-    return [partial(_opened, entry.checkpoint) for entry in reversed(reported)]
+def _checkpoints(folder: Folder) -> list[Callable[[], AbstractContextManager[Path]]]:
+    """Newest first; the same on all workers, who look into them together."""
+    names = ray.train.collective.broadcast_from_rank_zero(_found(folder))
+    return [
+        partial(_opened, ray.train.Checkpoint(folder.path(name), folder.filesystem))
+        for name in reversed(names)
+    ]
 
 
-def _save(write: Callable[[Path], None], metrics: dict[str, Any]) -> None:
+def _save(scratch: str, write: Callable[[Path], None], metrics: dict[str, Any]) -> None:
     """Workers write their parts into folders of their own; Ray Train merges and registers them."""
-    with tempfile.TemporaryDirectory(prefix="maskdpo-checkpoint-") as folder:
+    with tempfile.TemporaryDirectory(prefix=scratch) as folder:
         write(Path(folder))
-        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+        ray.train.report(
+            metrics,
+            checkpoint=ray.train.Checkpoint.from_directory(folder),
+            checkpoint_dir_name=f"checkpoint_{metrics['step']:08}_{int(time.time())}",
+        )
+
+
+class _Warnings:
+    """Nodes of the workers that Ray says will be taken away: true once for each."""
+
+    def __init__(self) -> None:
+        self._known: set[str] = set()
+
+    def __call__(self) -> bool:
+        info = ray.train.get_preemption_info()
+        news = set(info.preempted_node_ids) - self._known if info else set()
+        if news:
+            log.warning("node %s will be taken away: saving a checkpoint", ", ".join(sorted(news)))
+        self._known |= news
+        return bool(news)
 
 
 @contextmanager
@@ -141,16 +210,33 @@ def _opened(checkpoint: ray.train.Checkpoint) -> Iterator[Path]:
 
 @ray.remote
 class _Board:
-    """The newest metrics, put by rank 0 and read by the driver."""
+    """What rank 0 has to tell the driver: the newest metrics, and warnings."""
 
     def __init__(self) -> None:
         self._line: dict[str, Any] | None = None
+        self._warnings: list[str] = []
 
     def put(self, line: dict[str, Any]) -> None:
         self._line = line
 
-    def get(self) -> dict[str, Any] | None:
-        return self._line
+    def warn(self, text: str) -> None:
+        self._warnings.append(text)
+
+    def take(self) -> tuple[dict[str, Any] | None, list[str]]:
+        """The metrics, and the warnings since the last call."""
+        warnings, self._warnings = self._warnings, []
+        return self._line, warnings
+
+
+class _ToDriver(logging.Handler):
+    """Carries warnings out of a worker, whose own output nobody reads."""
+
+    def __init__(self, board: Any) -> None:
+        super().__init__(logging.WARNING)
+        self._board = board
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._board.warn.remote(record.getMessage())
 
 
 class _ProgressLine:
@@ -178,15 +264,20 @@ class _ProgressLine:
     _first: tuple[int, float] | None = None
 
     def _look(self) -> None:
-        line = ray.get(self._board.get.remote())
+        line, warnings = ray.get(self._board.take.remote())
+        for warning in warnings:
+            say(warning)
         if line is None or line["step"] == self._shown:
             return
-        self._shown, now = line["step"], time.monotonic()
-        self._first = self._first or (line["step"], now)
+        now = time.monotonic()
+        if self._first is None or line["step"] < self._shown:  # the latter after a restart
+            self._first = (line["step"], now)
+        self._shown = line["step"]
         done, elapsed = line["step"] - self._first[0], now - self._first[1]
         left = (line["total_steps"] - line["step"]) * elapsed / done if done else None
         say(
             f"train {line['step']}/{line['total_steps']}  loss {line['loss']:.4f}  "
             f"accuracy {line['rewards/accuracies']:.2f}  lr {line['learning_rate']:.2e}  "
-            f"{line['seconds']:.2f} s/step" + (f", {clock(left)} left" if left else "")
+            f"workers {line['workers']}  {line['seconds']:.2f} s/step"
+            + (f", {clock(left)} left" if left else "")
         )

@@ -1,4 +1,5 @@
 import asyncio
+import json
 import pickle
 from functools import partial
 
@@ -6,7 +7,7 @@ import models
 import pytest
 
 from maskdpo_ray.annotation.factory import build_annotator
-from maskdpo_ray.config import AnnotationConfig
+from maskdpo_ray.config import AnnotationConfig, Config, EvaluationConfig
 from maskdpo_ray.errors import UserError
 
 
@@ -37,9 +38,39 @@ def test_a_pickled_builder_makes_a_judge_that_works():
     )
     annotate = pickle.loads(pickle.dumps(partial(build_annotator, config)))()
     candidate = {"response": "She was born in 1901.", "token_ids": [1], "sentences": []}
-    row = {
-        "id": "q", "question": "?", "document": "d", "language": "zh", "candidates": [candidate]
-    }
+    row = {"id": "q", "question": "?", "document": "d", "language": "zh", "candidates": [candidate]}
     [out] = asyncio.run(annotate([row]))
     [sentence] = out["candidates"][0]["sentences"]
     assert sentence["verdict"] in ("ok", "contradictory", "unverifiable", "nofact")
+
+
+def answer(index, *kinds_and_values):
+    text = " ".join(f"Ada Lowick worked as a {value}." for value in kinds_and_values)
+    return {"index": index, "response": text, "token_ids": [1], "sentences": []}
+
+
+def test_pruning_is_a_setting(tmp_path):
+    path = tmp_path / "facts.json"
+    path.write_text(json.dumps({"Ada Lowick": {"occupation": "baker"}}))
+    candidates = [
+        answer(0, "baker"), answer(1, "cook"), answer(2, "baker", "cook", "judge", "nurse")
+    ]  # fmt: skip
+    row = {"id": "q", "topic": "Ada Lowick", "language": "en", "candidates": candidates}
+    for prune in (False, True):
+        annotate = build_annotator(AnnotationConfig(annotator="closed_world", prune=prune), path)
+        [out] = asyncio.run(annotate([row]))
+        verdicts = [s["verdict"] for c in out["candidates"] for s in c["sentences"]]
+        assert ("skipped" in verdicts) == prune
+
+
+def test_labels_ask_nothing_that_could_be_pruned():
+    with pytest.raises(ValueError, match="'labels' asks nothing: remove prune"):
+        AnnotationConfig(annotator="labels", prune=True)
+
+
+def test_an_evaluation_judges_every_sentence():
+    with pytest.raises(ValueError, match="remove evaluation.annotation.prune"):
+        EvaluationConfig(annotation={"annotator": "closed_world", "prune": True})
+    annotation = {"annotator": "closed_world", "prune": True}
+    config = Config(run_dir="run", world={}, model={"dtype": "float32"}, annotation=annotation)
+    assert config.annotation.prune and not config.evaluation_annotation.prune

@@ -117,6 +117,29 @@ def test_the_same_at_the_papers_size(errors, correct):
     assert asked < 0.8 * everything
 
 
+def test_at_the_papers_numbers_a_third_is_saved():
+    """32 answers of five sentences, half of them correct; benchmarks/annotation.py has more."""
+    chance = random.Random(0)
+    everything = asked = 0
+    for _ in range(20):
+        answers = [range(5 * n, 5 * n + 5) for n in range(32)]
+        verdicts = {f"s{n:03d}": LETTERS[chance.choice("ou")] for n in range(160)}
+        sizes = check(question(*answers), verdicts)
+        everything, asked = everything + sizes[0], asked + sizes[1]
+    assert asked < 0.67 * everything
+
+
+def test_calls_are_counted():
+    verdicts = {"s000": "ok", "s001": "unverifiable", "s002": "ok", "s003": "unverifiable"}
+    row = question([0, 0], [1, 1], [2, 3], [2, 3])
+    row["candidates"][3]["response"] += "     "
+    (full, pruned), (_, asked) = both(row, verdicts)
+    sizes = {"sentences": 9, "distinct": 4}
+    assert count_calls([full]) == {**sizes, "asked": 4, "pruned": 0}
+    assert count_calls([pruned]) == {**sizes, "asked": len(asked), "pruned": 4 - len(asked)}
+    assert count_calls([full, full])["distinct"] == 8
+
+
 def test_what_a_best_and_a_worst_answer_leave_open_is_not_asked():
     verdicts = {f"s{n:03d}": "ok" if n in (0, 1, 4, 6) else "unverifiable" for n in range(9)}
     row = question([0, 1], [2, 3], [4, 5], [6, 7, 8])

@@ -19,6 +19,7 @@ from maskdpo_ray.engine.endpoint_chat import ChatEndpoint, open_chat
 from maskdpo_ray.engine.endpoint_tokens import TokenEndpoint, open_tokens
 from maskdpo_ray.engine.refusal import RequestRefused
 from maskdpo_ray.errors import RowRejected, UserError
+from maskdpo_ray.pipeline import stream
 from maskdpo_ray.stages import Stages
 
 KEY = "sk-a-secret-that-must-not-leak"
@@ -167,7 +168,7 @@ def test_a_wait_of_hours_ends_the_run_instead(serve):
 def test_a_server_that_stays_away_ends_the_run_with_the_reason(serve, status):
     scripted = serve(failed(status, "overloaded"))
     message = trouble(scripted)
-    assert f"HTTP {status}: overloaded" in message and "tried 4 times more" in message
+    assert f"HTTP {status}: overloaded" in message and "up to 4 times" in message
     assert scripted.url in message and "run the same command" in message
     assert len(scripted.asked) == 5
 
@@ -358,6 +359,52 @@ def test_all_that_decides_a_token_is_sent_and_no_more_than_the_context_holds(ser
     assert body["prompt"] == [3] * 60
     assert body.items() >= (params | {"max_tokens": 4}).items()
     assert body.items() >= {"min_p": 0, "repetition_penalty": 1, "presence_penalty": 0}.items()
+
+
+# -- the run --------------------------------------------------------------------------------------
+
+
+def test_an_endpoint_that_fails_later_ends_the_run_and_keeps_what_is_finished(
+    serve, tmp_path, ray_cluster
+):
+    lines = [
+        {
+            "id": f"q{n}",
+            "topic": "t",
+            "question": "?",
+            "document": "d",
+            "candidates": [{"response": "She was."}, {"response": "She was not."}],
+        }
+        for n in range(8)
+    ]
+    (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (tmp_path / "key").write_text(KEY)
+
+    def stages_of(scripted):
+        endpoint = {"base_url": scripted.url, "model": "m", "constrain": "vllm"}
+        given = tree(endpoint | {"api_key_file": str(tmp_path / "key")}, {"source": "input"})
+        given |= {"run_dir": str(tmp_path / "run"), "model": {"path": models.tiny_llama()}}
+        given |= {"data": {"train": str(tmp_path / "q.jsonl")}}
+        small = {"cpus": 0.5, "blocks_in_flight": 1}
+        given |= {"resources": {"questions_per_block": 2, "annotator": small, "sampler": small}}
+        return Stages(build_config(given))
+
+    def go(stages):
+        stream(stages, stages.questions("train"), stages.sample(), stages.annotate())
+
+    supported = said("Supported")
+    failing = serve(YES, *8 * [supported], failed(401, f"revoked {KEY}"))
+    with pytest.raises(UserError, match="stage annotate cannot go on: .*HTTP 401: revoked") as e:
+        go(stages_of(failing))
+    assert KEY not in str(e.value)
+    store = stages_of(failing).annotate().store
+    kept = store.finished()[0]
+    assert 0 < len(kept) <= 4 and not store.rejected_rows()
+    mended = serve(YES, supported)
+    go(stages_of(mended))
+    assert store.manifest()["counts"] == {"in": 8, "out": 8, "rejected": {}}
+    # One probe, and two sentences of every question that was not finished.
+    assert len(mended.asked) == 1 + 2 * (8 - len(kept))
 
 
 # -- the key --------------------------------------------------------------------------------------

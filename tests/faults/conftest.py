@@ -1,8 +1,15 @@
 """The undisturbed run that every disturbed one is held against."""
 
+import os
+
 import models
 import pytest
-from faults.fault_graph import Graph
+from fault_graph import Graph
+
+# Actors import what the tests of this folder define (see ``ray_cluster``).
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [os.path.dirname(__file__), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
-"""A graph of one slow stage that needs no engine, and how many nodes it has while it runs.
+"""Stages that need no engine, on pools and nodes that come and go.
 
-As a script it is the driver on an autoscaled cluster: ``RAY_ADDRESS=... python elastic_graph.py
-FOLDER`` prints the nodes that did the work, and waits until they have been given back.
+As a script it is the driver of a cluster that a test made:
+``RAY_ADDRESS=... python elastic_graph.py FUNCTION FOLDER`` prints what the function found.
 """
 
 import asyncio
@@ -20,13 +20,14 @@ from maskdpo_ray.storage import Folder
 from maskdpo_ray.stream import StreamStage, run_stream
 
 PATIENCE = 60  # seconds for nodes to be given back
+LONG = 2**18  # characters of a row: outputs that stay in the object store of the node
 
 
 class Slow:
     """Takes its time, and logs where: one line ``id process node`` a row."""
 
-    def __init__(self, log: str, seconds: float) -> None:
-        self.log, self.seconds = log, seconds
+    def __init__(self, log: str, seconds: float, length: int = 0) -> None:
+        self.log, self.seconds, self.length = log, seconds, length
 
     async def __call__(self, rows):
         import ray
@@ -35,23 +36,32 @@ class Slow:
         with open(self.log, "a", encoding="utf-8") as log:
             log.write("".join(f"{row['id']} {os.getpid()} {node}\n" for row in rows))
         await asyncio.sleep(self.seconds)
-        return rows
+        return [{**row, "question": row["question"].ljust(self.length)} for row in rows]
 
 
-def run_slow(folder: Path, questions: int, seconds: float, pool: PoolConfig) -> list[list[str]]:
-    """Run ``questions`` in blocks of one; (id, process, node) of each, oldest first."""
+def work(folder: Path, name: str) -> list[list[str]]:
+    """(id, process, node) of everything that the stage took up, oldest first."""
+    log = folder / f"{name}.log"
+    return [line.split() for line in log.read_text().splitlines()] if log.exists() else []
+
+
+def store(folder: Path, name: str) -> StageStore:
+    return StageStore(Folder(folder / name), name, name, {}, QUESTION_SCHEMA)
+
+
+def run_slow(folder: Path, questions: int, **stages: tuple[PoolConfig, float, int]) -> None:
+    """Run ``questions`` in blocks of one through stages: pool, seconds a row, length of a row."""
     lines = [f'{{"id": "q{n}", "topic": "t", "question": "x"}}' for n in range(questions)]
     (folder / "q.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    source, store = (
-        StageStore(Folder(folder / name), name, name, {}, QUESTION_SCHEMA)
-        for name in ("questions", "slow")
-    )
+    source = store(folder, "questions")
     import_questions(str(folder / "q.jsonl"), DataConfig(), source, 1, {})
-    log = folder / "slow.log"
-    stage = StreamStage(store, partial(Slow, str(log), seconds), pool)
-    resources = ResourcesConfig(questions_per_block=1, autoscale=True)
-    run_stream([stage], source, resources, {})
-    return [line.split() for line in log.read_text(encoding="utf-8").splitlines()]
+    graph = [
+        StreamStage(
+            store(folder, name), partial(Slow, str(folder / f"{name}.log"), seconds, length), pool
+        )
+        for name, (pool, seconds, length) in stages.items()
+    ]
+    run_stream(graph, source, ResourcesConfig(questions_per_block=1, autoscale=True), {})
 
 
 def nodes() -> int:
@@ -60,17 +70,28 @@ def nodes() -> int:
     return sum(node["Alive"] for node in ray.nodes())
 
 
-if __name__ == "__main__":
-    import ray
-
-    from faults import elastic_graph  # actors know classes by this name
-
-    ray.init(address=os.environ["RAY_ADDRESS"], log_to_driver=False)
+def grow_and_give_back(folder: Path) -> dict:
+    """How many nodes there are before, at the end of and after a stage that wants GPUs."""
     before = nodes()
     pool = PoolConfig(actors=(1, 2), cpus=1, gpus=1, blocks_in_flight=2)
-    work = elastic_graph.run_slow(Path(sys.argv[1]), 80, 1.0, pool)
+    run_slow(folder, 80, slow=(pool, 1.0, 0))
     most, deadline = nodes(), time.monotonic() + PATIENCE
     while nodes() > before and time.monotonic() < deadline:
         time.sleep(0.5)
-    worked = sorted({node for _, _, node in work})
-    print(json.dumps({"before": before, "most": most, "after": nodes(), "worked": worked}))
+    return {"before": before, "most": most, "after": nodes()}
+
+
+def make_ahead(folder: Path) -> dict:
+    """A quick stage on a node of engines, far ahead of a slow one on the head."""
+    quick = PoolConfig(cpus=0.5, resources={"engine": 1}, blocks_in_flight=4)
+    slow = PoolConfig(cpus=0.5, resources={"head": 1}, blocks_in_flight=1)
+    run_slow(folder, 24, quick=(quick, 0.0, LONG), slow=(slow, 0.5, 0))
+    return {}
+
+
+if __name__ == "__main__":
+    import elastic_graph  # actors know classes by this name
+    import ray
+
+    ray.init(address=os.environ["RAY_ADDRESS"], log_to_driver=False)
+    print(json.dumps(getattr(elastic_graph, sys.argv[1])(Path(sys.argv[2]))))

@@ -15,7 +15,13 @@ from hashlib import blake2b
 from pathlib import Path
 
 from maskdpo_ray.annotation.annotator import Annotate
-from maskdpo_ray.config import DataConfig, ModelConfig, PoolConfig, PreferenceConfig, ResourcesConfig
+from maskdpo_ray.config import (
+    DataConfig,
+    ModelConfig,
+    PoolConfig,
+    PreferenceConfig,
+    ResourcesConfig,
+)
 from maskdpo_ray.preference.processor import PairBuilder
 from maskdpo_ray.questions import import_questions
 from maskdpo_ray.records import PAIR_SCHEMA, QUESTION_SCHEMA
@@ -23,7 +29,7 @@ from maskdpo_ray.rundir import StageStore
 from maskdpo_ray.sampling.factory import build_sampler
 from maskdpo_ray.sampling.sampler import Decoding
 from maskdpo_ray.storage import Folder
-from maskdpo_ray.stream import StreamStage, run_stream
+from maskdpo_ray.stream import DEATH, StreamStage, run_stream
 
 QUESTIONS = 40
 BLOCK = 2
@@ -118,6 +124,9 @@ class Graph:
         lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
         return [(i, int(pid)) for i, pid in map(str.split, lines)]
 
+    def last_words(self, stage: str) -> str:
+        return self.stores[stage].folder.read(DEATH).decode()
+
     def durable(self, stage: str) -> set[str]:
         done, rejected = self.stores[stage].finished()
         return done | rejected
@@ -133,7 +142,7 @@ class Graph:
 
 
 if __name__ == "__main__":
-    from faults.fault_graph import Graph as Importable  # actors know classes by this name
+    from fault_graph import Graph as Importable  # actors know classes by this name
 
     folder, model, pools = sys.argv[1:]
     pools = {name: PoolConfig(**pool) for name, pool in json.loads(pools).items()}

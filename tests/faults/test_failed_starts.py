@@ -8,8 +8,10 @@ from pathlib import Path
 
 import models
 import pytest
+from ray.exceptions import RayActorError
 
 from maskdpo_ray.config import DataConfig, ModelConfig, PoolConfig, ResourcesConfig
+from maskdpo_ray.engine.engine import exit_process
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.questions import import_questions
 from maskdpo_ray.records import QUESTION_SCHEMA
@@ -37,14 +39,14 @@ class Passes:
 
 
 class DiesOf:
-    """Ends its process when it meets a row."""
+    """Ends its process when it meets a row, as an engine does."""
 
     def __init__(self, row_id: str) -> None:
         self.row_id = row_id
 
     async def __call__(self, rows):
         if any(row["id"] == self.row_id for row in rows):
-            os._exit(1)
+            exit_process("the device fell off")
         return rows
 
 
@@ -135,22 +137,27 @@ def test_a_second_stage_that_cannot_start_ends_the_run_and_keeps_the_firsts_rows
     graph(Passes, Passes)
 
 
-@pytest.mark.parametrize("error", [UserError("the disk is gone"), MemoryError("the device is gone")])
-def test_an_actor_that_fails_only_when_it_is_started_again(graph, tmp_path, error):
-    with pytest.raises(UserError, match=f"stage s0 cannot start: .*{error}"):
+@pytest.mark.parametrize(
+    ("error", "raised", "message"),
+    [
+        (UserError("the disk is gone"), UserError, "stage s0 cannot start: the disk is gone"),
+        (MemoryError("out of memory"), RayActorError, "MemoryError: out of memory"),
+    ],
+    ids=["for a person", "any other"],
+)
+def test_an_actor_that_fails_only_when_it_is_started_again(graph, tmp_path, error, raised, message):
+    with pytest.raises(raised, match=message):
         graph(partial(starts_once, tmp_path / "0.log", error))
     assert graph.tries(0) == 2
 
 
 def test_a_process_that_ends_at_its_start_is_not_started_for_ever(graph):
-    with pytest.raises(Exception) as caught:
+    with pytest.raises(RayActorError):
         graph(ends_at_start)
     assert graph.tries(0) == 1 + POOL.max_restarts
-    print(repr(caught.value)[:3000])
 
 
-def test_a_row_that_ends_its_process_every_time_ends_the_run(graph):
-    with pytest.raises(Exception) as caught:
+def test_a_row_that_ends_its_engine_every_time_ends_the_run_with_the_engines_last_words(graph):
+    with pytest.raises(RuntimeError, match="stage s0: .* after 2 restarts.*: the device fell off"):
         graph(partial(DiesOf, "q9"))
     assert graph.tries(0) == 1 + POOL.max_restarts
-    print(repr(caught.value)[:3000])

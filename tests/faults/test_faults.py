@@ -5,31 +5,26 @@ A driver that is killed and the command that runs again are in ``test_pipeline.p
 
 import os
 import signal
+import tempfile
 import threading
 import time
 from collections import Counter
+from pathlib import Path
 
 import models
-import pytest
-from faults.fault_graph import BLOCK, IN_FLIGHT, QUESTIONS, Graph, LosesItsWeights
+from fault_graph import BLOCK, IN_FLIGHT, QUESTIONS, Graph, LosesItsWeights
 
 PATIENCE = 120  # seconds until an event must have come
 IDS = {f"q{n}" for n in range(QUESTIONS)}
 
 
-def when(happened, act) -> threading.Thread:
-    """``act`` in the background as soon as ``happened`` answers something true, with its answer."""
-
-    def watch():
-        deadline = time.monotonic() + PATIENCE
-        while not (found := happened()):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        act(found)
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    return thread
+def wait_for(happened):
+    """What ``happened`` answers, as soon as that is something true."""
+    deadline = time.monotonic() + PATIENCE
+    while not (found := happened()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return found
 
 
 def repeated(graph: Graph, stage: str) -> Counter:
@@ -51,25 +46,28 @@ def test_the_undisturbed_run_repeats_nothing(undisturbed):
         assert not repeated(undisturbed, stage)
     pairs = list(undisturbed.stores["pair"].rows())
     assert len(pairs) > QUESTIONS / 2
-    print(undisturbed.stores["pair"].manifest())
 
 
-def in_the_middle(graph: Graph):
-    """Process of a sampler that has rows durable and rows under way."""
+def engine_logs(process: int) -> list[Path]:
+    return list(Path(tempfile.gettempdir()).glob(f"maskdpo-engine-{process}-*/engine.log"))
+
+
+def in_the_middle(graph: Graph, processes: int = 1):
+    """Process of a sampler that has rows under way, once rows are durable."""
 
     def process():
         done = graph.durable("sample")
         under_way = [pid for i, pid in graph.taken("sample") if i not in done]
-        return done and len(under_way) > BLOCK and under_way[-1]
+        enough = done and len(under_way) > BLOCK and len(set(under_way)) == processes
+        return enough and under_way[-1]
 
     return process
 
 
 def test_a_sampler_killed_in_the_middle_of_a_batch(undisturbed, tmp_path):
     graph = Graph(tmp_path, models.tiny_llama())
-    killer = when(in_the_middle(graph), lambda pid: os.kill(pid, signal.SIGKILL))
+    threading.Thread(target=lambda: os.kill(wait_for(in_the_middle(graph)), signal.SIGKILL)).start()
     graph.run()
-    killer.join()
     equal_to(undisturbed, graph)
     again = repeated(graph, "sample")
     assert 0 < again.total() <= IN_FLIGHT * BLOCK
@@ -85,4 +83,9 @@ def test_an_engine_that_dies_in_a_live_actor(undisturbed, tmp_path):
     graph.run()
     assert (tmp_path / "weights.lost").exists()
     equal_to(undisturbed, graph)
+    processes = dict.fromkeys(pid for _, pid in graph.taken("sample"))
+    died, replaced = processes
+    assert "index out of range" in graph.last_words("sample")
+    assert engine_logs(died), "the log of an engine that died is kept"
+    wait_for(lambda: not engine_logs(replaced))
     assert 0 < repeated(graph, "sample").total() <= IN_FLIGHT * BLOCK

@@ -1,23 +1,20 @@
-"""Several nodes: real raylets on this machine, each with resources of its own."""
+"""A node is removed while it holds unfinished work: real raylets, each with its own resources."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import models
 import pytest
-from faults.fault_graph import BLOCK, IN_FLIGHT, Graph
-from faults.test_faults import equal_to, in_the_middle, repeated, when
+from clusters import drive, finish
+from elastic_graph import store, work
+from fault_graph import BLOCK, IN_FLIGHT, Graph
+from test_faults import equal_to, in_the_middle, repeated, wait_for
 
-TESTS = Path(__file__).parents[1]
 # One engine a node, and everything else on the head.
 SPREAD = {"sample": {"actors": 2, "resources": {"engine": 1}, "blocks_in_flight": IN_FLIGHT}}
 ENGINE_NODE = {"num_cpus": 2, "resources": {"engine": 1}}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def cluster():
     """A head without room for an engine, and two nodes with room for one each."""
     from ray.cluster_utils import Cluster
@@ -25,7 +22,9 @@ def cluster():
     fast = {"health_check_initial_delay_ms": 500, "health_check_period_ms": 500}
     made = Cluster()
     try:
-        made.add_node(num_cpus=4, include_dashboard=False, _system_config=fast)
+        made.add_node(
+            num_cpus=4, resources={"head": 1}, include_dashboard=False, _system_config=fast
+        )
         for _ in range(2):
             made.add_node(**ENGINE_NODE)
         yield made
@@ -34,41 +33,40 @@ def cluster():
             made.remove_node(node, allow_graceful=False)
 
 
-def drive(cluster, graph: Graph) -> subprocess.Popen:
-    """The graph in a driver of its own: this process has a Ray already."""
-    return subprocess.Popen(
-        [sys.executable, TESTS / "faults" / "fault_graph.py",
-         graph.folder, graph.model, json.dumps(SPREAD)],
-        stdout=open(graph.folder / "driver.log", "w"), stderr=subprocess.STDOUT,
-        env={**os.environ, "RAY_ADDRESS": cluster.address, "OMP_NUM_THREADS": "1",
-             "PYTHONPATH": f"{TESTS}:{TESTS.parent}"},
-    )  # fmt: skip
-
-
-def finish(driver: subprocess.Popen, graph: Graph) -> None:
-    assert driver.wait(timeout=240) == 0, (graph.folder / "driver.log").read_text()
-
-
-def test_two_nodes_and_then_one_of_them_removed(cluster, undisturbed, tmp_path):
-    """One engine on each: the rows of one node. The second time a node goes with work unfinished
-    on it, and another one joins in its place."""
-    (tmp_path / "whole").mkdir()
-    whole = Graph(tmp_path / "whole", models.tiny_llama())
-    finish(drive(cluster, whole), whole)
-    equal_to(undisturbed, whole)
-    assert len({pid for _, pid in whole.taken("sample")}) == 2
-    assert not repeated(whole, "sample")
-
-    (tmp_path / "lossy").mkdir()
-    lossy = Graph(tmp_path / "lossy", models.tiny_llama())
-    driver = drive(cluster, lossy)
-    when(in_the_middle(lossy), lambda pid: None).join()
+def test_a_node_removed_in_the_middle_of_a_batch(cluster, undisturbed, tmp_path):
+    """Two nodes, then one and a new one: the rows of the undisturbed run on a single node."""
+    graph, log = Graph(tmp_path, models.tiny_llama()), tmp_path / "driver.log"
+    driver = drive(
+        cluster.address, log, "fault_graph.py", tmp_path, graph.model, json.dumps(SPREAD)
+    )
+    wait_for(in_the_middle(graph, processes=2))
     cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
-    lost = lossy.durable("sample")
+    durable = graph.durable("sample")
     cluster.add_node(**ENGINE_NODE)
-    finish(driver, lossy)
-    equal_to(undisturbed, lossy)
-    assert len({pid for _, pid in lossy.taken("sample")}) == 3
-    again = repeated(lossy, "sample")
+    finish(driver, log)
+    equal_to(undisturbed, graph)
+    assert len({pid for _, pid in graph.taken("sample")}) == 3
+    again = repeated(graph, "sample")
     assert 0 < again.total() <= IN_FLIGHT * BLOCK
-    assert not lost & set(again)
+    assert not durable & set(again)
+
+
+def test_durable_rows_that_a_removed_node_still_held_are_not_worked_on_again(cluster, tmp_path):
+    """Their outputs are gone with the node's memory before the next stage had them."""
+    log = tmp_path / "driver.log"
+    driver = drive(cluster.address, log, "elastic_graph.py", "make_ahead", tmp_path)
+    quick = store(tmp_path, "quick")
+    wait_for(lambda: len(quick.finished()[0]) >= 12)
+    home = work(tmp_path, "quick")[0][2]
+    node = next(node for node in cluster.worker_nodes if node.node_id == home)
+    cluster.remove_node(node, allow_graceful=False)
+    durable = quick.finished()[0]
+    waiting = durable - {i for i, _, _ in work(tmp_path, "slow")}
+    assert waiting, "the second stage lags behind"
+    finish(driver, log)
+    for name in ("quick", "slow"):
+        assert sorted(row["id"] for row in store(tmp_path, name).rows()) == sorted(
+            f"q{n}" for n in range(24)
+        )
+    again = [i for i, _, node in work(tmp_path, "quick") if node != home]
+    assert not durable & set(again)

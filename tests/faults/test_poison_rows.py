@@ -1,6 +1,6 @@
-"""Rows that cannot go on, beside healthy ones, through the real stages on a real engine.
+"""Rows that cannot go on, beside healthy ones in one file, through the real stages and engine.
 
-Each poison has a file of its own making to survive: it leaves with a reason, and what its
+A poisoned row leaves with a reason, or its sentences get the verdict ``error`` with one; what its
 neighbours come to is what they come to without it.
 """
 
@@ -107,7 +107,9 @@ def of_healthy(stores: dict[str, StageStore]) -> dict:
 
 def verdicts(stores: dict[str, StageStore]) -> dict[str, list[tuple[str, str]]]:
     return {
-        made["id"]: [(s["verdict"], s["detail"]) for c in made["candidates"] for s in c["sentences"]]
+        made["id"]: [
+            (s["verdict"], s["detail"]) for c in made["candidates"] for s in c["sentences"]
+        ]
         for made in stores["annotate"].rows()
     }
 
@@ -119,8 +121,8 @@ def policy() -> ModelConfig:
 
 @pytest.fixture(scope="module")
 def judge(engine, tmp_path_factory):
-    """A judge whose verdict of ``nofact`` is longer than its replies may be: it is cut."""
-    words = {"ok": "y", "contradictory": "n", "nofact": "There is nothing that could be judged"}
+    """A judge that has no room for the words of its third verdict: such replies are no verdict."""
+    words = {"ok": "y", "contradictory": "Z", "nofact": "unclear to everybody who looks"}
     template = {"prompt": "{document} {question} {sentence}", "verdicts": words}
     file = tmp_path_factory.mktemp("judge") / "judge.yaml"
     file.write_text(json.dumps({"en": template, "zh": template}))
@@ -132,7 +134,19 @@ def pair_of(policy):
     return lambda: PairBuilder(policy, PreferenceConfig(max_length=512))
 
 
-def test_sampled_questions(engine, policy, judge, tmp_path):
+AT_IMPORT = {
+    "surrogate-question": "import: not_unicode",
+    "surrogate-document": "import: not_unicode",
+    "surrogate-candidate": "import: not_unicode",
+    "surrogate-\\ud800-id": "import: not_unicode",
+}
+
+
+def of_poison(found: dict[str, str]) -> dict[str, str]:
+    return {i: reason for i, reason in found.items() if i not in HEALTHY}
+
+
+def test_questions_that_are_sampled(engine, policy, judge, tmp_path):
     decoding = Decoding(candidates=3, temperature=0.8, top_k=40, top_p=1, max_tokens=24)
     builds = {
         "sample": lambda: Sampler(engine, decoding, model=policy.path, seed=0),
@@ -140,19 +154,15 @@ def test_sampled_questions(engine, policy, judge, tmp_path):
         "pair": pair_of(policy),
     }
     stores = through(tmp_path / "mixed", mixed(), **builds)
-    found = reasons(stores)
-    assert {i: reason for i, reason in found.items() if i not in HEALTHY and "id" not in i} == {
-        "surrogate-question": "import: not_unicode",
-        "surrogate-document": "import: not_unicode",
-        "surrogate-candidate": "import: malformed_candidate",
+    alone = through(tmp_path / "alone", [row(row_id) for row_id in [*HEALTHY, "white"]], **builds)
+    assert of_healthy(stores) == of_healthy(alone)
+    left = of_poison(reasons(stores))
+    left.pop("white", None)  # its candidates are replaced by sampled ones
+    assert left == AT_IMPORT | {
         "over-the-context": "sample: prompt_too_long",
         "a-megabyte": "sample: prompt_too_long",
         "no-document": "annotate: document_missing",
     }
-    print(found)
-    print(verdicts(stores))
-    alone = through(tmp_path / "alone", [row(row_id) for row_id in HEALTHY], **builds)
-    assert of_healthy(stores) == of_healthy(alone)
 
 
 def test_candidates_that_came_with_the_input(engine, policy, judge, tmp_path):
@@ -160,18 +170,35 @@ def test_candidates_that_came_with_the_input(engine, policy, judge, tmp_path):
         "sample": lambda: build_given(policy), "annotate": judge, "pair": pair_of(policy)
     }  # fmt: skip
     stores = through(tmp_path / "mixed", mixed(), **builds)
-    print(reasons(stores))
-    print(verdicts(stores))
     alone = through(tmp_path / "alone", [row(row_id) for row_id in HEALTHY], **builds)
     assert of_healthy(stores) == of_healthy(alone)
+    left = of_poison(reasons(stores))
+    left.pop("white", None)  # two candidates are healthy
+    assert left == AT_IMPORT | {
+        "no-document": "annotate: document_missing",
+        "over-the-context": "pair: prompt_too_long",
+        "a-megabyte": "pair: prompt_too_long",
+    }
+    found = verdicts(stores)
+    for row_id in ("over-the-context", "a-megabyte"):
+        for verdict, detail in found[row_id]:
+            assert verdict == "error" and "longer than the maximum model length" in detail
+    assert found["white"][0] == ("error", "nothing but white space")
+    # Of the healthy rows' own sentences, some replies cannot be read and the others stand.
+    replies = [verdict for row_id in HEALTHY for verdict in found[row_id]]
+    unread = [detail for verdict, detail in replies if verdict == "error"]
+    assert 0 < len(unread) < len(replies)
+    assert all("no verdict" in detail for detail in unread)
 
 
-def test_an_annotator_that_talks_nonsense(engine, policy, tmp_path):
+def test_an_annotator_whose_replies_cannot_be_parsed(engine, policy, tmp_path):
     builds = {
         "sample": lambda: build_given(policy),
         "annotate": lambda: Annotate(AnahAnnotator(ChatModel(engine, 8), read_anah_templates())),
         "pair": pair_of(policy),
     }
     stores = through(tmp_path / "mixed", mixed(), **builds)
-    print(reasons(stores))
-    print(verdicts(stores))
+    for row_id in HEALTHY:
+        for verdict, detail in verdicts(stores)[row_id]:
+            assert verdict == "error" and json.loads(detail)["reason"].startswith("turn 1: ")
+        assert reasons(stores)[row_id] == "pair: too_few_candidates"

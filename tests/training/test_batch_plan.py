@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from maskdpo_ray.training.batch_plan import (
     global_batch,
@@ -79,3 +81,34 @@ def test_little_is_padding():
     assert sum(pass_cost(p, tokens, packed=False) for p in passes) < 1.2 * tokens.sum()
     (passes,) = split_batch(np.arange(64), tokens, 1, 8192, packed=True)
     assert sum(pass_cost(p, tokens, packed=True) for p in passes) == tokens.sum()
+
+
+@given(
+    pairs=st.integers(1, 300),
+    batch_size=st.integers(1, 70),
+    epochs=st.integers(1, 4),
+    seed=st.integers(0, 2**32 - 1),
+    sessions=st.lists(st.tuples(st.integers(1, 40), st.integers(0, 9), st.integers(1, 9))),
+    packed=st.booleans(),
+)
+def test_no_pair_is_repeated_or_skipped_whenever_and_wherever_it_goes_on(
+    pairs, batch_size, epochs, seed, sessions, packed
+):
+    """Sessions end after some steps, lose those since their last checkpoint, and go on with other
+    numbers of workers: what the weights have seen in the end is every pair once an epoch."""
+    tokens = np.random.default_rng(pairs).integers(2, 400, pairs)
+    per_epoch = steps_per_epoch(pairs, batch_size)
+    total = epochs * per_epoch
+    learnt: list[list[int]] = []
+    for steps, lost, workers in [*sessions, (total, 0, 1)]:
+        for _ in range(min(steps, total - len(learnt))):
+            batch = global_batch(len(learnt), pairs, batch_size, seed)
+            plan = split_batch(batch, tokens, workers, 1000, packed)
+            learnt.append(sorted(i for passes in plan for p in passes for i in p.tolist()))
+        if len(learnt) < total:
+            del learnt[max(0, len(learnt) - lost) :]
+    for start in range(0, total, per_epoch):
+        seen = [index for batch in learnt[start : start + per_epoch] for index in batch]
+        assert sorted(seen) == list(range(pairs))
+    for step, batch in enumerate(learnt):
+        assert batch == sorted(global_batch(step, pairs, batch_size, seed).tolist())

@@ -67,7 +67,7 @@ def test_packed_equals_padded_in_float64(name, checkpointing, pairs):
 
 
 def test_what_cannot_be_packed_is_padded_or_refused():
-    from transformers import FalconMambaConfig, FalconMambaForCausalLM
+    from transformers import Lfm2Config, Lfm2ForCausalLM
 
     llama = policies()["llama"]()
     assert LogProbModel(llama, 4, "auto").packed
@@ -82,14 +82,13 @@ def test_what_cannot_be_packed_is_padded_or_refused():
     with pytest.raises(UserError, match="'eager' cannot tell the sequences"):
         LogProbModel(eager(), 4, packing=True)
 
-    def mamba():
-        return FalconMambaForCausalLM(
-            FalconMambaConfig(vocab_size=16, hidden_size=8, num_hidden_layers=1, state_size=2)
-        )
+    def mixed():
+        layers = {"layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False}
+        return Lfm2ForCausalLM(Lfm2Config(**SMALL, **layers))
 
-    assert not LogProbModel(mamba(), 4, "auto").packed
-    with pytest.raises(UserError, match="FalconMambaForCausalLM"):
-        LogProbModel(mamba(), 4, packing=True)
+    assert not LogProbModel(mixed(), 4, "auto").packed
+    with pytest.raises(UserError, match="Lfm2ForCausalLM has layers of kind conv"):
+        LogProbModel(mixed(), 4, packing=True)
 
 
 # Thirty steps of whole runs.

@@ -1,27 +1,34 @@
 """Ray Train around the worker loop: a killed worker, a second session, trouble to mend."""
 
+import asyncio
 import json
 import os
 import signal
+import tempfile
 import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from maskdpo_ray.config import ModelConfig, WorkersConfig
 from maskdpo_ray.errors import UserError
+from maskdpo_ray.rundir import fingerprint
+from maskdpo_ray.training.checkpoint import damage
+from maskdpo_ray.training.reference import ReferenceProcessor
+from maskdpo_ray.training.stage import run_training
 
 
 def read_lines(job) -> list[dict]:
     return [json.loads(line) for line in job.output.read("metrics.jsonl").splitlines()]
 
 
-def wait_for(condition, seconds: float) -> None:
+def wait_for(condition, seconds: float, every: float = 0.02) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "the awaited event did not come"
-        time.sleep(0.02)
+        time.sleep(every)
 
 
 @pytest.fixture
@@ -47,8 +54,6 @@ def kill_a_worker(tmp_path):
 def test_kill_then_damage_then_finish(
     ray_cluster, one_rank, make_job, pairs, references, kill_a_worker, capfd
 ):
-    from maskdpo_ray.training.stage import run_training
-
     undisturbed = one_rank.train(make_job("undisturbed"))
     folder, watch, killed = kill_a_worker
 
@@ -69,21 +74,100 @@ def test_kill_then_damage_then_finish(
     assert final == lines[-1]
     assert "train 10/10  loss" in capfd.readouterr().err
 
-    # A second session: the newest checkpoint is damaged, the one before it is used.
+    # A second session: the newest checkpoint is damaged, the one before it is used. Ray Train's
+    # own list was being written when the last session ended.
     checkpoints = sorted(Path(job.output.uri, "checkpoints").glob("checkpoint_*/"))
     assert len(checkpoints) == job.settings.keep_checkpoints
     (checkpoints[-1] / "state-00001.safetensors").write_bytes(b"cut")
+    list_of_ray = checkpoints[-1].parent / "checkpoint_manager_snapshot.json"
+    list_of_ray.write_bytes(list_of_ray.read_bytes()[:-50])
     before = read_lines(job)
     run_training(job, WorkersConfig(workers=2))
+    said = capfd.readouterr().err
+    assert f"{list_of_ray} does not fit the checkpoints there" in said
+    assert (
+        f"checkpoint {checkpoints[-1].name} passed over: state-00001.safetensors has 3 of" in said
+    )
     after = read_lines(job)
     assert [line["loss"] for line in after] == expected
     kept = [a["seconds"] == b["seconds"] for a, b in zip(after, before, strict=True)]
     assert kept == [True] * 8 + [False] * 2, "steps 9 and 10 are done again, no others"
 
 
-def test_trouble_to_mend_comes_back_in_one_line_without_retries(ray_cluster, make_job):
-    from maskdpo_ray.training.stage import run_training
+@pytest.fixture(scope="module")
+def bulky(tmp_path_factory, pairs, settings):
+    """A model whose checkpoint takes a moment to write, 77 MB, and its reference."""
+    import torch
+    from tokenizers import Tokenizer, models
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+    folder = tmp_path_factory.mktemp("model") / "bulky"
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=200_000,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=128,
+        tie_word_embeddings=True,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    words = Tokenizer(models.WordLevel({"w": 0}, unk_token="w"))
+    PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(folder)
+    model = ModelConfig(path=str(folder), dtype="float32")
+    references = asyncio.run(ReferenceProcessor(model, settings)(pairs))
+    return {"model": model, "references": lambda: references}
+
+
+def test_a_kill_in_the_middle_of_a_checkpoint(
+    ray_cluster, one_rank, make_job, pairs, bulky, tmp_path, capfd
+):
+    """The worker dies while its part is being written; the checkpoint before it is used."""
+    options = {"zero_stage": 1, "checkpoint_every": 1, "max_steps": 6}
+    undisturbed = one_rank.train(make_job("undisturbed", fields=bulky, **options))
+    pids = tmp_path / "pids"
+    pids.mkdir()
+
+    def pairs_of_a_worker():
+        Path(pids, str(os.getpid())).touch()
+        return pairs
+
+    job = make_job("killed", fields={**bulky, "pairs": pairs_of_a_worker}, **options)
+    scratch = f"maskdpo-checkpoint-{fingerprint(job.output.uri)}-*"
+    seen: dict = {}
+
+    def half_written() -> Path | None:
+        states = sorted(Path(job.output.uri, "checkpoints").glob("checkpoint_0*/state-*"))
+        sizes = [state.stat().st_size for state in states]
+        return states[-1].parent if len(states) > 1 and sizes[-1] < sizes[0] else None
+
+    def kill() -> None:
+        wait_for(lambda: seen.update(folder=half_written()) or seen["folder"], 240, every=0.001)
+        (pid,) = (int(file.name) for file in pids.iterdir())
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: not psutil.pid_exists(pid), 60)
+        seen["damage"] = damage(seen["folder"])
+        seen["scratch"] = list(Path(tempfile.gettempdir()).glob(scratch))
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    run_training(job, WorkersConfig(max_failures=1), log_every=0.2)
+    killer.join()
+    assert seen["damage"] and seen["scratch"], seen
+    said = capfd.readouterr().err
+    assert f"checkpoint {seen['folder'].name} passed over: {seen['damage']}" in said
+    lines = read_lines(job)
+    assert [line["loss"] for line in lines] == pytest.approx(
+        [line["loss"] for line in undisturbed], rel=1e-5
+    )
+    left = sorted(Path(job.output.uri, "checkpoints").glob("checkpoint_*/"))
+    assert len(left) == job.settings.keep_checkpoints and seen["folder"] not in left
+    assert not any(map(damage, left))
+    assert not list(Path(tempfile.gettempdir()).glob(scratch))
+
+
+def test_trouble_to_mend_comes_back_in_one_line_without_retries(ray_cluster, make_job):
     nowhere = ModelConfig(path="/nowhere/model", dtype="float32")
     with pytest.raises(UserError, match="'/nowhere/model' does not exist") as raised:
         run_training(make_job(fields={"model": nowhere}), WorkersConfig(max_failures=3))

@@ -2,26 +2,36 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
-from faults.elastic_graph import run_slow
+from clusters import drive, finish
+from elastic_graph import run_slow, work
 
 from maskdpo_ray.config import PoolConfig
-
-TESTS = Path(__file__).parents[1]
 
 
 def test_a_pool_grows_from_its_least_to_its_most(tmp_path, ray_cluster):
     pool = PoolConfig(actors=(1, 3), cpus=0.5, blocks_in_flight=2)
-    work = run_slow(tmp_path, 60, 0.3, pool)
-    assert sorted(i for i, _, _ in work) == sorted(f"q{n}" for n in range(60))
-    processes = [process for _, process, _ in work]
+    run_slow(tmp_path, 60, slow=(pool, 0.3, 0))
+    taken = work(tmp_path, "slow")
+    assert sorted(i for i, _, _ in taken) == sorted(f"q{n}" for n in range(60))
+    processes = [process for _, process, _ in taken]
     assert len(set(processes)) == 3
     assert len(set(processes[:2])) == 1, "it starts with the least"
+
+
+HEAD = "ray.head.default"  # the fake provider's own name for it
+# Commands for machines to be set up with: raylets on this one need none.
+COMMANDS = [
+    "initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands",
+    "head_start_ray_commands", "worker_start_ray_commands",
+]  # fmt: skip
 
 
 def free_port() -> int:
@@ -36,9 +46,10 @@ def autoscaled(tmp_path):
     import psutil
 
     port = free_port()
+    temp = tempfile.mkdtemp(prefix="elastic-", dir="/tmp")  # short: sockets lie in it
     address = f"127.0.0.1:{port}"
     node_types = {
-        "head": {"resources": {"CPU": 4}, "node_config": {}, "max_workers": 0},
+        HEAD: {"resources": {"CPU": 4}, "node_config": {}, "max_workers": 0},
         "engine": {"resources": {"CPU": 1, "GPU": 1}, "node_config": {}, "max_workers": 2},
     }
     config = {
@@ -54,17 +65,19 @@ def autoscaled(tmp_path):
             "gcs_address": address,
         },
         "available_node_types": node_types,
-        "head_node_type": "head",
+        "head_node_type": HEAD,
         "auth": {},
         "file_mounts": {},
-    }
+        "cluster_synced_files": [],
+        "file_mounts_sync_continuously": False,
+    } | {key: [] for key in COMMANDS}
     (tmp_path / "autoscaler.yaml").write_text(json.dumps(config))
     environment = {"AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1"}
     head = subprocess.Popen(
         [Path(sys.executable).parent / "ray", "start", "--head", "--block", f"--port={port}",
          "--node-ip-address=127.0.0.1", "--num-cpus=4", "--include-dashboard=false",
          f"--object-store-memory={100 * 2**20}", "--disable-usage-stats",
-         f"--temp-dir=/tmp/maskdpo-elastic-{os.getpid()}",
+         f"--temp-dir={temp}",
          f"--autoscaling-config={tmp_path / 'autoscaler.yaml'}"],
         stdout=open(tmp_path / "head.log", "w"), stderr=subprocess.STDOUT,
         env={**os.environ, **environment}, start_new_session=True,
@@ -76,16 +89,13 @@ def autoscaled(tmp_path):
         for process in processes:
             process.kill()
         psutil.wait_procs(processes, timeout=30)
+        shutil.rmtree(temp, ignore_errors=True)
 
 
 def test_nodes_join_as_the_graph_asks_and_are_given_back(autoscaled, tmp_path):
-    driver = subprocess.run(
-        [sys.executable, TESTS / "faults" / "elastic_graph.py", tmp_path],
-        capture_output=True, text=True, check=False, timeout=240,
-        env={**os.environ, "RAY_ADDRESS": autoscaled, "PYTHONPATH": f"{TESTS}:{TESTS.parent}"},
-    )  # fmt: skip
-    assert driver.returncode == 0, driver.stderr
-    found = json.loads(driver.stdout.splitlines()[-1])
-    assert found["before"] == 1, "the head alone"
-    assert len(found["worked"]) == 2 and found["most"] == 3
-    assert found["after"] == 1, "given back"
+    log = tmp_path / "driver.log"
+    driver = drive(autoscaled, log, "elastic_graph.py", "grow_and_give_back", tmp_path)
+    lines = finish(driver, log).splitlines()
+    found = next(json.loads(line) for line in lines if line.startswith("{"))
+    assert found == {"before": 1, "most": 3, "after": 1}
+    assert len({node for _, _, node in work(tmp_path, "slow")}) == 2

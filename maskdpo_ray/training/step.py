@@ -1,0 +1,283 @@
+"""One optimizer step over its forward passes, and the metrics of it.
+
+Whatever the number of workers and passes, gradient and metrics are those of the step's pairs.
+"""
+
+import math
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from maskdpo_ray.config import TrainingConfig
+from maskdpo_ray.errors import UserError
+from maskdpo_ray.training.batch_plan import split_batch
+from maskdpo_ray.training.batches import Batch, TrainingPair, collate, idle_batch
+from maskdpo_ray.training.loss import (
+    KlEstimates,
+    kl_estimates,
+    masked_log_ratios,
+    masked_means,
+    masked_sums,
+    pair_losses,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from maskdpo_ray.training.engine import Engine
+
+
+class Fellows(Protocol):
+    """This worker among the others (``worker.Workers``)."""
+
+    rank: int
+    count: int
+
+
+def gathered(items: list[str], workers: int) -> list[str]:
+    """The items of all workers, in the order of their ranks."""
+    from torch import distributed
+
+    if workers == 1:
+        return items
+    lists: list[list[str]] = [[] for _ in range(workers)]
+    distributed.all_gather_object(lists, items)
+    return [item for each in lists for item in each]
+
+
+def learn(
+    engine: "Engine",
+    pairs: list[TrainingPair],
+    batch: np.ndarray,
+    tokens: np.ndarray,
+    settings: TrainingConfig,
+    workers: Fellows,
+    rate: float,
+) -> dict[str, float]:
+    """One optimizer step; the gradient is that of the mean loss over the global batch.
+
+    Args:
+        batch: indices of the step's pairs, ``[<= batch_size]``.
+        tokens: of every pair, ``[pairs]``, what ``split_batch`` balances.
+        rate: learning rate.
+
+    Raises:
+        UserError: a loss or the gradient is not finite, naming the pairs.
+    """
+    passes = _passes(engine, batch, tokens, settings, workers)
+    kl = _kl_estimates(engine, pairs, passes, len(batch), settings, workers)
+    # The engine averages over the workers, so their sums are scaled up by their number.
+    scale = workers.count / len(batch)
+    sums = np.zeros(len(_SUMS))
+    unsound: list[str] = []
+    for number, chosen_pairs in enumerate(passes):
+        rows = [pairs[index] for index in chosen_pairs]
+        tensors = _tensors(rows, engine)
+        losses, values = _losses(engine(**tensors.inputs()), tensors, settings, kl)
+        # A worker without pairs takes part in the pass with a loss that counts for nothing.
+        loss = losses.sum() * (scale if rows else 0.0)
+        engine.backward(loss, last=number == len(passes) - 1)
+        if rows:
+            sums += _sums(rows, losses, values)
+            finite = losses.isfinite().tolist()
+            unsound += [row.id for row, ok in zip(rows, finite, strict=True) if not ok]
+    sums, unsound = _over_workers(sums, unsound, engine.device, workers.count)
+    _refuse_unsound(unsound)
+    norm = engine.step(rate)
+    if not math.isfinite(norm):
+        names = ", ".join(repr(pairs[index].id) for index in batch[:5])
+        raise UserError(
+            f"the gradient of the batch with pairs {names}, ... is not finite though its losses "
+            "are: lower training.learning_rate, or train in float32"
+        )
+    return _means(sums) | {"grad_norm": norm, "learning_rate": rate}
+
+
+def examine(
+    engine: "Engine",
+    pairs: list[TrainingPair],
+    tokens: np.ndarray,
+    settings: TrainingConfig,
+    workers: Fellows,
+) -> dict[str, float]:
+    """The metrics of pairs that are not learnt from, under ``eval/``; arguments as ``learn``."""
+    import torch
+
+    everything = np.arange(len(pairs))
+    passes = _passes(engine, everything, tokens, settings, workers)
+    kl = _kl_estimates(engine, pairs, passes, len(pairs), settings, workers)
+    sums = np.zeros(len(_SUMS))
+    for chosen_pairs in passes:
+        rows = [pairs[index] for index in chosen_pairs]
+        tensors = _tensors(rows, engine)
+        with torch.no_grad():
+            losses, values = _losses(engine(**tensors.inputs()), tensors, settings, kl)
+        if rows:
+            sums += _sums(rows, losses, values)
+    sums, _ = _over_workers(sums, [], engine.device, workers.count)
+    return {f"eval/{name}": value for name, value in _means(sums).items()}
+
+
+def _passes(
+    engine: "Engine",
+    batch: np.ndarray,
+    tokens: np.ndarray,
+    settings: TrainingConfig,
+    workers: Fellows,
+) -> list[np.ndarray]:
+    """The forward passes of this worker."""
+    packed = engine.module.packed
+    plan = split_batch(batch, tokens, workers.count, settings.micro_batch_tokens, packed)
+    return plan[workers.rank]
+
+
+def _refuse_unsound(names: list[str]) -> None:
+    """Raise if there are pairs whose loss is not finite."""
+    if names:
+        raise UserError(
+            f"the loss of {len(names)} pairs is not finite, the first are "
+            f"{', '.join(map(repr, sorted(names)[:5]))}: look at these rows, lower "
+            "training.learning_rate, or train in float32"
+        )
+
+
+def _kl_estimates(
+    engine: "Engine",
+    pairs: list[TrainingPair],
+    passes: list[np.ndarray],
+    batch_size: int,
+    settings: TrainingConfig,
+    workers: Fellows,
+) -> KlEstimates | None:
+    """What ``kto_pair`` compares every pair of a step with, from a forward over the whole step;
+    other losses compare with nothing.
+
+    Estimates of one pass alone would make the loss depend on how the step is cut.
+    """
+    import torch
+
+    if settings.loss != "kto_pair":
+        return None
+    sums = np.zeros(2)
+    unsound: list[str] = []
+    for chosen_pairs in passes:
+        rows = [pairs[index] for index in chosen_pairs]
+        tensors = _tensors(rows, engine)
+        with torch.no_grad():
+            ratios = _log_ratios(engine(**tensors.inputs()), tensors, settings).double()
+        if rows:
+            sides = ratios.view(2, -1)
+            sums += sides.sum(dim=1).cpu().numpy()
+            finite = sides.isfinite().all(dim=0).tolist()
+            unsound += [row.id for row, ok in zip(rows, finite, strict=True) if not ok]
+    sums, unsound = _over_workers(sums, unsound, engine.device, workers.count)
+    _refuse_unsound(unsound)
+    return kl_estimates(*(sums / batch_size).tolist())
+
+
+def _tensors(rows: list[TrainingPair], engine: "Engine") -> Batch:
+    """One pass over these pairs, as the model wants it; over nothing for a worker without any."""
+    packed = engine.module.packed
+    return (collate(rows, packed) if rows else idle_batch(packed)).to(engine.device)
+
+
+def _log_ratios(log_probs: "Tensor", batch: Batch, settings: TrainingConfig) -> "Tensor":
+    """What the loss compares, for every response: sums, or means per token for ``ipo``."""
+    where = (batch.weights, batch.owner, batch.sequences)
+    if settings.loss == "ipo":
+        return masked_means(log_probs - batch.reference, *where)
+    return masked_log_ratios(log_probs, batch.reference, *where)
+
+
+def _losses(
+    log_probs: "Tensor", batch: Batch, settings: TrainingConfig, kl: KlEstimates | None
+) -> "tuple[Tensor, dict[str, Tensor]]":
+    """Loss of every pair ``[pairs]``, and the values that the metrics are made of.
+
+    Args:
+        kl: of all pairs whose mean loss is wanted; ``kto_pair`` alone reads it.
+    """
+    chosen, rejected = _log_ratios(log_probs, batch, settings).chunk(2)
+    losses = pair_losses(settings, chosen, rejected, kl)
+    where = (batch.weights, batch.owner, batch.sequences)
+    likelihoods, _ = masked_means(-log_probs, *where).chunk(2)
+    if settings.nll_weight:
+        losses = losses + settings.nll_weight * likelihoods
+    logps_chosen, logps_rejected = masked_sums(log_probs.detach(), *where).chunk(2)
+    return losses, {
+        "nll_loss": likelihoods.detach(),
+        "rewards/chosen": settings.beta * chosen.detach(),
+        "rewards/rejected": settings.beta * rejected.detach(),
+        "logps/chosen": logps_chosen,
+        "logps/rejected": logps_rejected,
+    }
+
+
+_SUMS = (
+    "pairs",
+    "loss",
+    "nll_loss",
+    "rewards/chosen",
+    "rewards/rejected",
+    "rewards/accuracies",
+    "logps/chosen",
+    "logps/rejected",
+    "tokens/chosen",
+    "tokens/rejected",
+    "kept/chosen",
+    "kept/rejected",
+)
+
+
+def _sums(rows: list[TrainingPair], losses: "Tensor", values: "dict[str, Tensor]") -> np.ndarray:
+    """Sums over the pairs of one pass, in the order of ``_SUMS``."""
+    totals = {key: float(value.double().sum()) for key, value in values.items()}
+    won = values["rewards/chosen"] > values["rewards/rejected"]
+    totals["rewards/accuracies"] = float(won.sum())
+    totals["loss"] = float(losses.detach().double().sum())
+    totals["pairs"] = len(rows)
+    for side in ("chosen", "rejected"):
+        weights = [getattr(row, side).weights for row in rows]
+        totals[f"tokens/{side}"] = sum(map(len, weights))
+        totals[f"kept/{side}"] = sum(np.count_nonzero(w) for w in weights)
+    return np.array([totals[key] for key in _SUMS], dtype=np.float64)
+
+
+def _over_workers(
+    sums: np.ndarray, unsound: list[str], device: Any, workers: int
+) -> tuple[np.ndarray, list[str]]:
+    """Add up over the workers; all learn of rows that any of them could not use."""
+    import torch
+    from torch import distributed
+
+    if workers == 1:
+        return sums, unsound
+    totals = torch.from_numpy(np.append(sums, len(unsound))).to(device)
+    distributed.all_reduce(totals)
+    *summed, troubled = totals.tolist()
+    return np.array(summed), gathered(unsound, workers) if troubled else []
+
+
+def _means(totals: np.ndarray) -> dict[str, float]:
+    """Means over pairs from ``_SUMS``, under the names that TRL made common.
+
+    ``logps`` and ``rewards`` are weighted sums over the tokens with a non-zero weight; with
+    ``mask: none`` these are all tokens (``ipo``: ``rewards`` are of means per token, as its loss).
+    ``nll_loss`` is the mean over these tokens of the chosen answer, whether the loss has the term
+    or not. ``kept`` is the share of response tokens with a non-zero weight.
+    """
+    sums = dict(zip(_SUMS, totals.tolist(), strict=True))
+    pairs = sums["pairs"]
+    chosen, rejected = sums["rewards/chosen"] / pairs, sums["rewards/rejected"] / pairs
+    return {
+        "loss": sums["loss"] / pairs,
+        "nll_loss": sums["nll_loss"] / pairs,
+        "rewards/chosen": chosen,
+        "rewards/rejected": rejected,
+        "rewards/margins": chosen - rejected,
+        "rewards/accuracies": sums["rewards/accuracies"] / pairs,
+        "logps/chosen": sums["logps/chosen"] / pairs,
+        "logps/rejected": sums["logps/rejected"] / pairs,
+        "kept/chosen": sums["kept/chosen"] / sums["tokens/chosen"],
+        "kept/rejected": sums["kept/rejected"] / sums["tokens/rejected"],
+    }

@@ -1,0 +1,31 @@
+"""Drivers on clusters that the tests make: the test process has a Ray of its own already."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+PATHS = os.pathsep.join(map(str, (FOLDER, FOLDER.parent, FOLDER.parents[1])))
+
+
+def drive(address: str, log: Path, script: str, *arguments: object) -> subprocess.Popen:
+    """Start a script of this folder as a driver; what it prints goes to ``log``."""
+    return subprocess.Popen(
+        [sys.executable, FOLDER / script, *map(str, arguments)],
+        stdout=open(log, "w"),
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "RAY_ADDRESS": address, "PYTHONPATH": PATHS, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def finish(driver: subprocess.Popen, log: Path, seconds: float = 240) -> str:
+    """What it printed; it must have succeeded."""
+    try:
+        code = driver.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        driver.kill()
+        code = "no end"
+    printed = log.read_text()
+    assert code == 0, f"{code}\n{printed}"
+    return printed

@@ -1,0 +1,180 @@
+"""One driver at a time, with real processes, on a disk and in an object store."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from maskdpo_ray.cli import main
+from maskdpo_ray.driver_lock import DriverLock
+from maskdpo_ray.errors import UserError
+from maskdpo_ray.rundir import LOCK
+from maskdpo_ray.storage import Folder
+
+DRIVER = """
+import sys, time
+from maskdpo_ray.driver_lock import DriverLock
+from maskdpo_ray.errors import UserError
+from maskdpo_ray.storage import Folder
+try:
+    with DriverLock(Folder(sys.argv[1]), beat=0.3, stale=60.0):
+        print("held", flush=True)
+        time.sleep(300)
+except UserError as error:
+    print(error, flush=True)
+"""
+
+
+@pytest.fixture
+def drivers():
+    started = []
+
+    def start(place: str) -> subprocess.Popen:
+        command = [sys.executable, "-c", DRIVER, place]
+        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+        return started[-1]
+
+    yield start
+    for driver in started:
+        driver.kill()
+        driver.communicate()
+
+
+def said(driver: subprocess.Popen) -> str:
+    return driver.stdout.readline().strip()
+
+
+def test_a_second_driver_is_refused_while_the_first_lives(place, drivers):
+    first = drivers(place)
+    assert said(first) == "held"
+    with pytest.raises(UserError) as refused, DriverLock(Folder(place)):
+        pass
+    message = str(refused.value)
+    assert f"process id {first.pid} on {os.uname().nodename}" in message
+    assert "wait for it or end it" in message
+    assert first.poll() is None
+    assert Folder(place).read_json(LOCK)["pid"] == first.pid
+
+
+def test_a_killed_driver_is_followed_at_once(place, drivers):
+    first = drivers(place)
+    assert said(first) == "held"
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    assert Folder(place).exists(LOCK)
+    with DriverLock(Folder(place)):
+        assert Folder(place).read_json(LOCK)["pid"] == os.getpid()
+    assert Folder(place).names() == []
+
+
+@pytest.mark.parametrize("before", ["nobody", "a dead driver"])
+def test_of_several_drivers_that_start_together_one_holds(place, drivers, before):
+    if before == "a dead driver":
+        dead = drivers(place)
+        assert said(dead) == "held"
+        dead.kill()
+        dead.wait()
+    together = [drivers(place) for _ in range(5)]
+    answers = [said(driver) for driver in together]
+    assert answers.count("held") == 1, answers
+    holder = together[answers.index("held")]
+    assert Folder(place).read_json(LOCK)["pid"] == holder.pid
+    assert all("is in use by" in a or "try again" in a for a in answers if a != "held")
+
+
+def test_a_driver_that_lost_its_lock_stops(place, drivers):
+    first = drivers(place)
+    assert said(first) == "held"
+    other = Folder(place).read_json(LOCK) | {"token": "another", "pid": 1, "host": "elsewhere"}
+    Folder(place).write_json(LOCK, other)
+    assert "process id 1 on elsewhere" in said(first)
+    assert first.wait(timeout=30) == 0
+    assert Folder(place).read_json(LOCK) == other, "the lock of the other was removed"
+
+
+def test_a_driver_whose_run_directory_goes_away_stops(tmp_path, drivers):
+    first = drivers(str(tmp_path / "run"))
+    assert said(first) == "held"
+    (tmp_path / "run").rename(tmp_path / "moved")
+    assert "its lock was removed" in said(first)
+    assert first.wait(timeout=30) == 0
+
+
+@pytest.fixture
+def elsewhere(place):
+    """Writes a lock of a driver on another machine, renewed so many seconds ago."""
+
+    def write(ago: float) -> None:
+        now = time.time()
+        holder = {
+            "host": "elsewhere", "machine": "another", "pid": 7, "started": "1",
+            "since": now - 900, "token": "theirs", "renewed": now - ago,
+        }  # fmt: skip
+        Folder(place).write_json(LOCK, holder)
+
+    return write
+
+
+def test_a_lock_from_another_machine_holds_until_it_is_stale(place, elsewhere):
+    elsewhere(ago=30)
+    with (
+        pytest.raises(UserError, match="process id 7 on elsewhere"),
+        DriverLock(Folder(place), beat=0.1),
+    ):
+        pass
+    elsewhere(ago=61)
+    with DriverLock(Folder(place), beat=0.1):
+        assert Folder(place).read_json(LOCK)["pid"] == os.getpid()
+
+
+def test_a_lock_that_is_renewed_holds_whatever_its_clock_says(place, elsewhere):
+    elsewhere(ago=3600)
+    done = threading.Event()
+
+    def renew():
+        while not done.wait(0.1):
+            elsewhere(ago=3600)
+
+    renewal = threading.Thread(target=renew)
+    renewal.start()
+    try:
+        with (
+            pytest.raises(UserError, match="process id 7 on elsewhere"),
+            DriverLock(Folder(place), beat=1.0),
+        ):
+            pass
+    finally:
+        done.set()
+        renewal.join()
+
+
+def test_a_process_id_given_anew_is_not_the_old_driver(place):
+    with DriverLock(Folder(place)):
+        lock = Folder(place).read_json(LOCK)
+    Folder(place).write_json(LOCK, lock | {"started": "0", "token": "old"})
+    with DriverLock(Folder(place)):
+        pass
+
+
+def test_commands_that_work_are_refused_and_a_report_is_not(place, drivers, tmp_path, capsys):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "q.jsonl").write_text('{"id": "a", "topic": "t", "question": "q"}\n')
+    settings = {
+        "run_dir": place,
+        "model": {"path": str(tmp_path)},
+        "data": {"train": str(tmp_path / "q.jsonl")},
+        "sampling": {"source": "input"},
+        "annotation": {"annotator": "labels"},
+    }
+    (tmp_path / "c.yaml").write_text(json.dumps(settings))
+    assert said(drivers(place)) == "held"
+    assert main(["sample", str(tmp_path / "c.yaml")]) == 2
+    assert "is in use by the driver with process id" in capsys.readouterr().err
+    assert not Folder(place).exists("config.yaml")
+    assert main(["report", str(tmp_path / "c.yaml")]) == 0
+    assert Folder(place).exists("report.html")

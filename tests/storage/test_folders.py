@@ -1,0 +1,138 @@
+"""A folder on a disk and one behind S3 behave alike."""
+
+import pickle
+
+import pytest
+
+from maskdpo_ray.config_file import build_config
+from maskdpo_ray.errors import RowRejected, UserError
+from maskdpo_ray.identity import model_identity
+from maskdpo_ray.model_files import local_folder
+from maskdpo_ray.records import QUESTION_SCHEMA
+from maskdpo_ray.rundir import RunDir, read_run_config
+from maskdpo_ray.storage import Folder
+
+
+def question(row_id: str) -> dict:
+    return {
+        "id": row_id, "topic": "t", "question": "q", "document": None, "language": "en",
+        "candidates": [],
+    }  # fmt: skip
+
+
+def config(run_dir, **sections):
+    given = {"run_dir": run_dir, "world": {}, "annotation": {"annotator": "closed_world"}}
+    return build_config(given | sections)
+
+
+def test_files_are_written_listed_read_replaced_and_removed(place):
+    folder = Folder(place)
+    assert folder.names() == []
+    assert not folder.exists("a.json")
+    folder.write_json("a.json", {"n": 1})
+    folder.write_json("a.json", {"n": 2})
+    (folder / "inner").write("b", b"content")
+    assert folder.names() == ["a.json", "inner"]
+    assert folder.read_json("a.json") == {"n": 2}
+    again = pickle.loads(pickle.dumps(folder / "inner"))
+    assert again.read("b") == b"content"
+    folder.remove("a.json")
+    folder.remove("a.json")
+    assert folder.names() == ["inner"]
+    with pytest.raises(FileNotFoundError):
+        folder.read("a.json")
+
+
+def test_a_file_of_several_parts_comes_back_as_it_was(place):
+    content = bytes(range(256)) * 100_000  # 25 MB: three parts of an upload
+    Folder(place).write("big", content)
+    assert Folder(place).read("big") == content
+
+
+def test_rows_manifest_and_resume(place):
+    store = RunDir(config(place)).store("sample", {"k": 1}, QUESTION_SCHEMA)
+    refused = RowRejected("prompt_too_long", "row c: 9 tokens")
+    store.begin({})
+    store.write(["a", "b", "c"], [question("a"), question("b")], [("c", refused)], group=1)
+    same = RunDir(config(place)).store("sample", {"k": 1}, QUESTION_SCHEMA)
+    assert same.finished() == ({"a", "b"}, {"c"})
+    assert [block.ids for block in same.blocks(without={"a"})] == [["b"]]
+    assert same.read_block(same.blocks(without=set())[0])["id"].to_pylist() == ["a"]
+    assert not same.complete
+    same.finish_rows(["a", "b", "c"], seconds=1.5)
+    assert store.manifest()["counts"] == {"in": 3, "out": 2, "rejected": {"prompt_too_long": 1}}
+
+
+def test_another_configuration_is_refused(place):
+    run = RunDir(config(place))
+    run.claim()
+    run.store("sample", {}, QUESTION_SCHEMA).begin({})
+    run.claim()
+    with pytest.raises(UserError, match="these keys differ: seed"):
+        RunDir(config(place, seed=1)).claim()
+    assert read_run_config(place, []).seed == 0
+
+
+def test_a_complete_stage_is_left_untouched(place):
+    store = RunDir(config(place)).store("sample", {}, QUESTION_SCHEMA)
+    store.begin({})
+    store.write(["a"], [question("a")], [], group=1)
+    store.finish_rows(["a"], 1.0)
+
+    def written():
+        return store.folder.filesystem.get_file_info(store.folder.path("manifest.json")).mtime_ns
+
+    before = written()
+    store.finish_rows(["a"], 0.0)
+    assert written() == before
+
+
+def test_a_small_file_is_one_request(bucket, s3):
+    s3.requests.clear()
+    Folder(bucket).write("a", b"content")
+    assert [method for method, _, _ in s3.requests] == ["PUT"]
+
+
+def test_a_url_with_options_is_refused():
+    with pytest.raises(UserError, match="set AWS_ENDPOINT_URL"):
+        Folder("s3://bucket/run?endpoint_override=localhost:9000")
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "maskdpo-ray" / "models"
+
+
+def test_a_stored_model_is_copied_once_and_anew_when_it_changes(bucket, cache, s3):
+    folder = Folder(bucket)
+    folder.write("weights", b"w" * 1000)
+    with pytest.raises(UserError, match="holds no config.json"):
+        local_folder(bucket)
+    folder.write("config.json", b"{}")
+    copy = local_folder(bucket)
+    assert Folder(copy).read("weights") == b"w" * 1000
+    identity = model_identity(bucket)
+    s3.requests.clear()
+    assert local_folder(bucket) == copy
+    assert not any(path.endswith("weights") for _, path, _ in s3.requests)
+    folder.write("weights", b"v" * 1001)
+    assert Folder(local_folder(bucket)).read("weights") == b"v" * 1001
+    model_identity.cache_clear()
+    assert model_identity(bucket) != identity
+    assert not list(cache.glob(".*")), "half a copy is left"
+
+
+def test_a_copy_that_fails_leaves_nothing_to_believe(bucket, cache, monkeypatch):
+    Folder(bucket).write("config.json", b"{}")
+    Folder(bucket).write("weights", b"w" * 1000)
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("pyarrow.fs.copy_files", full)
+        with pytest.raises(OSError, match="No space left"):
+            local_folder(bucket)
+    assert [path.suffix for path in cache.iterdir()] == [".lock"]
+    assert Folder(local_folder(bucket)).read("weights") == b"w" * 1000

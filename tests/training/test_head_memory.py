@@ -1,0 +1,107 @@
+"""The head's tiles: borders anywhere give the same result, and no tensor outgrows them."""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from maskdpo_ray.training import logprobs
+from maskdpo_ray.training.batches import collate
+from maskdpo_ray.training.logprobs import LogProbModel, selected_log_probs
+from maskdpo_ray.training.reference import _unmasked
+
+
+class Largest(TorchDispatchMode):
+    """The most elements that any new tensor had, leaving out tensors of the sizes named."""
+
+    def __init__(self, *leave_out: torch.Size) -> None:
+        super().__init__()
+        self.leave_out = leave_out
+        self.elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor) and tensor.shape not in self.leave_out:
+                self.elements = max(self.elements, tensor.numel())
+        return out
+
+
+def largest(positions: int, vocabulary: int, width: int = 4, chunk: int = 8) -> int:
+    hidden = torch.randn(positions, width, requires_grad=True)
+    weight = torch.randn(vocabulary, width, requires_grad=True)
+    targets = torch.randint(vocabulary, (positions,))
+    # The weight's gradient is as large as the weight, and so is every transpose of it.
+    with Largest(weight.shape, weight.t().shape, hidden.shape) as seen:
+        selected_log_probs(hidden, targets, weight, None, chunk).sum().backward()
+    return seen.elements
+
+
+def test_no_tensor_is_larger_than_a_chunk_of_logits():
+    assert 8 * 999 <= largest(50, 999) <= 8 * 1000 < 50 * 999
+
+
+def test_beyond_one_tile_the_vocabulary_costs_nothing(monkeypatch):
+    monkeypatch.setitem(logprobs._TILE_BYTES, "cpu", 4 * 8 * 100)
+    assert largest(50, 1000) == largest(50, 4000) == 8 * 100
+
+
+@pytest.mark.parametrize("words", [1, 3, 4, 10, 11, 12])
+@pytest.mark.parametrize("bias", [False, True])
+def test_tiles_may_end_anywhere(words, bias, monkeypatch):
+    """Eleven words in tiles of so many, nine positions in chunks of four."""
+    monkeypatch.setitem(logprobs._TILE_BYTES, "cpu", 4 * 4 * words)
+    torch.manual_seed(words)
+    inputs = [torch.randn(9, 6), torch.randn(11, 6), torch.randn(11)]
+    hidden, weight, offset = (t.double().requires_grad_() for t in inputs)
+    targets = torch.randint(11, (9,))
+    upstream = torch.linspace(-1, 2, 9, dtype=torch.float64)
+    offset_used = offset if bias else None
+    ours = selected_log_probs(hidden, targets, weight, offset_used, chunk=4)
+    logits = torch.nn.functional.linear(hidden, weight, offset_used)
+    plain = logits.log_softmax(-1).gather(1, targets[:, None]).squeeze(1)
+    torch.testing.assert_close(ours, plain, rtol=0, atol=1e-12)
+    wanted = [hidden, weight, offset] if bias else [hidden, weight]
+    for got, expected in zip(
+        torch.autograd.grad(ours, wanted, upstream),
+        torch.autograd.grad(plain, wanted, upstream),
+        strict=True,
+    ):
+        torch.testing.assert_close(got, expected, rtol=0, atol=1e-9)
+
+
+def test_logits_far_from_zero_do_not_overflow(monkeypatch):
+    """The largest logits stand in different tiles: sums are rescaled as the tiles come."""
+    monkeypatch.setitem(logprobs._TILE_BYTES, "cpu", 4 * 2 * 3)
+    hidden = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    weight = torch.linspace(-900, 900, 24).reshape(12, 2)
+    targets = torch.tensor([11, 0])
+    expected = (hidden @ weight.t()).log_softmax(-1)[[0, 1], targets]
+    torch.testing.assert_close(selected_log_probs(hidden, targets, weight, None, 2), expected)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_gradients_in_place_are_the_same(tied, pairs):
+    """Two passes, as in a step that accumulates; a padding token among the ids."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    shape = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
+    config = LlamaConfig(
+        vocab_size=4001, pad_token_id=3, tie_word_embeddings=tied, **shape, **heads
+    )
+    batches = [collate([_unmasked(pair)], packed=True) for pair in pairs[:2]]
+    assert any(3 in batch.input_ids for batch in batches)
+    gradients = []
+    for in_place in (False, True):
+        torch.manual_seed(0)
+        policy = LlamaForCausalLM(config).double()
+        model = LogProbModel(policy, 4, packing=True)
+        if in_place:
+            model.accumulate_in_place()
+        for batch in batches:
+            model(**batch.inputs()).square().sum().backward()
+        gradients.append({name: p.grad for name, p in policy.named_parameters()})
+    for name, expected in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], expected, rtol=0, atol=1e-9)
+    assert sorted(policy.state_dict()) == sorted(LlamaForCausalLM(config).state_dict())

@@ -1,0 +1,163 @@
+"""The reference stage as a cache: what it is keyed by, and what kills and damage cost."""
+
+import dataclasses
+import os
+import shutil
+import signal
+import threading
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from maskdpo_ray.config import PoolConfig, ResourcesConfig
+from maskdpo_ray.config_file import build_config
+from maskdpo_ray.preference.select import token_digest
+from maskdpo_ray.records import PAIR_SCHEMA
+from maskdpo_ray.rundir import StageStore
+from maskdpo_ray.stages import Stages
+from maskdpo_ray.storage import Folder
+from maskdpo_ray.stream import run_stream
+from maskdpo_ray.training.reference import ReferenceProcessor
+
+BLOCK = 2
+
+
+@pytest.fixture
+def stages(tiny_llama, tmp_path):
+    """Stages of a run on the tiny model; the run directory and sections can be changed."""
+    (tmp_path / "questions.jsonl").write_text('{"id": "a", "topic": "t", "question": "q"}\n')
+
+    def make(run_dir: str = "run", model: Path = tiny_llama, dtype="float32", **sections) -> Stages:
+        training = {"logprob_chunk": 16, **sections.pop("training", {})}
+        tree = {
+            "run_dir": str(tmp_path / run_dir),
+            "model": {"path": str(model), "dtype": dtype},
+            "data": {"train": str(tmp_path / "questions.jsonl")},
+            "annotation": {"annotator": "judge", "model": "m/n"},
+            "training": training,
+        }
+        return Stages(build_config({**tree, **sections}), rerun=True)
+
+    return make
+
+
+def changed(model: Path, folder: Path, file: str) -> Path:
+    """A copy of the model, one byte of one file of it another."""
+    copy = Path(shutil.copytree(model, folder))
+    content = bytearray((copy / file).read_bytes())
+    content[-2] ^= 1
+    (copy / file).write_bytes(content)
+    return copy
+
+
+def test_another_policy_or_arithmetic_is_another_cache(stages, tiny_llama, tmp_path):
+    keys = [
+        stages().reference().store.key,
+        stages(dtype="bfloat16").reference().store.key,
+        stages(training={"attention": "eager"}).reference().store.key,
+        *(
+            stages(model=changed(tiny_llama, tmp_path / file, file)).reference().store.key
+            for file in ("model.safetensors", "tokenizer.json", "config.json")
+        ),
+    ]
+    assert len(set(keys)) == len(keys)
+
+
+def test_another_mask_loss_or_sharding_is_the_same_cache(stages, tiny_llama, tmp_path):
+    moved = shutil.copytree(tiny_llama, tmp_path / "moved")
+    keys = {
+        stages().reference().store.key,
+        stages(model=moved).reference().store.key,
+        stages(training={"mask": "none", "loss": "ipo", "beta": 0.3}).reference().store.key,
+        stages(training={"zero_stage": 3, "batch_size": 8, "epochs": 1}).reference().store.key,
+        stages(preference={"eos": "mask"}).reference().store.key,
+    }
+    assert len(keys) == 1
+
+
+def test_a_pair_with_any_other_token_has_another_name():
+    names = {
+        token_digest([1, 2], [3, 4], [5]),
+        token_digest([1, 2], [3, 4], [6]),
+        token_digest([1, 2], [3, 7], [5]),
+        token_digest([1, 2, 3], [4], [5]),
+        token_digest([1], [2, 3, 4], [5]),
+        token_digest([1, 2], [5], [3, 4]),
+    }
+    assert len(names) == 6
+
+
+class Noted(ReferenceProcessor):
+    """Notes which process took up which pairs, and leaves time to be killed over them."""
+
+    def __init__(self, log: str, *arguments) -> None:
+        super().__init__(*arguments)
+        self._log = log
+
+    def _compute(self, rows):
+        with open(self._log, "a", encoding="utf-8") as log:
+            log.write("".join(f"{row['digest']} {os.getpid()}\n" for row in rows))
+        time.sleep(0.5)
+        return super()._compute(rows)
+
+
+@pytest.fixture
+def cache(stages, pairs, model_config, tmp_path):
+    """The reference stage over the pairs, how it is run, and what it noted."""
+    made = stages(resources={"questions_per_block": BLOCK}).reference()
+    source = StageStore(Folder(tmp_path / "pairs"), "pair", "pair", {}, PAIR_SCHEMA)
+    for start in range(0, len(pairs), BLOCK):
+        rows = pairs[start : start + BLOCK]
+        source.write([row["id"] for row in rows], rows, [], BLOCK)
+    log = tmp_path / "taken.log"
+    build = partial(Noted, str(log), *made.build.args)
+    pool = PoolConfig(actors=2, cpus=0.5, blocks_in_flight=2)
+    stage = dataclasses.replace(made, build=build, pool=pool)
+
+    def run() -> dict[str, dict]:
+        run_stream([stage], source, ResourcesConfig(questions_per_block=BLOCK), {})
+        return {row["id"]: row for row in stage.store.rows()}
+
+    def taken() -> list[list[str]]:
+        """(pair, process), oldest first."""
+        return [line.split() for line in log.read_text().splitlines()] if log.exists() else []
+
+    return stage.store, run, taken
+
+
+def equal_to(references: list[dict], rows: dict[str, dict]) -> None:
+    assert len(rows) == len(references)
+    for expected in references:
+        for side in ("chosen", "rejected"):
+            assert rows[expected["id"]][side] == pytest.approx(expected[side], abs=1e-5)
+
+
+def test_a_killed_actor_and_then_a_damaged_file(ray_cluster, cache, references, capfd):
+    store, run, taken = cache
+
+    def kill() -> None:
+        deadline = time.monotonic() + 240
+        while not (store.parts() and len({process for _, process in taken()}) == 2):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        os.kill(int(taken()[-1][1]), signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    rows = run()
+    killer.join()
+    equal_to(references, rows)
+    assert len({process for _, process in taken()}) == 3
+    again = len(taken()) - len(references)
+    assert 0 < again <= 2 * BLOCK * 2, "the pairs that the killed actor had in hand"
+
+    # A file that is cut short: its rows are computed again, the others are not.
+    part = Path(store.folder.path(store.parts()[0]))
+    part.write_bytes(part.read_bytes()[:-40])
+    before = len(taken())
+    capfd.readouterr()
+    equal_to(references, run())
+    assert f"{part} is damaged" in capfd.readouterr().err
+    assert 0 < len(taken()) - before <= BLOCK
