@@ -246,7 +246,7 @@ def measure_demo(folder: Path, *, small: bool) -> dict[str, Any]:
         for r in full
         for c in r["candidates"]
         for s in c["sentences"]
-    ]  # noqa: E501
+    ]
     return {
         "world": "small" if small else "full",
         "questions": len(rows),

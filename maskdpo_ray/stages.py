@@ -4,9 +4,6 @@ A stage's settings, listed here, are what its fingerprint covers. What a stage d
 must not read, or a changed setting would meet old results.
 """
 
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -33,6 +30,7 @@ from maskdpo_ray.sampling.seeds import round_seed
 from maskdpo_ray.stream import StreamStage
 from maskdpo_ray.training.reference import ReferenceProcessor
 from maskdpo_ray.training.worker import TrainingJob
+from maskdpo_ray.world.place import WorldPlace, world_of
 
 NO_ROWS = pa.schema([])
 
@@ -72,33 +70,18 @@ class Stages:
     # -- what a run starts from -----------------------------------------------------------------
 
     @cached_property
-    def world(self) -> str | None:
-        """Folder of the closed world, built if need be; None where the run has none."""
-        if self.config.world is None:
-            return None
-        if not self.dir.folder.is_local:
-            raise UserError(
-                "the closed world is built on a local disk: set run_dir to a local path"
-            )
-        settings = self.config.world
-        seed = self.config.seed if settings.seed is None else settings.seed
-        folder = f"{self.dir.folder}/world/{'small' if settings.small else 'full'}-{seed}"
-        # A process of its own gives the cores back to the engines when it is done.
-        command = [sys.executable, "-m", "maskdpo_ray.world", folder, "--seed", str(seed)]
-        # Passive: threads that spin at each other's barrier crawl as soon as a core is shared.
-        own = {"OMP_WAIT_POLICY": "PASSIVE", "DS_ACCELERATOR": "cpu"}
-        own |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-        subprocess.run(
-            command + ["--small"] * settings.small, check=True, env={**os.environ, **own}
-        )
-        return folder
+    def world(self) -> WorldPlace | None:
+        """The closed world, built if need be; None where the run has none."""
+        world = self.config.world
+        return None if world is None else world_of(self.dir.folder, world, self.config.seed)
 
     @cached_property
     def base(self) -> Policy:
         """The policy before training."""
         model = self.config.model
-        path = f"{self.world}/policy" if self.world else str(model.path)
-        identity = model_identity(path, model.revision)
+        path = f"{self.world.shared}/policy" if self.world else str(model.path)
+        here = f"{self.world.built}/policy" if self.world else path
+        identity = model_identity(here, model.revision)
         return Policy("base", path, identity, commit_of(identity))
 
     def questions(self, split: str) -> StageStore:
@@ -131,7 +114,7 @@ class Stages:
 
     def _world_questions(self, split: str) -> str:
         name = self.config.world.evaluate_on if split == "test" else split
-        return f"{self.world}/{name}.jsonl"
+        return f"{self.world.built}/{name}.jsonl"
 
     @property
     def evaluates(self) -> bool:
@@ -334,7 +317,7 @@ class Stages:
         if annotation.model:
             pinned = commit_of(self._annotating(annotation))
             annotation = annotation.model_copy(update={"revision": pinned})
-        build = partial(build_annotator, annotation, self.world and f"{self.world}/facts.json")
+        build = partial(build_annotator, annotation, self.world and self.world.shared)
         return StreamStage(store, build, self.config.resources.annotator)
 
     def model_of(self, policy: Policy) -> ModelConfig:

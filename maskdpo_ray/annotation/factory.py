@@ -1,11 +1,10 @@
 """Builder of the ``annotate`` stage's processor, called inside its actors."""
 
-import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from maskdpo_ray.config import AnnotationConfig
 from maskdpo_ray.errors import UserError
+from maskdpo_ray.storage import Folder
 
 if TYPE_CHECKING:
     from maskdpo_ray.annotation.annotator import Annotate
@@ -15,12 +14,12 @@ if TYPE_CHECKING:
 
 
 def build_annotator(
-    annotation: AnnotationConfig, facts: str | Path | None = None
+    annotation: AnnotationConfig, world: Folder | None = None
 ) -> "Annotate | Labels":
     """The annotator that the configuration names.
 
     Args:
-        facts: ``facts.json`` of the closed world; only ``closed_world`` needs it.
+        world: folder of the closed world; only ``closed_world`` needs it.
 
     Raises:
         UserError: the engine does not start, the endpoint will not do, a template file is wrong,
@@ -44,7 +43,7 @@ def build_annotator(
         case "closed_world":
             from maskdpo_ray.annotation.closed_world import ClosedWorldAnnotator
 
-            annotator = ClosedWorldAnnotator(read_facts(facts))
+            annotator = ClosedWorldAnnotator(read_facts(world))
             return Annotate(annotator, prune=annotation.prune)
         case "labels":
             from maskdpo_ray.annotation.labels import Labels
@@ -52,11 +51,11 @@ def build_annotator(
             return Labels()
 
 
-def read_facts(path: str | Path | None) -> dict[str, dict[str, str]]:
+def read_facts(world: Folder | None) -> dict[str, dict[str, str]]:
     """The truth of a closed world: full name -> kind of fact -> value."""
-    if path is None or not Path(path).is_file():
-        raise UserError(f"annotator 'closed_world' needs the world's facts.json; none at {path}")
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    if world is None or not world.exists("facts.json"):
+        raise UserError(f"annotator 'closed_world' needs the world's facts.json; none in {world}")
+    return world.read_json("facts.json")
 
 
 def _chat_model(annotation: AnnotationConfig) -> "ChatModel | ChatEndpoint":

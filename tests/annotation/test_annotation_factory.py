@@ -9,6 +9,7 @@ import pytest
 from maskdpo_ray.annotation.factory import build_annotator
 from maskdpo_ray.config import AnnotationConfig, Config, EvaluationConfig
 from maskdpo_ray.errors import UserError
+from maskdpo_ray.storage import Folder
 
 
 def test_a_wrong_template_is_found_before_the_engine_starts(tmp_path):
@@ -50,14 +51,14 @@ def answer(index, *kinds_and_values):
 
 
 def test_pruning_is_a_setting(tmp_path):
-    path = tmp_path / "facts.json"
-    path.write_text(json.dumps({"Ada Lowick": {"occupation": "baker"}}))
+    facts = tmp_path / "facts.json"
+    facts.write_text(json.dumps({"Ada Lowick": {"occupation": "baker"}}))
     candidates = [
         answer(0, "baker"), answer(1, "cook"), answer(2, "baker", "cook", "judge", "nurse")
     ]  # fmt: skip
     row = {"id": "q", "topic": "Ada Lowick", "language": "en", "candidates": candidates}
     for prune in (False, True):
-        annotate = build_annotator(AnnotationConfig(annotator="closed_world", prune=prune), path)
+        annotate = build_annotator(AnnotationConfig(annotator="closed_world", prune=prune), Folder(tmp_path))
         [out] = asyncio.run(annotate([row]))
         verdicts = [s["verdict"] for c in out["candidates"] for s in c["sentences"]]
         assert ("skipped" in verdicts) == prune

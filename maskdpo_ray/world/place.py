@@ -1,0 +1,52 @@
+"""Where a run keeps its closed world: beside it, and on this machine where it was built."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from maskdpo_ray.config import WorldConfig
+from maskdpo_ray.model_files import cache_folder
+from maskdpo_ray.storage import Folder
+
+
+@dataclass(frozen=True)
+class WorldPlace:
+    """``built`` is a local folder that the driver reads; all nodes reach ``shared``."""
+
+    built: Path
+    shared: Folder
+
+
+def world_of(run: Folder, world: WorldConfig, run_seed: int) -> WorldPlace:
+    """Build the world of a run, or take the one that stands there.
+
+    A run directory in an object store gets a copy: the questions are read by the driver alone, the
+    policy and the facts by actors on any node.
+    """
+    seed = run_seed if world.seed is None else world.seed
+    name = f"{'small' if world.small else 'full'}-{seed}"
+    shared = run / "world" / name
+    built = Path(shared.uri) if run.is_local else cache_folder().parent / "worlds" / name
+    # A process of its own gives the cores back to the engines when it is done.
+    command = [sys.executable, "-m", "maskdpo_ray.world", str(built), "--seed", str(seed)]
+    # Passive: threads that spin at each other's barrier crawl as soon as a core is shared.
+    own = {"OMP_WAIT_POLICY": "PASSIVE", "DS_ACCELERATOR": "cpu"}
+    own |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    subprocess.run(command + ["--small"] * world.small, check=True, env={**os.environ, **own})
+    if not run.is_local:
+        _upload(built, shared)
+    return WorldPlace(built, shared)
+
+
+def _upload(built: Path, shared: Folder) -> None:
+    """Copy what actors read. The recipe, which the builder writes last, goes last here too."""
+    recipe = (built / "world.json").read_bytes()
+    if shared.exists("world.json") and shared.read("world.json") == recipe:
+        return
+    policy = shared / "policy"
+    for file in sorted((built / "policy").iterdir()):
+        policy.write(file.name, file.read_bytes())
+    shared.write("facts.json", (built / "facts.json").read_bytes())
+    shared.write("world.json", recipe)
