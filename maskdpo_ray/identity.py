@@ -18,6 +18,7 @@ PACKAGES = (
     "transformers",
     "deepspeed",
     "peft",
+    "openai",
     "nltk",
     "numpy",
 )

@@ -62,12 +62,15 @@ class StageStore:
 
     def write(
         self, ids: list[str], rows: list[dict], rejected: list[tuple[str, RowRejected]], group: int
-    ) -> None:
+    ) -> pa.Table:
         """Make one block durable: ``ids`` came in, ``rows`` and ``rejected`` go out.
 
         The part is named after the ids that came in, so a block that is worked on again after a
         lost actor replaces itself. Rejected rows are written first: a block whose part is there
         is finished.
+
+        Returns:
+            ``rows`` as they are stored.
         """
         block = fingerprint(ids)
         if rejected:
@@ -76,9 +79,10 @@ class StageStore:
                 REJECTED_SCHEMA,
             )
             self.folder.write_table(f"rejected-{block}.parquet", table)
+        stored = pa.Table.from_pylist(rows, self.schema)
         if rows:
-            table = pa.Table.from_pylist(rows, self.schema)
-            self.folder.write_table(f"part-{block}.parquet", table, group)
+            self.folder.write_table(f"part-{block}.parquet", stored, group)
+        return stored
 
     def block(self, ids: list[str]) -> pa.Table | None:
         """What came of the block of exactly these ids; None where it is not finished."""

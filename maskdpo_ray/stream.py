@@ -248,8 +248,7 @@ class StageActor:
             for row_id, out in zip(ids, outcomes, strict=True)
             if isinstance(out, RowRejected)
         ]
-        self.store.write(ids, done, rejected, self.group)
-        return pa.Table.from_pylist(done, self.store.schema)
+        return self.store.write(ids, done, rejected, self.group)
 
     def _passed_on(self, table: pa.Table) -> pa.Table:
         # The last stage passes on nothing but names: its rows are durable and nobody waits.

@@ -190,7 +190,8 @@ def held_out_topics(topics: Iterable[str], share: float, seed: int) -> set[str]:
     """
     names = sorted(set(topics))
     count = min(math.ceil(share * len(names)), len(names) - 1)
-    return set(np.random.default_rng((seed, len(names))).permutation(names)[:count].tolist())
+    drawn = np.random.default_rng((seed, len(names))).permutation(len(names))[:count]
+    return {names[index] for index in drawn}
 
 
 def _together(work: Callable[[], Any], workers: Workers) -> Any:
