@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -86,16 +87,22 @@ def allocation(tmp_path):
 
 def test_the_driver_meets_every_node_and_its_exit_code_is_the_jobs(allocation, tmp_path):
     arguments = ["a.yaml", "resources.x={train: 1}"]
-    done = subprocess.run(
+    job = subprocess.Popen(
         ["bash", SCRIPT, *arguments],
         env=allocation,
         cwd=tmp_path,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
-        timeout=240,
+        start_new_session=True,
     )
-    assert done.returncode == 7, done.stdout + done.stderr
-    assert '{"cpus": [3, 3], "arguments": ["a.yaml", "resources.x={train: 1}"]}' in done.stdout
+    try:
+        printed, _ = job.communicate(timeout=240)
+    finally:
+        if job.poll() is None:
+            os.killpg(job.pid, signal.SIGTERM)
+    assert job.returncode == 7, printed
+    assert '{"cpus": [3, 3], "arguments": ["a.yaml", "resources.x={train: 1}"]}' in printed
     tasks = re.findall(
         r"--nodes=1\n--ntasks=1\n--nodelist=(.*)\n", Path(tmp_path / "notes").read_text()
     )

@@ -22,6 +22,10 @@ mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 # This script runs on the first host; by its address as Ray sees it, on a port of this job's own.
 address=$(python -c 'import ray; print(ray.util.get_node_ip_address())')
 address=$address:$((20000 + SLURM_JOB_ID % 10000))
+# Other users reach the nodes too; srun hands the token on. Set both, as clients do not all look for
+# a token in the home directory, where `ray start` would find one.
+RAY_AUTH_TOKEN=$(python -c 'import secrets; print(secrets.token_hex(32))')
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN
 
 # Not `ray symmetric-run`: it ends with `ray stop`, which takes along the user's other jobs on a node.
 ray_on() { # NODES LIST START...: a task on each node, with all that the job got there

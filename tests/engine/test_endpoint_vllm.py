@@ -32,7 +32,7 @@ from maskdpo_ray.stages import Stages
 
 KEY = "sk-a-secret-that-must-not-leak"
 DECODING = Decoding(candidates=4, temperature=0.8, top_k=40, top_p=1.0, max_tokens=16)
-START_SECONDS = 240  # 20 on two idle cores
+START_SECONDS = 240
 QUESTIONS = 24
 
 
@@ -66,7 +66,7 @@ class Server:
             "kv-cache-memory-bytes": 2**26,
             "max-num-seqs": 32,
             "distributed-executor-backend": "uni",
-            "structured-outputs-config": '{"disable_any_whitespace": true}',
+            "structured-outputs-config": '{"backend": "xgrammar", "disable_any_whitespace": true}',
         }
         # The module behind the command `vllm serve`, which insists on the name of the GPU package.
         command = [sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry"]

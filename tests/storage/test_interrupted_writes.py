@@ -1,4 +1,4 @@
-"""Writes that fail or end half way, caused for real: nothing is left that a resume would believe."""
+"""Writes that fail or end half way, caused for real: nothing is left that could be believed."""
 
 import os
 import signal

@@ -132,12 +132,12 @@ def node_of(cluster, worker: list[str]):
     return next(node for node in cluster.worker_nodes if node.node_id == worker[1])
 
 
-def drain(cluster, node) -> None:
-    """As an autoscaler announces that a node will be taken away."""
+def drain(cluster, node, seconds: int) -> None:
+    """As an autoscaler announces that a node will be taken away in a while."""
     subprocess.run(
         [Path(sys.executable).parent / "ray", "drain-node", f"--address={cluster.address}",
          f"--node-id={node.node_id}", "--reason=DRAIN_NODE_REASON_PREEMPTION",
-         "--reason-message=spot", "--deadline-remaining-seconds=600"],
+         "--reason-message=spot", f"--deadline-remaining-seconds={seconds}"],
         check=True, capture_output=True,
     )  # fmt: skip
 
@@ -161,10 +161,11 @@ def test_one_curve_whatever_happens_to_workers_and_nodes(cluster, job, undisturb
 
         run.hold_at(16)
         leaving = node_of(cluster, run.workers()[6])
-        drain(cluster, leaving)
+        drain(cluster, leaving, seconds=20)
         time.sleep(5)  # Ray Train looks twice a second here; what is tested is what happens then
         run.hold_at(18)
         run.wait(lambda: f"node {leaving.node_id} will be taken away" in run.log.read_text())
+        time.sleep(20)  # a node that ends before its time is an ordinary loss
         cluster.remove_node(leaving, allow_graceful=False)
         run.wait_for_workers(8)
         run.go_on()
