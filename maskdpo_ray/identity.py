@@ -8,6 +8,7 @@ from pathlib import Path
 
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.model_files import local_folder
+from maskdpo_ray.storage import open_file
 
 PACKAGES = (
     "maskdpo-ray",
@@ -42,10 +43,10 @@ def file_digest(path: str | Path) -> str:
         UserError: no such file.
     """
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
 
 
 @cache  # it reads every byte of the weights, and several stages of a run ask for it

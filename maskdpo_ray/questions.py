@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from maskdpo_ray.config import DataConfig
 from maskdpo_ray.errors import RowRejected, UserError
@@ -18,6 +18,7 @@ from maskdpo_ray.preference.public_format import read_public
 from maskdpo_ray.progress import say
 from maskdpo_ray.records import Candidate, Question
 from maskdpo_ray.rundir import StageStore
+from maskdpo_ray.storage import open_file
 
 LANGUAGES = ("en", "zh")
 ROWS_PER_PART = 512
@@ -32,11 +33,8 @@ def read_questions(
         UserError: the file is missing or empty, a line is no JSON object, a key is missing or has
             the wrong type, or an id stands twice; the message names the line.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"no question file at {path}")
     seen: dict[str, int] = {}
-    with open(path, "rb") as lines:
+    with _opened(path, "question") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
@@ -54,6 +52,13 @@ def read_questions(
             yield row_id, _normalise(row, f"{path} line {number}")
     if not seen:
         raise UserError(f"{path} holds no question")
+
+
+def _opened(path: str | Path, what: str) -> BinaryIO:
+    try:
+        return open_file(path)
+    except OSError as error:
+        raise UserError(f"no {what} file at {path}: {error.strerror or error}") from None
 
 
 def _parse(line: bytes, place: str) -> dict[str, Any]:
@@ -158,8 +163,7 @@ def read_pairs(
     Raises:
         UserError: the file is missing or empty, or a line is not of the format.
     """
-    if not Path(path).is_file():
-        raise UserError(f"no pair file at {path}")
+    _opened(path, "pair").close()
     count = 0
     for row in islice(read_public(path), limit):
         count += 1

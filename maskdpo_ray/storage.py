@@ -8,6 +8,7 @@ Amazon's) come from the environment or from ``~/.aws``.
 """
 
 import errno
+import io
 import json
 import os
 import posixpath
@@ -16,7 +17,7 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -172,6 +173,16 @@ class Folder:
         filesystem, _ = self._open()
         if self.exists(name):
             filesystem.delete_file(self.path(name))
+
+
+def open_file(path: str | os.PathLike) -> BinaryIO:
+    """A file to read, by local path or URL. Raises ``OSError`` where there is none."""
+    path = os.fspath(path)
+    if "://" not in path:
+        return open(path, "rb")
+    folder, _, name = path.rpartition("/")
+    parent = Folder(folder)
+    return io.BufferedReader(parent.filesystem.open_input_stream(parent.path(name)))
 
 
 def _open_s3(uri: str) -> tuple[pafs.S3FileSystem, str]:

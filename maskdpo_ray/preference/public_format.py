@@ -21,6 +21,7 @@ from maskdpo_ray.errors import UserError
 from maskdpo_ray.preference.token_spans import MaskError
 from maskdpo_ray.preference.weights import tile_sentences
 from maskdpo_ray.records import Candidate, Pair, Question, Sentence, Side, is_correct
+from maskdpo_ray.storage import open_file
 
 VERDICT_OF_TYPE = {"no_hallucination": "ok", "hallucination": "unverifiable"}
 
@@ -137,7 +138,7 @@ def _candidate(record: dict[str, Any], name: str, index: int, place: str) -> Can
 
 def read_public(path: str | Path, language: str = "en") -> Iterator[Question]:
     """The questions of a JSONL file, in order; blank lines are skipped. Errors name the file."""
-    with open(path, "rb") as lines:
+    with open_file(path) as lines:
         for index, line in enumerate(lines):
             if not line.strip():
                 continue

@@ -1,13 +1,16 @@
 """A folder on a disk and one behind S3 behave alike."""
 
+import hashlib
+import json
 import pickle
 
 import pytest
 
 from maskdpo_ray.config_file import build_config
 from maskdpo_ray.errors import RowRejected, UserError
-from maskdpo_ray.identity import model_identity
+from maskdpo_ray.identity import file_digest, model_identity
 from maskdpo_ray.model_files import local_folder
+from maskdpo_ray.questions import read_questions
 from maskdpo_ray.records import QUESTION_SCHEMA
 from maskdpo_ray.rundir import RunDir, read_run_config
 from maskdpo_ray.storage import Folder
@@ -96,6 +99,17 @@ def test_a_small_file_is_one_request(bucket, s3):
 def test_a_url_with_options_is_refused():
     with pytest.raises(UserError, match="set AWS_ENDPOINT_URL"):
         Folder("s3://bucket/run?endpoint_override=localhost:9000")
+
+
+def test_questions_are_read_where_they_lie(place):
+    lines = [{"id": f"q{n}", "topic": "t", "question": "a " * n + "?"} for n in range(500)]
+    Folder(place).write("q.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
+    rows = list(read_questions(f"{place}/q.jsonl"))
+    assert [row["question"] for _, row in rows] == [line["question"] for line in lines]
+    digest = hashlib.sha256(Folder(place).read("q.jsonl")).hexdigest()
+    assert file_digest(f"{place}/q.jsonl") == digest
+    with pytest.raises(UserError, match=f"no question file at {place}/none.jsonl"):
+        list(read_questions(f"{place}/none.jsonl"))
 
 
 @pytest.fixture

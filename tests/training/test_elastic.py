@@ -176,4 +176,5 @@ def test_one_curve_whatever_happens_to_workers_and_nodes(cluster, job, undisturb
     expected = pytest.approx([line["loss"] for line in undisturbed], rel=1e-4)
     assert [line["loss"] for line in lines] == expected
     assert [line["workers"] for line in lines] == [2] * 5 + [1] * 5 + [2] * 7 + [1] * 13
-    assert run.steps_done() - STEPS == 4 + 4 + 4 + 2, "those after the last checkpoint"
+    repeated = run.steps_done() - STEPS
+    assert 3 * 3 + 1 <= repeated <= 3 * 4 + 2, "those since the last checkpoint, each time"

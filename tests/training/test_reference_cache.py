@@ -89,20 +89,6 @@ def test_a_pair_with_any_other_token_has_another_name():
     assert len(names) == 6
 
 
-class Noted(ReferenceProcessor):
-    """Notes which process took up which pairs, and leaves time to be killed over them."""
-
-    def __init__(self, log: str, *arguments) -> None:
-        super().__init__(*arguments)
-        self._log = log
-
-    def _compute(self, rows):
-        with open(self._log, "a", encoding="utf-8") as log:
-            log.write("".join(f"{row['digest']} {os.getpid()}\n" for row in rows))
-        time.sleep(0.5)
-        return super()._compute(rows)
-
-
 @pytest.fixture
 def cache(stages, pairs, model_config, tmp_path):
     """The reference stage over the pairs, how it is run, and what it noted."""
@@ -112,7 +98,18 @@ def cache(stages, pairs, model_config, tmp_path):
         rows = pairs[start : start + BLOCK]
         source.write([row["id"] for row in rows], rows, [], BLOCK)
     log = tmp_path / "taken.log"
-    build = partial(Noted, str(log), *made.build.args)
+
+    # Defined here so that Ray ships it by value: actors cannot import this module.
+    class Noted(ReferenceProcessor):
+        """Notes which process took up which pairs, and leaves time to be killed over them."""
+
+        def _compute(self, rows):
+            with open(log, "a", encoding="utf-8") as file:
+                file.write("".join(f"{row['digest']} {os.getpid()}\n" for row in rows))
+            time.sleep(0.5)
+            return ReferenceProcessor._compute(self, rows)
+
+    build = partial(Noted, *made.build.args)
     pool = PoolConfig(actors=2, cpus=0.5, blocks_in_flight=2)
     stage = dataclasses.replace(made, build=build, pool=pool)
 
@@ -144,7 +141,7 @@ def test_a_killed_actor_and_then_a_damaged_file(ray_cluster, cache, references, 
             time.sleep(0.02)
         os.kill(int(taken()[-1][1]), signal.SIGKILL)
 
-    killer = threading.Thread(target=kill)
+    killer = threading.Thread(target=kill, daemon=True)
     killer.start()
     rows = run()
     killer.join()

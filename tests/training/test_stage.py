@@ -150,7 +150,7 @@ def test_a_kill_in_the_middle_of_a_checkpoint(
         seen["damage"] = damage(seen["folder"])
         seen["scratch"] = list(Path(tempfile.gettempdir()).glob(scratch))
 
-    killer = threading.Thread(target=kill)
+    killer = threading.Thread(target=kill, daemon=True)
     killer.start()
     run_training(job, WorkersConfig(max_failures=1), log_every=0.2)
     killer.join()
