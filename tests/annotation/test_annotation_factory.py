@@ -58,7 +58,8 @@ def test_pruning_is_a_setting(tmp_path):
     ]  # fmt: skip
     row = {"id": "q", "topic": "Ada Lowick", "language": "en", "candidates": candidates}
     for prune in (False, True):
-        annotate = build_annotator(AnnotationConfig(annotator="closed_world", prune=prune), Folder(tmp_path))
+        config = AnnotationConfig(annotator="closed_world", prune=prune)
+        annotate = build_annotator(config, Folder(tmp_path))
         [out] = asyncio.run(annotate([row]))
         verdicts = [s["verdict"] for c in out["candidates"] for s in c["sentences"]]
         assert ("skipped" in verdicts) == prune

@@ -266,6 +266,7 @@ def test_a_server_killed_and_started_again_costs_no_row_and_changes_none(run, se
 def test_a_wrong_key_on_the_nodes_ends_the_run_with_the_reason(run, tmp_path):
     stages = run("wrong-key")
     (tmp_path / "key").write_text("sk-another")
-    with pytest.raises(UserError, match="stage (sample|annotate) cannot start: .*HTTP 401") as caught:
+    words = "stage (sample|annotate) cannot start: .*HTTP 401"
+    with pytest.raises(UserError, match=words) as caught:
         go(stages)
     assert "sk-another" not in str(caught.value)

@@ -101,6 +101,7 @@ def test_a_run_in_an_object_store_from_labels_to_a_trained_model_that_answers(
     s3.requests.clear()
     maskdpo("run", str(tmp_path / "c.yaml"))
     written = {path.rpartition("/")[2] for method, path, _ in s3.requests if method == "PUT"}
+    written.discard("")  # the mark of a folder
     assert written == {"driver.lock", "config.yaml", "report.json", "report.html"}
 
     (tmp_path / "test.jsonl").write_text('{"id": "t", "topic": "other", "question": "Who?"}\n')
