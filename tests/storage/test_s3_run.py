@@ -107,7 +107,6 @@ def test_a_run_in_an_object_store_from_labels_to_a_trained_model_that_answers(
     (tmp_path / "test.jsonl").write_text('{"id": "t", "topic": "other", "question": "Who?"}\n')
     engine = {"max_model_len": 256, "kv_cache_memory_bytes": 2**26}
     settings["data"]["test"] = str(tmp_path / "test.jsonl")
-    settings["sampling"]["engine"] = engine
     settings["evaluation"] = {
         "samples": 1, "best_of_n": [1], "max_tokens": 8,
         "annotation": {"annotator": "judge", "model": models.tiny_llama(), "engine": engine},
