@@ -11,11 +11,9 @@ def fits(asked: Resources, node: Resources) -> bool:
 
 def asked(resources: ResourcesConfig) -> dict[str, tuple[Resources, int]]:
     """For each pool: what one of its actors or workers asks for, and how many there may be."""
-    counts = {name: getattr(resources, name).size[1] for name in POOLS if name != "training"}
-    counts["training"] = resources.training.workers
     pools = {name: getattr(resources, name) for name in POOLS}
     return {
-        name: ({"CPU": pool.cpus, "GPU": pool.gpus, **pool.resources}, counts[name])
+        name: ({"CPU": pool.cpus, "GPU": pool.gpus, **pool.resources}, pool.size[1])
         for name, pool in pools.items()
     }
 

@@ -57,7 +57,7 @@ def test_the_documented_runs_are_valid_and_name_no_groups():
         together = sum(pool.size[1] * pool.gpus for pool in engines[:2])
         assert together <= int(nodes) * int(gpus)
         assert engines[2].size[1] * engines[2].gpus <= int(nodes) * int(gpus)
-        assert resources.training.workers * resources.training.gpus <= int(nodes) * int(gpus)
+        assert resources.training.size[1] * resources.training.gpus <= int(nodes) * int(gpus)
 
 
 @pytest.fixture
