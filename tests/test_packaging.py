@@ -100,6 +100,12 @@ def test_every_import_is_declared():
     assert not undeclared, "name their distributions in pyproject.toml, then `make lock`"
 
 
+def test_ray_stands_at_the_edge():
+    package = REPOSITORY / "maskdpo_ray"
+    users = {p.relative_to(package) for p in package.rglob("*.py") if "ray" in imported_modules(p)}
+    assert users == {Path("stream.py"), Path("training/stage.py")}
+
+
 def test_every_declared_package_is_imported():
     """What is installed for everyone must serve someone."""
     packages = importlib.metadata.packages_distributions()

@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import shutil
+import signal
 import tempfile
 import threading
 import time
@@ -86,13 +87,26 @@ def run_training(
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=job.settings.keep_checkpoints),
         ),
     )
-    with _ProgressLine(board, log_every):
+    with _ProgressLine(board, log_every), _interrupt_handler_kept():
         result = trainer.fit()
     outcome = result.return_value
     if "mend" in outcome:
         raise UserError(outcome["mend"])
     _remove_orphans(checkpoints, result)
     return outcome["metrics"]
+
+
+@contextmanager
+def _interrupt_handler_kept() -> Iterator[None]:
+    """Ray Train leaves its own handler behind, under which a later Ctrl-C exits with status 0."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def _tell_of_shortage(workers: WorkersConfig) -> None:

@@ -70,7 +70,6 @@ Folder(sys.argv[1]).write("a", b"c" * int(sys.argv[2]))
 
 
 def test_an_interrupted_command_leaves_the_whole_object(bucket, s3):
-    """Ctrl-C in the middle of an upload: pyarrow would complete it with what was written so far."""
     reached, go_on = threading.Event(), threading.Event()
     s3.faults.extend([None, delay(reached, go_on)])
     driver = python(WRITES_LONG, bucket, str(3 * PART))
