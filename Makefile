@@ -25,7 +25,7 @@ demo: $(INSTALLED) ## the whole pipeline on the embedded closed world, nothing t
 	@"$(BIN)/maskdpo" demo $(ARGS)
 
 test: $(INSTALLED) ## the test suite
-	@"$(BIN)/python" -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
+	@"$(BIN)/python" -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(INSTALLED) ## ruff
 	@"$(BIN)/ruff" check .

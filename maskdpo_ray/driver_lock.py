@@ -28,6 +28,8 @@ from maskdpo_ray.storage import Folder
 
 BEAT = 10.0  # seconds between renewals
 STALE = 60.0  # a lock that was not renewed for so many seconds has no living holder
+# Interrupts the main thread. Not SIGINT: commands in the background of a script ignore it.
+LOST = signal.SIGUSR1
 SETTLE = 2.0  # seconds after which a lock in an object store must still stand
 
 
@@ -57,12 +59,14 @@ class DriverLock:
             raise UserError(f"run_dir {self._folder} cannot be used: {error}") from None
         if not holder or holder["token"] != self._ours["token"]:
             raise self._refused(holder)
+        self._handler = signal.signal(LOST, signal.default_int_handler)
         self._thread.start()
         return self
 
     def __exit__(self, kind: Any, *_: object) -> None:
         self._stop.set()
         self._thread.join()
+        signal.signal(LOST, self._handler)
         if self._lost:
             raise UserError(self._lost) from None
         self._folder.remove(LOCK)
@@ -128,7 +132,7 @@ class DriverLock:
                 "stays, and the same command goes on from here once no other driver runs"
             )
             say(f"maskdpo: {self._lost}")
-            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            signal.pthread_kill(threading.main_thread().ident, LOST)
             return
 
     def _refused(self, holder: dict[str, Any] | None) -> UserError:

@@ -95,7 +95,7 @@ class Sampler:
                 "prompt_too_long",
                 f"question {row['id']!r} has a prompt of {len(prompt)} tokens; the engine's "
                 f"context of {self._engine.max_model_len} leaves no room for an answer: "
-                "shorten it or raise max_model_len (sampling.engine's, or the server's)",
+                "shorten it or raise sampling.engine.max_model_len, or the server's",
             )
         return prompt
 

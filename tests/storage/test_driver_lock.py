@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 
 import pytest
 
@@ -36,7 +37,11 @@ def drivers():
 
     def start(place: str) -> subprocess.Popen:
         command = [sys.executable, "-c", DRIVER, place]
-        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+        # As a script starts it in the background: deaf to SIGINT.
+        deaf = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
+        started.append(
+            subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=deaf)
+        )
         return started[-1]
 
     yield start
