@@ -16,7 +16,7 @@ PERSON = PEOPLE[0]
 def annotate(tmp_path):
     path = tmp_path / "facts.json"
     path.write_text(json.dumps({person.name: person.facts for person in PEOPLE}))
-    return build_annotator(AnnotationConfig(annotator="closed_world"), path)
+    return build_annotator(AnnotationConfig(annotator="closed_world"), Folder(tmp_path))
 
 
 def row(topic: str, response: str) -> dict:
@@ -46,6 +46,6 @@ def test_a_topic_of_another_world_rejects_the_row(annotate):
 
 
 def test_facts_must_be_there(tmp_path):
-    for path in (None, tmp_path / "facts.json"):
+    for world in (None, Folder(tmp_path / "elsewhere")):
         with pytest.raises(UserError, match="needs the world's facts.json"):
-            build_annotator(AnnotationConfig(annotator="closed_world"), path)
+            build_annotator(AnnotationConfig(annotator="closed_world"), world)
