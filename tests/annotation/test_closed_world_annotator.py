@@ -6,6 +6,7 @@ import pytest
 from maskdpo_ray.annotation.factory import build_annotator
 from maskdpo_ray.config import AnnotationConfig
 from maskdpo_ray.errors import RowRejected, UserError
+from maskdpo_ray.storage import Folder
 from maskdpo_ray.world.facts import KINDS, document, make_people
 
 PEOPLE = make_people(20, seed=0)
