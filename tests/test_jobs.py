@@ -26,13 +26,14 @@ def head(tmp_path_factory):
     """Runs a command against a Ray head of its own; the head is stopped by its process group."""
     temp = tmp_path_factory.mktemp("ray")
     (temp / "token").write_text(uuid.uuid4().hex)
-    gcs, dashboard = free_port(), free_port()
+    gcs, dashboard, agent = free_port(), free_port(), free_port()
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     # A token of our own: installations differ in whether they ask for one.
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(temp / "token")}
     ray = subprocess.Popen(
         [BIN / "ray", "start", "--head", "--block", f"--port={gcs}", "--num-cpus=16",
          f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1", "--disable-usage-stats",
+         f"--dashboard-agent-listen-port={agent}",
          f"--object-store-memory={200 * 2**20}", f"--temp-dir=/tmp/maskdpo-{os.getpid()}"],
         stdout=open(temp / "head.log", "w"), stderr=subprocess.STDOUT,
         env=environment, start_new_session=True,
