@@ -8,8 +8,8 @@ PYTHON ?= $(or $(shell for p in python3 python3.12 python3.11 python3.13; do \
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 # Further arguments of the command behind demo or test: make test ARGS="tests/training -x"
 ARGS ?=
-# Test files that run at once. Most of a test's time is processes that start; each takes up to 6 GB.
-JOBS ?= 2
+# Test files that run at once: 0 is one after another in one process. Each may take 6 GB.
+JOBS ?= 0
 
 BIN := $(VENV)/bin
 PIP := "$(BIN)/python" -m pip --disable-pip-version-check
