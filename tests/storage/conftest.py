@@ -24,8 +24,7 @@ def s3(s3_server, monkeypatch):
     """The server, reached from this process and from those it starts; no fault is left over."""
     for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)
-    s3_server.faults.clear()
-    s3_server.requests.clear()
+    s3_server.forget()
     return s3_server
 
 

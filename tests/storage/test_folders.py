@@ -91,7 +91,7 @@ def test_a_complete_stage_is_left_untouched(place):
 
 
 def test_a_small_file_is_one_request(bucket, s3):
-    s3.requests.clear()
+    s3.forget()
     Folder(bucket).write("a", b"content")
     assert [method for method, _, _ in s3.requests] == ["PUT"]
 
@@ -127,7 +127,7 @@ def test_a_stored_model_is_copied_once_and_anew_when_it_changes(bucket, cache, s
     copy = local_folder(bucket)
     assert Folder(copy).read("weights") == b"w" * 1000
     identity = model_identity(bucket)
-    s3.requests.clear()
+    s3.forget()
     assert local_folder(bucket) == copy
     assert not any(path.endswith("weights") for _, path, _ in s3.requests)
     folder.write("weights", b"v" * 1001)

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 
 import pytest
 from s3_server import cut, delay, hold, refuse
@@ -70,7 +69,7 @@ Folder(sys.argv[1]).write("a", b"c" * int(sys.argv[2]))
 
 
 def test_an_interrupted_command_leaves_the_whole_object(bucket, s3):
-    reached, go_on = threading.Event(), threading.Event()
+    reached, go_on = s3.event(), s3.event()
     s3.faults.extend([None, delay(reached, go_on)])
     driver = python(WRITES_LONG, bucket, str(3 * PART))
     assert reached.wait(60)
@@ -97,8 +96,8 @@ store.write(["b"], [row], [], 1)
 def test_a_process_killed_in_the_middle_of_an_upload_leaves_its_block_to_be_done(bucket, s3):
     store = StageStore(Folder(bucket), "sample", "key", {}, QUESTION_SCHEMA)
     store.write(["a"], [question("a")], [], 1)
-    reached = threading.Event()
-    s3.requests.clear()
+    reached = s3.event()
+    s3.forget()
     s3.faults.extend([None, None, hold(reached)])  # begun, one part stored, the next half sent
     driver = python(WRITES_A_BLOCK, bucket)
     assert reached.wait(60)

@@ -98,7 +98,7 @@ def test_a_run_in_an_object_store_from_labels_to_a_trained_model_that_answers(
     assert len(kept) == 1
     assert "seal-00000.json" in (trained / "checkpoints" / kept[0]).names()
 
-    s3.requests.clear()
+    s3.forget()
     maskdpo("run", str(tmp_path / "c.yaml"))
     written = {path.rpartition("/")[2] for method, path, _ in s3.requests if method == "PUT"}
     written.discard("")  # the mark of a folder
