@@ -8,8 +8,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from maskdpo_ray import __version__
-from maskdpo_ray.config import Config
-from maskdpo_ray.config_file import read_config
+from maskdpo_ray.config import Config, read_config
 from maskdpo_ray.errors import UserError
 
 ENGINES = ("ray", "vllm", "torch", "transformers", "deepspeed")  # of the extras `cpu` and `gpu`

@@ -17,8 +17,14 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
-from maskdpo_ray.config import Config, EndpointConfig, TrainingConfig
-from maskdpo_ray.config_file import apply_override, build_config, differing_keys
+from maskdpo_ray.config import (
+    Config,
+    EndpointConfig,
+    TrainingConfig,
+    apply_override,
+    build_config,
+    differing_keys,
+)
 from maskdpo_ray.errors import RowRejected, UserError
 from maskdpo_ray.records import REJECTED_SCHEMA
 from maskdpo_ray.storage import DamagedFile, Folder

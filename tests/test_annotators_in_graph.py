@@ -12,7 +12,7 @@ from pathlib import Path
 import models
 import pytest
 
-from maskdpo_ray.config_file import build_config
+from maskdpo_ray.config import build_config
 from maskdpo_ray.records import INCORRECT_VERDICTS
 from maskdpo_ray.stages import Stages
 

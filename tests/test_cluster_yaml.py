@@ -10,8 +10,7 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from maskdpo_ray.config import Config
-from maskdpo_ray.config_file import read_config
+from maskdpo_ray.config import Config, read_config
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LAUNCHED = ("cluster.yaml", "jobs/clusters/gcp.yaml")

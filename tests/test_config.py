@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from maskdpo_ray.config_file import build_config, differing_keys, read_config
+from maskdpo_ray.config import build_config, differing_keys, read_config
 from maskdpo_ray.errors import UserError
 
 CONFIGS = sorted((Path(__file__).parents[1] / "jobs" / "configs").glob("*.yaml"))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from maskdpo_ray.config_file import read_config
+from maskdpo_ray.config import read_config
 from maskdpo_ray.stages import Stages
 
 REPOSITORY = Path(__file__).parents[1]

@@ -16,7 +16,7 @@ from ray.autoscaler._private.kuberay.autoscaling_config import (
     _derive_autoscaling_config_from_ray_cr,
 )
 
-from maskdpo_ray.config_file import read_config
+from maskdpo_ray.config import read_config
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CRD = "MASKDPO_RAYJOB_CRD"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from maskdpo_ray.config_file import build_config
+from maskdpo_ray.config import build_config
 from maskdpo_ray.stages import Stages
 
 REPOSITORY = Path(__file__).parents[1]

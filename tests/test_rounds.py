@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from maskdpo_ray.config_file import read_config
+from maskdpo_ray.config import read_config
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.pipeline import VERBS
 from maskdpo_ray.stages import Stages

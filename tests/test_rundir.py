@@ -1,6 +1,6 @@
 import pytest
 
-from maskdpo_ray.config_file import build_config
+from maskdpo_ray.config import build_config
 from maskdpo_ray.errors import RowRejected, UserError
 from maskdpo_ray.records import QUESTION_SCHEMA
 from maskdpo_ray.rundir import RunDir, fingerprint, read_run_config

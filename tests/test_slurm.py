@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from maskdpo_ray.config_file import read_config
+from maskdpo_ray.config import read_config
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SCRIPT = REPOSITORY / "jobs/clusters/slurm.sh"

@@ -33,22 +33,20 @@ def build_annotator(
 
             templates = read_anah_templates(annotation.templates)
             annotator = AnahAnnotator(_chat_model(annotation), templates)
-            return Annotate(annotator, prune=annotation.prune)
         case "judge":
             from maskdpo_ray.annotation.judge import JudgeAnnotator, read_judge_templates
 
             templates = read_judge_templates(annotation.templates)
             annotator = JudgeAnnotator(_chat_model(annotation), templates)
-            return Annotate(annotator, prune=annotation.prune)
         case "closed_world":
             from maskdpo_ray.annotation.closed_world import ClosedWorldAnnotator
 
             annotator = ClosedWorldAnnotator(read_facts(world))
-            return Annotate(annotator, prune=annotation.prune)
         case "labels":
             from maskdpo_ray.annotation.labels import Labels
 
             return Labels()
+    return Annotate(annotator, prune=annotation.prune)
 
 
 def read_facts(world: Folder | None) -> dict[str, dict[str, str]]:

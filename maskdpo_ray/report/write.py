@@ -69,7 +69,10 @@ def _manifest(store: "StageStore", asks: bool) -> dict[str, Any]:
     """Of a complete stage; where its annotator asks a model, with what was asked and saved."""
     manifest = store.manifest()
     if asks and store.name.partition("-")[0] == "annotate":
-        manifest["counts"] |= count_calls(store.rows())
+        if "calls" not in manifest:  # counted once: it reads every row
+            store.finish(manifest["counts"], 0.0, calls=count_calls(store.rows()))
+            manifest = store.manifest()
+        manifest["counts"] |= manifest["calls"]
     return manifest
 
 

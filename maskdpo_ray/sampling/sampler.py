@@ -73,9 +73,9 @@ class Sampler:
     async def _sample(self, row: Question) -> Question | RowRejected:
         try:
             prompt = self.prompt(row)
-            requests = [self._engine.generate(prompt, self._sampled(row["id"]))]
-            if self._decoding.greedy:
-                requests.insert(0, self._engine.generate(prompt, self._greedy()))
+            decodings = [self._greedy()] if self._decoding.greedy else []
+            decodings.append(self._sampled(row["id"]))
+            requests = [self._engine.generate(prompt, self._request(d)) for d in decodings]
             groups = await asyncio.gather(*requests)
         except RowRejected as rejected:
             return rejected
@@ -99,23 +99,24 @@ class Sampler:
             )
         return prompt
 
-    def _sampled(self, question_id: str) -> "SamplingParams":
+    def _sampled(self, question_id: str) -> dict[str, Any]:
+        return {
+            "n": self._decoding.candidates,
+            "seed": question_seed(self._seed, question_id),
+            "temperature": self._decoding.temperature,
+            "top_k": self._decoding.top_k,
+            "top_p": self._decoding.top_p,
+            "max_tokens": self._decoding.max_tokens,
+        }
+
+    def _greedy(self) -> dict[str, Any]:
+        return {"temperature": 0, "max_tokens": self._decoding.max_tokens}
+
+    def _request(self, decoding: dict[str, Any]) -> "SamplingParams | dict[str, Any]":
+        """What the engine's ``generate`` takes for a decoding."""
         from vllm import SamplingParams
 
-        return SamplingParams(
-            n=self._decoding.candidates,
-            seed=question_seed(self._seed, question_id),
-            temperature=self._decoding.temperature,
-            top_k=self._decoding.top_k,
-            top_p=self._decoding.top_p,
-            max_tokens=self._decoding.max_tokens,
-            detokenize=False,
-        )
-
-    def _greedy(self) -> "SamplingParams":
-        from vllm import SamplingParams
-
-        return SamplingParams(temperature=0, max_tokens=self._decoding.max_tokens, detokenize=False)
+        return SamplingParams(**decoding, detokenize=False)
 
     def _candidate(self, question_id: str, index: int, output: "CompletionOutput") -> Candidate:
         greedy = self._decoding.greedy and index == 0

@@ -1,5 +1,6 @@
 """The trained policy as an ordinary Hugging Face folder, whatever the ZeRO stage."""
 
+import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -84,33 +85,18 @@ def _write_files(
             policy.save_pretrained(folder, state_dict=weights)
         else:
             merged(policy, weights, model).save_pretrained(folder)
-        # The source's own file: training switched dropout off in the loaded configuration.
-        source = local_snapshot(model.path, model.revision)
-        shutil.copyfile(source / "config.json", folder / "config.json")
+        _write_config(model, folder)
     load_tokenizer(model).save_pretrained(folder)
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-def model_card(name: str, settings: dict[str, Any], figures: dict[str, Any]) -> str:
-    """Markdown with what made this model and what training ended at."""
-    lines = [
-        "---",
-        f"base_model: {name}",
-        "tags: [mask-dpo, dpo]",
-        "---",
-        "",
-        f"# {Path(name).name}, aligned with masked DPO",
-        "",
-        "Trained by maskdpo-ray on preference pairs whose sentences carry verdicts: the loss sees",
-        "the correct sentences of the chosen answer and the incorrect ones of the rejected answer",
-        "(Mask-DPO, ICLR 2025). With `mask: none` it is vanilla DPO on the same pairs.",
-        "",
-    ]
-    for title, table in (("Settings", settings), ("Last step", figures)):
-        lines += [f"## {title}", "", "| | |", "|---|---|"]
-        lines += [f"| {key} | {_cell(value)} |" for key, value in table.items()] + [""]
-    return "\n".join(lines)
-
-
-def _cell(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+def _write_config(model: ModelConfig, folder: Path) -> None:
+    """The source's own file, since training switched dropout off in the loaded one; with the
+    dtype of these weights, and the code that the file names where the model brought its own."""
+    source = local_snapshot(model.path, model.revision)
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    config["torch_dtype" if "torch_dtype" in config else "dtype"] = model.dtype
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    if "auto_map" in config:
+        for code in source.glob("*.py"):
+            shutil.copyfile(code, folder / code.name)

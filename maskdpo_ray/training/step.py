@@ -4,6 +4,7 @@ Whatever the number of workers and passes, gradient and metrics are those of the
 """
 
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -70,19 +71,15 @@ def learn(
     scale = workers.count / len(batch)
     sums = np.zeros(len(_SUMS))
     unsound: list[str] = []
-    for number, chosen_pairs in enumerate(passes):
-        rows = [pairs[index] for index in chosen_pairs]
-        tensors = _tensors(rows, engine)
+    for number, (rows, tensors) in enumerate(_loaded(engine, pairs, passes)):
         losses, values = _losses(engine(**tensors.inputs()), tensors, settings, kl)
         # A worker without pairs takes part in the pass with a loss that counts for nothing.
         loss = losses.sum() * (scale if rows else 0.0)
         engine.backward(loss, last=number == len(passes) - 1)
         if rows:
             sums += _sums(rows, losses, values)
-            finite = losses.isfinite().tolist()
-            unsound += [row.id for row, ok in zip(rows, finite, strict=True) if not ok]
-    sums, unsound = _over_workers(sums, unsound, engine.device, workers.count)
-    _refuse_unsound(unsound)
+            unsound += _unsound(rows, losses)
+    sums = _over_workers(sums, unsound, engine.device, workers.count)
     norm = engine.step(rate)
     if not math.isfinite(norm):
         names = ", ".join(repr(pairs[index].id) for index in batch[:5])
@@ -100,21 +97,24 @@ def examine(
     settings: TrainingConfig,
     workers: Fellows,
 ) -> dict[str, float]:
-    """The metrics of pairs that are not learnt from, under ``eval/``; arguments as ``learn``."""
+    """The metrics of pairs that are not learnt from, under ``eval/``.
+
+    Arguments and errors as for ``learn``.
+    """
     import torch
 
     everything = np.arange(len(pairs))
     passes = _passes(engine, everything, tokens, settings, workers)
     kl = _kl_estimates(engine, pairs, passes, len(pairs), settings, workers)
     sums = np.zeros(len(_SUMS))
-    for chosen_pairs in passes:
-        rows = [pairs[index] for index in chosen_pairs]
-        tensors = _tensors(rows, engine)
+    unsound: list[str] = []
+    for rows, tensors in _loaded(engine, pairs, passes):
         with torch.no_grad():
             losses, values = _losses(engine(**tensors.inputs()), tensors, settings, kl)
         if rows:
             sums += _sums(rows, losses, values)
-    sums, _ = _over_workers(sums, [], engine.device, workers.count)
+            unsound += _unsound(rows, losses)
+    sums = _over_workers(sums, unsound, engine.device, workers.count)
     return {f"eval/{name}": value for name, value in _means(sums).items()}
 
 
@@ -131,14 +131,19 @@ def _passes(
     return plan[workers.rank]
 
 
-def _refuse_unsound(names: list[str]) -> None:
-    """Raise if there are pairs whose loss is not finite."""
-    if names:
-        raise UserError(
-            f"the loss of {len(names)} pairs is not finite, the first are "
-            f"{', '.join(map(repr, sorted(names)[:5]))}: look at these rows, lower "
-            "training.learning_rate, or train in float32"
-        )
+def _loaded(
+    engine: "Engine", pairs: list[TrainingPair], passes: list[np.ndarray]
+) -> Iterator[tuple[list[TrainingPair], Batch]]:
+    """Each pass's pairs, and the tensors that the model takes: of nothing where there are none."""
+    packed = engine.module.packed
+    for indices in passes:
+        rows = [pairs[index] for index in indices]
+        yield rows, (collate(rows, packed) if rows else idle_batch(packed)).to(engine.device)
+
+
+def _unsound(rows: list[TrainingPair], values: "Tensor") -> list[str]:
+    """Names of the rows whose value, ``[rows]``, is not finite."""
+    return [row.id for row, ok in zip(rows, values.isfinite().tolist(), strict=True) if not ok]
 
 
 def _kl_estimates(
@@ -160,25 +165,15 @@ def _kl_estimates(
         return None
     sums = np.zeros(2)
     unsound: list[str] = []
-    for chosen_pairs in passes:
-        rows = [pairs[index] for index in chosen_pairs]
-        tensors = _tensors(rows, engine)
+    for rows, tensors in _loaded(engine, pairs, passes):
         with torch.no_grad():
             ratios = _log_ratios(engine(**tensors.inputs()), tensors, settings).double()
         if rows:
             sides = ratios.view(2, -1)
             sums += sides.sum(dim=1).cpu().numpy()
-            finite = sides.isfinite().all(dim=0).tolist()
-            unsound += [row.id for row, ok in zip(rows, finite, strict=True) if not ok]
-    sums, unsound = _over_workers(sums, unsound, engine.device, workers.count)
-    _refuse_unsound(unsound)
+            unsound += _unsound(rows, sides.sum(dim=0))
+    sums = _over_workers(sums, unsound, engine.device, workers.count)
     return kl_estimates(*(sums / batch_size).tolist())
-
-
-def _tensors(rows: list[TrainingPair], engine: "Engine") -> Batch:
-    """One pass over these pairs, as the model wants it; over nothing for a worker without any."""
-    packed = engine.module.packed
-    return (collate(rows, packed) if rows else idle_batch(packed)).to(engine.device)
 
 
 def _log_ratios(log_probs: "Tensor", batch: Batch, settings: TrainingConfig) -> "Tensor":
@@ -243,19 +238,27 @@ def _sums(rows: list[TrainingPair], losses: "Tensor", values: "dict[str, Tensor]
     return np.array([totals[key] for key in _SUMS], dtype=np.float64)
 
 
-def _over_workers(
-    sums: np.ndarray, unsound: list[str], device: Any, workers: int
-) -> tuple[np.ndarray, list[str]]:
-    """Add up over the workers; all learn of rows that any of them could not use."""
+def _over_workers(sums: np.ndarray, unsound: list[str], device: Any, workers: int) -> np.ndarray:
+    """Add up over the workers.
+
+    Raises:
+        UserError: on all of them, if any has pairs whose loss is not finite (``unsound``).
+    """
     import torch
     from torch import distributed
 
-    if workers == 1:
-        return sums, unsound
-    totals = torch.from_numpy(np.append(sums, len(unsound))).to(device)
-    distributed.all_reduce(totals)
-    *summed, troubled = totals.tolist()
-    return np.array(summed), gathered(unsound, workers) if troubled else []
+    if workers > 1:
+        totals = torch.from_numpy(np.append(sums, len(unsound))).to(device)
+        distributed.all_reduce(totals)
+        *summed, troubled = totals.tolist()
+        sums, unsound = np.array(summed), gathered(unsound, workers) if troubled else []
+    if unsound:
+        raise UserError(
+            f"the loss of {len(unsound)} pairs is not finite, the first are "
+            f"{', '.join(map(repr, sorted(unsound)[:5]))}: look at these rows, lower "
+            "training.learning_rate, or train in float32"
+        )
+    return sums
 
 
 def _means(totals: np.ndarray) -> dict[str, float]:

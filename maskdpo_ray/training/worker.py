@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,7 @@ class TrainingJob:
     references: Callable[[], Iterable[Mapping[str, Any]]]  # rows of REFERENCE_SCHEMA
     output: Folder  # gets metrics.jsonl and model/
     tracking: TrackingConfig = TrackingConfig(report_to=[])
+    origin: dict[str, Any] = field(default_factory=dict)  # of the pairs, for the model card
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,9 @@ def train(job: TrainingJob, workers: Workers) -> dict[str, Any]:
     import torch
 
     from maskdpo_ray.training import checkpoint
+    from maskdpo_ray.training.card import model_card
     from maskdpo_ray.training.engine import Engine
-    from maskdpo_ray.training.export import gather_weights, model_card, write_model
+    from maskdpo_ray.training.export import gather_weights, write_model
     from maskdpo_ray.training.logprobs import LogProbModel
 
     settings = job.settings
@@ -143,7 +145,8 @@ def train(job: TrainingJob, workers: Workers) -> dict[str, Any]:
 
     weights = gather_weights(engine, keep=workers.rank == 0)
     if workers.rank == 0:
-        card = model_card(job.model.path, {**settings.model_dump(), "seed": job.seed}, history[-1])
+        origin = {"pairs learnt from": len(pairs), "pairs held out": len(held_out), **job.origin}
+        card = model_card(job.model, settings, job.seed, origin, history[-1])
         write_model(policy, weights, job.model, settings.lora, job.output, card)
         trackers.close()
     engine.close()

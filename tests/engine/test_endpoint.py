@@ -11,8 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import models
 import pytest
 
-from maskdpo_ray.config import EndpointConfig
-from maskdpo_ray.config_file import build_config
+from maskdpo_ray.config import EndpointConfig, build_config
 from maskdpo_ray.engine.chat import open_tokenizer
 from maskdpo_ray.engine.endpoint import Endpoint, read_key
 from maskdpo_ray.engine.endpoint_chat import ChatEndpoint, open_chat

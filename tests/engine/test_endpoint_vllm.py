@@ -18,8 +18,7 @@ import pytest
 
 from maskdpo_ray.annotation.factory import build_annotator
 from maskdpo_ray.annotation.judge import read_judge_templates
-from maskdpo_ray.config import AnnotationConfig, EndpointConfig, ModelConfig
-from maskdpo_ray.config_file import build_config
+from maskdpo_ray.config import AnnotationConfig, EndpointConfig, ModelConfig, build_config
 from maskdpo_ray.engine.chat_model import ChatModel
 from maskdpo_ray.engine.endpoint_chat import open_chat
 from maskdpo_ray.engine.endpoint_tokens import open_tokens

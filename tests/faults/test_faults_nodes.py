@@ -7,6 +7,7 @@ import pytest
 from clusters import drive, finish
 from elastic_graph import store, work
 from fault_graph import BLOCK, IN_FLIGHT, Graph
+from node_cluster import node_cluster
 from test_faults import equal_to, in_the_middle, repeated, wait_for
 
 # One engine a node, and everything else on the head.
@@ -17,32 +18,20 @@ ENGINE_NODE = {"num_cpus": 2, "resources": {"engine": 1}}
 @pytest.fixture(scope="module")
 def cluster():
     """A head without room for an engine, and two nodes with room for one each."""
-    from ray.cluster_utils import Cluster
-
-    fast = {"health_check_initial_delay_ms": 500, "health_check_period_ms": 500}
-    made = Cluster()
-    try:
-        made.add_node(
-            num_cpus=4, resources={"head": 1}, include_dashboard=False, _system_config=fast
-        )
-        for _ in range(2):
-            made.add_node(**ENGINE_NODE)
+    with node_cluster({"num_cpus": 4, "resources": {"head": 1}}, ENGINE_NODE) as made:
         yield made
-    finally:
-        for node in made.list_all_nodes()[::-1]:
-            made.remove_node(node, allow_graceful=False)
 
 
 def test_a_node_removed_in_the_middle_of_a_batch(cluster, undisturbed, tmp_path):
     """Two nodes, then one and a new one: the rows of the undisturbed run on a single node."""
     graph, log = Graph(tmp_path, models.tiny_llama()), tmp_path / "driver.log"
     driver = drive(
-        cluster.address, log, "fault_graph.py", tmp_path, graph.model, json.dumps(SPREAD)
+        cluster.address(), log, "fault_graph.py", tmp_path, graph.model, json.dumps(SPREAD)
     )
     wait_for(in_the_middle(graph, processes=2))
-    cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+    cluster.remove_node(cluster.nodes()[0])
     durable = graph.durable("sample")
-    cluster.add_node(**ENGINE_NODE)
+    cluster.add_node()
     finish(driver, log)
     equal_to(undisturbed, graph)
     assert len({pid for _, pid in graph.taken("sample")}) == 3
@@ -54,12 +43,11 @@ def test_a_node_removed_in_the_middle_of_a_batch(cluster, undisturbed, tmp_path)
 def test_durable_rows_that_a_removed_node_still_held_are_not_worked_on_again(cluster, tmp_path):
     """Their outputs are gone with the node's memory before the next stage had them."""
     log = tmp_path / "driver.log"
-    driver = drive(cluster.address, log, "elastic_graph.py", "make_ahead", tmp_path)
+    driver = drive(cluster.address(), log, "elastic_graph.py", "make_ahead", tmp_path)
     quick = store(tmp_path, "quick")
     wait_for(lambda: len(quick.finished()[0]) >= 12)
     home = work(tmp_path, "quick")[0][2]
-    node = next(node for node in cluster.worker_nodes if node.node_id == home)
-    cluster.remove_node(node, allow_graceful=False)
+    cluster.remove_node(home)
     durable = quick.finished()[0]
     waiting = durable - {i for i, _, _ in work(tmp_path, "slow")}
     assert waiting, "the second stage lags behind"

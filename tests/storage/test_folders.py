@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from maskdpo_ray.config_file import build_config
+from maskdpo_ray.config import build_config
 from maskdpo_ray.errors import RowRejected, UserError
 from maskdpo_ray.identity import file_digest, model_identity
 from maskdpo_ray.model_files import local_folder

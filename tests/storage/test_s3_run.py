@@ -8,7 +8,7 @@ from pathlib import Path
 import models
 import pytest
 
-from maskdpo_ray.config_file import build_config
+from maskdpo_ray.config import build_config
 from maskdpo_ray.stages import Stages
 from maskdpo_ray.storage import Folder
 
@@ -68,7 +68,7 @@ def settings(bucket, tmp_path):
 
 EVALUATES = """
 import json, sys
-from maskdpo_ray.config_file import build_config
+from maskdpo_ray.config import build_config
 from maskdpo_ray.pipeline import stream
 from maskdpo_ray.stages import Stages
 stages = Stages(build_config(json.loads(sys.argv[1])), rerun=True)

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from node_cluster import node_cluster
 
 from maskdpo_ray.storage import Folder
 
@@ -22,20 +23,10 @@ FAILURES = {"max_failures": 2}  # a killed process and a lost node; a drained on
 
 
 @pytest.fixture
-def cluster(ray_cluster):
+def cluster():
     """A head without room for a worker, and two nodes with room for one each."""
-    from ray.cluster_utils import Cluster
-
-    fast = {"health_check_initial_delay_ms": 500, "health_check_period_ms": 500}
-    made = Cluster()
-    try:
-        made.add_node(num_cpus=4, include_dashboard=False, _system_config=fast)
-        for _ in range(2):
-            made.add_node(**NODE)
+    with node_cluster({"num_cpus": 4}, NODE) as made:
         yield made
-    finally:
-        for node in made.list_all_nodes()[::-1]:
-            made.remove_node(node, allow_graceful=False)
 
 
 @pytest.fixture(scope="module")
@@ -128,45 +119,41 @@ class Run:
         assert self._driver.wait(timeout=PATIENCE) == 0, self.log.read_text()
 
 
-def node_of(cluster, worker: list[str]):
-    return next(node for node in cluster.worker_nodes if node.node_id == worker[1])
-
-
-def drain(cluster, node, seconds: int) -> None:
+def drain(cluster, node: str, seconds: int) -> None:
     """As an autoscaler announces that a node will be taken away in a while."""
     subprocess.run(
-        [Path(sys.executable).parent / "ray", "drain-node", f"--address={cluster.address}",
-         f"--node-id={node.node_id}", "--reason=DRAIN_NODE_REASON_PREEMPTION",
+        [Path(sys.executable).parent / "ray", "drain-node", f"--address={cluster.address()}",
+         f"--node-id={node}", "--reason=DRAIN_NODE_REASON_PREEMPTION",
          "--reason-message=spot", f"--deadline-remaining-seconds={seconds}"],
         check=True, capture_output=True,
     )  # fmt: skip
 
 
 def test_one_curve_whatever_happens_to_workers_and_nodes(cluster, job, undisturbed, tmp_path):
-    with Run(tmp_path, cluster.address, job) as run:
+    with Run(tmp_path, cluster.address(), job) as run:
         run.hold_at(3)
         os.kill(int(run.workers()[1][0]), signal.SIGKILL)
         run.wait_for_workers(4)
         run.go_on()
 
         run.hold_at(8)
-        cluster.remove_node(node_of(cluster, run.workers()[3]), allow_graceful=False)
+        cluster.remove_node(run.workers()[3][1])
         run.wait_for_workers(5)
         run.go_on()
 
         run.hold_at(13)
-        cluster.add_node(**NODE)
+        cluster.add_node()
         run.wait_for_workers(7)
         run.go_on()
 
         run.hold_at(16)
-        leaving = node_of(cluster, run.workers()[6])
+        leaving = run.workers()[6][1]
         drain(cluster, leaving, seconds=20)
         time.sleep(5)  # Ray Train looks twice a second here; what is tested is what happens then
         run.hold_at(18)
-        run.wait(lambda: f"node {leaving.node_id} will be taken away" in run.log.read_text())
+        run.wait(lambda: f"node {leaving} will be taken away" in run.log.read_text())
         time.sleep(20)  # a node that ends before its time is an ordinary loss
-        cluster.remove_node(leaving, allow_graceful=False)
+        cluster.remove_node(leaving)
         run.wait_for_workers(8)
         run.go_on()
         run.finish()

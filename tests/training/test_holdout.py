@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from maskdpo_ray.errors import UserError
 from maskdpo_ray.training.worker import held_out_topics
 
 
@@ -53,6 +54,19 @@ def test_what_is_found_does_not_depend_on_the_workers(
         make_job("two", **options, **fields, max_steps=4, micro_batch_tokens=1)
     )
     assert one[-1]["eval/loss"] == pytest.approx(two[-1]["eval/loss"], rel=1e-4)
+
+
+def test_a_loss_of_held_out_pairs_that_is_not_finite_names_them(
+    one_rank, make_job, references, options
+):
+    topics = held_out_topics((f"topic {number % 4}" for number in range(17)), 0.25, 0)
+    number = next(n for n in range(17) if f"topic {n % 4}" in topics)
+    broken = [dict(row) for row in references]
+    broken[number] = {**broken[number], "chosen": [math.nan] * len(broken[number]["chosen"])}
+    fields = {**options["fields"], "references": lambda: broken}
+    job = make_job("broken", **{**options, "fields": fields}, max_steps=2)
+    with pytest.raises(UserError, match=f"loss of 1 pairs is not finite.* 'pair-{number:03}'"):
+        one_rank.train(job)
 
 
 def test_the_policy_is_its_reference_before_it_learns(one_rank, make_job, options):

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from maskdpo_ray.config import PoolConfig, ResourcesConfig
-from maskdpo_ray.config_file import build_config
+from maskdpo_ray.config import PoolConfig, ResourcesConfig, build_config
 from maskdpo_ray.preference.select import token_digest
 from maskdpo_ray.records import PAIR_SCHEMA
 from maskdpo_ray.rundir import StageStore

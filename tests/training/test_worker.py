@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from maskdpo_ray.config import ModelConfig
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.storage import Folder
 from maskdpo_ray.training.checkpoint import damage
@@ -182,8 +183,41 @@ def test_the_export_is_the_trained_model(two_ranks, make_job, undisturbed, tiny_
     assert not torch.equal(sharded.lm_head.weight, before.lm_head.weight)
     assert sharded.config.attention_dropout == 0.1
     assert AutoTokenizer.from_pretrained(folders[0]).decode([3]) == "w03"
-    card = (job.output / "model").read("README.md").decode()
-    assert f"base_model: {tiny_llama}" in card and "| zero_stage | 3 |" in card
+    model = job.output / "model"
+    assert {"generation_config.json", "tokenizer.json"} <= set(model.names())
+    assert json.loads(model.read("config.json"))["dtype"] == "float32"
+    card = model.read("README.md").decode()
+    assert f"| base | {tiny_llama} |" in card and "| zero_stage | 3 |" in card
+    assert "| pairs learnt from | 17 |" in card
+
+
+CODE = """
+from transformers import LlamaConfig, LlamaForCausalLM
+
+class OwnConfig(LlamaConfig):
+    model_type = "own"
+
+class OwnForCausalLM(LlamaForCausalLM):
+    config_class = OwnConfig
+"""
+
+
+def test_a_model_that_brings_its_own_code_takes_it_along(one_rank, make_job, tiny_llama, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    own = tmp_path / "own"
+    shutil.copytree(tiny_llama, own)
+    (own / "own.py").write_text(CODE)
+    config = json.loads((own / "config.json").read_text())
+    names = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnForCausalLM"}
+    config |= {"model_type": "own", "architectures": ["OwnForCausalLM"], "auto_map": names}
+    (own / "config.json").write_text(json.dumps(config))
+    model = ModelConfig(path=str(own), dtype="bfloat16", trust_remote_code=True)
+    job = make_job(fields={"model": model}, zero_stage=1, max_steps=1)
+    one_rank.train(job)
+    trained = AutoModelForCausalLM.from_pretrained(f"{job.output}/model", trust_remote_code=True)
+    assert type(trained).__name__ == "OwnForCausalLM"
+    assert str(trained.dtype) == "torch.bfloat16"
 
 
 def test_a_loss_that_is_not_finite_names_the_rows(two_ranks, make_job, references):

@@ -6,8 +6,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from maskdpo_ray.config import Config
-from maskdpo_ray.config_errors import explain
+from maskdpo_ray.config.errors import explain
+from maskdpo_ray.config.run import Config
 from maskdpo_ray.errors import UserError
 
 

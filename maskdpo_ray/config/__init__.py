@@ -1,0 +1,41 @@
+"""The settings of a run: one strict tree, a module for each of its parts.
+
+Every default stands here and nowhere else. An unknown key is an error that names the nearest
+valid one, and a combination that the system would ignore is refused while the file is read,
+before anything heavy is imported.
+"""
+
+from maskdpo_ray.config.annotation import AnnotationConfig
+from maskdpo_ray.config.endpoint import AnnotatorEndpointConfig, Constrain, EndpointConfig
+from maskdpo_ray.config.evaluation import EvaluationConfig
+from maskdpo_ray.config.file import apply_override, build_config, differing_keys, read_config
+from maskdpo_ray.config.inputs import DataConfig, ModelConfig, WorldConfig
+from maskdpo_ray.config.preference import PreferenceConfig
+from maskdpo_ray.config.resources import PoolConfig, ResourcesConfig, WorkersConfig
+from maskdpo_ray.config.run import Config
+from maskdpo_ray.config.sampling import SamplingConfig
+from maskdpo_ray.config.training import LoraConfig, TrackingConfig, TrainingConfig
+
+__all__ = [
+    "AnnotationConfig",
+    "AnnotatorEndpointConfig",
+    "Config",
+    "Constrain",
+    "DataConfig",
+    "EndpointConfig",
+    "EvaluationConfig",
+    "LoraConfig",
+    "ModelConfig",
+    "PoolConfig",
+    "PreferenceConfig",
+    "ResourcesConfig",
+    "SamplingConfig",
+    "TrackingConfig",
+    "TrainingConfig",
+    "WorkersConfig",
+    "WorldConfig",
+    "apply_override",
+    "build_config",
+    "differing_keys",
+    "read_config",
+]

@@ -1,0 +1,67 @@
+"""Settings of annotation."""
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from maskdpo_ray.config.endpoint import AnnotatorEndpointConfig
+from maskdpo_ray.config.section import Section
+from maskdpo_ray.engine.arguments import refuse_decided_elsewhere
+
+AnnotatorName = Literal["anah", "judge", "closed_world", "labels"]
+
+
+class AnnotationConfig(Section):
+    """A verdict for every sentence of every candidate."""
+
+    annotator: AnnotatorName = "anah"
+    """`anah`: three turns; `judge`: any chat model; `closed_world`; `labels`: in the input."""
+    model: str | None = None
+    """Local folder or hub id of the annotating model (`anah`, `judge`)."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+    chat_template: str | None = None
+    """File with a Jinja chat template that replaces the tokenizer's own."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    templates: str | None = None
+    """YAML file that replaces the prompt wording."""
+    max_tokens: int = Field(default=512, ge=1)
+    """Longest reply of one annotator turn, in tokens."""
+    trust_remote_code: bool = False
+    prune: bool = False
+    """Leave candidates that can no longer become best or worst: fewer calls, the same pairs."""
+    engine: dict[str, Any] = {}
+    """Any argument of vLLM's engine."""
+    endpoint: AnnotatorEndpointConfig | None = None
+    """A server of the annotating model, in place of `model` in the actors."""
+
+    @model_validator(mode="after")
+    def _model_where_needed(self) -> "AnnotationConfig":
+        needs_model = self.annotator in ("anah", "judge")
+        if needs_model and not (self.model or self.endpoint):
+            raise ValueError(f"annotator {self.annotator!r} needs annotation.model or endpoint")
+        of_model = ("model", "revision", "chat_template", "dtype", "templates", "max_tokens")
+        of_model += ("trust_remote_code", "engine", "endpoint")
+        if not needs_model and (given := self.changed(*of_model)):
+            raise ValueError(f"annotator {self.annotator!r} uses no {', '.join(given)}: remove it")
+        refuse_decided_elsewhere(self.engine)
+        if self.annotator == "labels" and self.prune:
+            raise ValueError("annotator 'labels' asks nothing: remove prune")
+        return self
+
+    @model_validator(mode="after")
+    def _model_or_endpoint(self) -> "AnnotationConfig":
+        if self.endpoint is None:
+            return self
+        of_engine = ("model", "revision", "chat_template", "dtype", "trust_remote_code", "engine")
+        if given := self.changed(*of_engine):
+            raise ValueError(f"the server of endpoint decides {', '.join(given)}: remove it here")
+        constrain = self.endpoint.constrain
+        if self.annotator == "judge" and constrain is None:
+            raise ValueError(
+                "endpoint.constrain is missing: vllm for vLLM's server, json_schema for others "
+                "that know response_format, none for the rest"
+            )
+        if self.annotator == "anah" and constrain is not None:
+            raise ValueError("annotator 'anah' replies freely: remove endpoint.constrain")
+        return self

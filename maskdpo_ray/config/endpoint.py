@@ -1,0 +1,69 @@
+"""Models behind OpenAI-compatible servers."""
+
+from typing import ClassVar, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, model_validator
+
+from maskdpo_ray.config.section import Section
+
+
+class EndpointConfig(Section):
+    """A model behind an OpenAI-compatible server, in place of an engine in the actor."""
+
+    base_url: str
+    """Address of the API, e.g. `http://host:8000/v1`."""
+    model: str
+    """Name by which the server knows the model; it stands for the weights in fingerprints."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """Variable that holds the key in the environment of the nodes; a server may need none."""
+    api_key_file: str | None = None
+    """File on the nodes that holds the key, instead of the variable."""
+    concurrency: int = Field(default=64, ge=1, le=1000)
+    """Requests that one actor has under way."""
+    timeout: float = Field(default=600, gt=0)
+    """Seconds until a request is given up and tried again."""
+    max_retries: int = Field(default=30, ge=0)
+    """Tries after the first; 30 last for about three minutes of a server that is away."""
+
+    HOW: ClassVar[tuple[str, ...]] = (
+        "base_url",
+        "api_key_env",
+        "api_key_file",
+        "concurrency",
+        "timeout",
+        "max_retries",
+    )
+    """Keys that say where and how the model is asked, not what answers."""
+
+    # One validator of the whole section: the error of a single field would show its value, and a
+    # wrong one may be the key itself.
+    @model_validator(mode="after")
+    def _no_secret(self) -> "EndpointConfig":
+        try:
+            url = urlsplit(self.base_url)
+        except ValueError:
+            raise ValueError("base_url is no URL: http://host:8000/v1") from None
+        if url.scheme not in ("http", "https") or not url.hostname:
+            raise ValueError("base_url must begin with http:// or https:// and name a host")
+        if url.username or url.password or url.query or url.fragment:
+            raise ValueError(
+                "base_url is saved with the run: remove user, password and what follows ? or #; "
+                "a key is read from api_key_env or api_key_file"
+            )
+        if not self.api_key_env.isidentifier():
+            raise ValueError("api_key_env names an environment variable; it does not hold the key")
+        if self.api_key_file and self.changed("api_key_env"):
+            raise ValueError("api_key_file is read instead of api_key_env: remove one of them")
+        return self
+
+
+Constrain = Literal["vllm", "json_schema", "none"]
+
+
+class AnnotatorEndpointConfig(EndpointConfig):
+    """An annotating model behind an OpenAI-compatible server."""
+
+    constrain: Constrain | None = None
+    """What keeps replies to the verdicts (`judge`): vLLM's `structured_outputs`, OpenAI's
+    `response_format`, or nothing."""

@@ -1,0 +1,37 @@
+"""Settings of evaluation."""
+
+from pydantic import Field, model_validator
+
+from maskdpo_ray.config.annotation import AnnotationConfig
+from maskdpo_ray.config.section import Section
+
+
+class EvaluationConfig(Section):
+    """Sentence score on held-out topics, greedy and sampled, and best-of-N."""
+
+    samples: int = Field(default=16, ge=1)
+    """Sampled answers per question: for the sampled score and for every N of best-of-N."""
+    best_of_n: list[int] = [1, 2, 4, 8, 16]
+    temperature: float = Field(default=0.8, gt=0)
+    top_k: int = Field(default=40, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    max_tokens: int = Field(default=1024, ge=1)
+    bootstrap: int = Field(default=2000, ge=100)
+    """Resamples of the topics for the 95 % interval."""
+    annotation: AnnotationConfig | None = None
+    """The examiner; the annotator that made the pairs if left out."""
+
+    @model_validator(mode="after")
+    def _enough_samples(self) -> "EvaluationConfig":
+        if not self.best_of_n or min(self.best_of_n) < 1:
+            raise ValueError("best_of_n must list whole numbers of at least 1")
+        if max(self.best_of_n) > self.samples:
+            raise ValueError(
+                f"best_of_n asks for {max(self.best_of_n)} of {self.samples} samples: "
+                f"set evaluation.samples={max(self.best_of_n)}"
+            )
+        if self.annotation and self.annotation.prune:
+            raise ValueError(
+                "a score needs a verdict on every sentence: remove evaluation.annotation.prune"
+            )
+        return self

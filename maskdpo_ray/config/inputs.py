@@ -1,0 +1,53 @@
+"""What comes in: the policy, the questions, or the closed world that provides both."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from maskdpo_ray.config.section import Section
+
+
+class ModelConfig(Section):
+    """The policy that is sampled, aligned and evaluated."""
+
+    path: str | None = None
+    """Local folder or hub id of a causal language model."""
+
+    @field_validator("path")
+    @classmethod
+    def _home(cls, value: str | None) -> str | None:
+        return str(Path(value).expanduser()) if value and value.startswith("~") else value
+
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Arithmetic of sampling, reference and training. The reference must use training's."""
+    chat_template: str | None = None
+    """File with a Jinja chat template that replaces the tokenizer's own."""
+    system_prompt: str | None = None
+    trust_remote_code: bool = False
+
+
+class WorldConfig(Section):
+    """The embedded closed world: its builder provides the model, the questions and the truth."""
+
+    seed: int | None = None
+    """Seed of the facts and of pre-training; the run's seed if left out."""
+    small: bool = False
+    """A miniature for tests: few people, seconds of pre-training."""
+    evaluate_on: Literal["test", "validation"] = "test"
+    """The people whose answers are scored; settings are chosen on `validation`."""
+
+
+class DataConfig(Section):
+    """The questions. One JSON object a line: docs/data.md."""
+
+    train: str | None = None
+    """Questions to sample preference pairs from."""
+    test: str | None = None
+    """Held-out questions to evaluate on. No topic and no question may stand in both files."""
+    format: Literal["questions", "pairs"] = "questions"
+    """Of `train`: questions (docs/data.md), or preference pairs in the public Mask-DPO format."""
+    limit: int | None = Field(default=None, ge=1)
+    """Use only the first questions of each file."""

@@ -1,0 +1,18 @@
+"""Settings of the pairs."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from maskdpo_ray.config.section import Section
+
+
+class PreferenceConfig(Section):
+    """From verdicts to a preference pair with token weights."""
+
+    no_fact: Literal["correct", "mask"] = "correct"
+    """Sentences without facts: counted as correct (the paper), or given no weight on both sides."""
+    eos: Literal["keep", "mask"] = "keep"
+    """The end-of-turn token stands in no sentence: learnt on both sides (as released), or not."""
+    max_length: int = Field(default=1024, ge=8)
+    """Prompt and response together, in tokens; the response's tail is cut."""

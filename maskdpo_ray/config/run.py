@@ -1,0 +1,153 @@
+"""The whole tree, and what its sections demand of one another."""
+
+from typing import Any
+
+from pydantic import Field, ValidationError, model_validator
+
+from maskdpo_ray.config.annotation import AnnotationConfig
+from maskdpo_ray.config.errors import explain
+from maskdpo_ray.config.evaluation import EvaluationConfig
+from maskdpo_ray.config.inputs import DataConfig, ModelConfig, WorldConfig
+from maskdpo_ray.config.preference import PreferenceConfig
+from maskdpo_ray.config.resources import ResourcesConfig
+from maskdpo_ray.config.sampling import SamplingConfig
+from maskdpo_ray.config.section import Section
+from maskdpo_ray.config.training import PRESETS, TrackingConfig, TrainingConfig
+from maskdpo_ray.engine.arguments import parallel_size
+
+
+class Config(Section):
+    """A whole run."""
+
+    run_dir: str
+    """Where everything is written: a local folder or a URL. `{seed}` stands for the seed."""
+    seed: int = Field(default=0, ge=0)
+    world: WorldConfig | None = None
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    annotation: AnnotationConfig
+    preference: PreferenceConfig = PreferenceConfig()
+    training: TrainingConfig = TrainingConfig()
+    rounds: int = Field(default=1, ge=1)
+    """On-policy rounds: each system's next round samples, and starts from, what it became."""
+    systems: dict[str, dict[str, Any]] = {"mask_dpo": {}}
+    """Trained systems: for each name, what differs from the training section."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    resources: ResourcesConfig = ResourcesConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _seed_in_run_dir(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("run_dir"), str):
+            run_dir = values["run_dir"].replace("{seed}", str(values.get("seed", 0)))
+            return {**values, "run_dir": run_dir}
+        return values
+
+    @model_validator(mode="after")
+    def _policy_and_questions(self) -> "Config":
+        if self.world is not None:
+            given = [k for k in ("train", "test") if getattr(self.data, k)]
+            if self.model.path or given:
+                raise ValueError(
+                    "world provides the model and the questions: remove model.path, "
+                    "data.train and data.test, or world"
+                )
+        elif not self.model.path:
+            raise ValueError("model.path is missing: a local folder or a hub id")
+        elif not self.data.train:
+            raise ValueError("data.train is missing: a JSONL file of questions")
+        if self.data.format == "pairs" and self.annotation.annotator != "labels":
+            raise ValueError(
+                "data.format=pairs brings answers and verdicts along: set annotation.annotator="
+                "labels and sampling.source=input"
+            )
+        if self.annotation.annotator == "labels" and self.sampling.source != "input":
+            raise ValueError(
+                "annotator 'labels' takes the verdicts of the input: set sampling.source=input"
+            )
+        if self.rounds > 1 and (self.sampling.source == "input" or self.sampling.endpoint):
+            raise ValueError("rounds sample from the aligned policy: set sampling.source=vllm")
+        if self.sampling.source == "input" and self.world is not None:
+            raise ValueError("the closed world brings no answers: remove sampling.source")
+        if self.sampling.endpoint:
+            if self.world is not None:
+                raise ValueError("no server has the world's policy: remove sampling.endpoint")
+            if self.sampling.engine and not self.data.test:
+                raise ValueError(
+                    "sampling.engine would start only to answer data.test: remove it, or "
+                    "sampling.endpoint"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _examiner(self) -> "Config":
+        evaluates = self.data.test or self.world is not None
+        examiners = {self.annotation.annotator}
+        if evaluates:
+            examiners.add(self.evaluation_annotation.annotator)
+        if self.world is None and "closed_world" in examiners:
+            raise ValueError("annotator 'closed_world' knows only the closed world: set world={}")
+        if evaluates and self.evaluation_annotation.annotator == "labels":
+            raise ValueError(
+                "annotator 'labels' cannot judge new answers: set evaluation.annotation, "
+                "or leave data.test out"
+            )
+        if not evaluates and self.evaluation.annotation:
+            raise ValueError("evaluation.annotation examines answers to data.test: give that too")
+        return self
+
+    @model_validator(mode="after")
+    def _systems(self) -> "Config":
+        for name in self.systems:
+            if name == "base" or not name.isidentifier():
+                raise ValueError(f"systems: {name!r} cannot name a trained system")
+            try:
+                self.training_of(name)
+            except ValidationError as error:
+                problems = (
+                    explain(problem, TrainingConfig, f"systems.{name}.")
+                    for problem in error.errors()
+                )
+                raise ValueError("; ".join(problems)) from None
+        trained = [self.training_of(name) for name in self.systems]
+        answers = self.world is not None or self.data.test or self.rounds > 1
+        if answers and any(each.lora and each.lora.export == "adapter" for each in trained):
+            raise ValueError(
+                "training.lora.export=adapter leaves no whole model to evaluate or to sample in a "
+                "next round: set training.lora.export=merged, or leave data.test (and world) out"
+            )
+        if self.model.dtype == "bfloat16":
+            if any(settings.zero_stage == 0 for settings in trained):
+                raise ValueError(
+                    "training.zero_stage=0 keeps no fp32 weights beside bfloat16 ones and loses "
+                    "small updates: set training.zero_stage=1, which costs the same on one worker"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _engines_fit_their_pools(self) -> "Config":
+        for pool, engine in (
+            ("sampler", self.sampling.engine),
+            ("annotator", self.annotation.engine),
+            ("annotator", self.evaluation_annotation.engine),
+        ):
+            parallel, gpus = parallel_size(engine), getattr(self.resources, pool).gpus
+            if parallel > 1 and gpus != parallel:
+                raise ValueError(
+                    f"an engine over {parallel} GPUs needs resources.{pool}.gpus={parallel}, "
+                    f"not {gpus:g}"
+                )
+        return self
+
+    def training_of(self, system: str) -> TrainingConfig:
+        """The training section of one trained system, its overrides applied."""
+        overrides = self.systems[system]
+        preset = PRESETS.get(overrides.get("preset"), {})
+        return TrainingConfig.model_validate({**self.training.model_dump(), **preset, **overrides})
+
+    @property
+    def evaluation_annotation(self) -> AnnotationConfig:
+        """The examiner's, who judges every sentence."""
+        return self.evaluation.annotation or self.annotation.model_copy(update={"prune": False})

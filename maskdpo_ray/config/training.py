@@ -1,0 +1,156 @@
+"""Settings of training and of watching it."""
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from maskdpo_ray.config.section import Section
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # Mask-DPO, section 3.1 and appendix: what the paper says it trained with.
+    "paper": {"learning_rate": 5e-6, "epochs": 3, "batch_size": 64},
+    # The configuration file released with the paper.
+    "released": {"learning_rate": 5e-7, "epochs": 3, "batch_size": 64},
+}
+
+LossName = Literal["sigmoid", "robust", "hinge", "ipo", "kto_pair", "sppo_hard", "nca_pair"]
+
+
+class LoraConfig(Section):
+    """Low-rank adapters beside frozen weights, through peft (extra `lora`)."""
+
+    rank: int = Field(default=16, ge=1)
+    alpha: float = Field(default=32.0, gt=0)
+    """Adapters count alpha / rank times."""
+    dropout: float = 0.0
+    """Zero: with dropout the policy would differ from its own reference."""
+    target_modules: list[str] | Literal["all-linear"] = "all-linear"
+    """Names of linear layers (e.g. `q_proj`); by default all but the LM head."""
+    export: Literal["merged", "adapter"] = "merged"
+    """`model/` is a whole model with the adapters added in, or the adapters alone."""
+
+    @field_validator("dropout")
+    @classmethod
+    def _no_dropout(cls, value: float) -> float:
+        if value != 0.0:
+            raise ValueError(
+                "with dropout the policy would differ from its reference before the first step: "
+                "set it to 0 or remove it"
+            )
+        return value
+
+    @field_validator("target_modules")
+    @classmethod
+    def _some_modules(cls, value: list[str] | str) -> list[str] | str:
+        if not value:
+            raise ValueError("without a module nothing would be trained: name one, or all-linear")
+        return value
+
+
+class TrainingConfig(Section):
+    """Masked DPO (paper, equations 5 and 6)."""
+
+    preset: Literal["paper", "released"] | None = None
+    """Take the learning rate, epochs and batch of the paper or of its released configuration."""
+    mask: Literal["sentence", "none"] = "sentence"
+    """`sentence` is Mask-DPO; `none` gives every token weight one: vanilla DPO."""
+    loss: LossName = "sigmoid"
+    """Of the masked log-ratios; `sigmoid` is DPO. docs/training.md has the formulas."""
+    beta: float = Field(default=0.1, gt=0)
+    """Scale of the log-ratios; `ipo`, `sppo_hard`: the ratios' targets are multiples of 1/beta."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
+    """Probability that a preference is flipped (`sigmoid`, `robust`)."""
+    nll_weight: float = Field(default=0.0, ge=0)
+    """Weight of the mean negative log-likelihood per kept chosen token (RPO's alpha)."""
+    lora: LoraConfig | None = None
+    """Train low-rank adapters instead of all weights."""
+    learning_rate: float = Field(default=5e-6, gt=0)
+    epochs: int = Field(default=3, ge=1)
+    max_steps: int | None = Field(default=None, ge=1)
+    """Stop after this many optimizer steps; the schedule then spans these steps."""
+    batch_size: int = Field(default=64, ge=1)
+    """Global batch, in pairs, whatever the number of workers."""
+    micro_batch_tokens: int = Field(default=16384, ge=1)
+    """Tokens of one forward pass on one worker, padding included, both responses of its pairs."""
+    packing: Literal["auto"] | bool = "auto"
+    """Sequences of a pass behind one another, without padding; `auto` packs wherever the model and
+    the attention kernel can do it."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    adam_eps: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    warmup_ratio: float = Field(default=0.03, ge=0, lt=1)
+    """Share of the steps in which the learning rate rises linearly; then a cosine to zero."""
+    min_lr_ratio: float = Field(default=0.0, ge=0, le=1)
+    """What the cosine approaches after the last step, as a share of the highest rate."""
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    """What DeepSpeed shards: 0 nothing, 1 optimizer, 2 + gradients, 3 + parameters."""
+    deepspeed: dict[str, Any] = {}
+    """Further DeepSpeed settings (e.g. offload); keys that this tree sets are refused."""
+    gradient_checkpointing: bool = False
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    logprob_chunk: int = Field(default=1024, ge=1)
+    """Positions projected onto the vocabulary at a time."""
+    checkpoint_every: int = Field(default=50, ge=1)
+    """Optimizer steps between checkpoints."""
+    keep_checkpoints: int = Field(default=2, ge=1)
+    holdout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the topics whose pairs are not learnt from but examined (`eval/` metrics)."""
+    eval_every: int = Field(default=50, ge=1)
+    """Optimizer steps between examinations of the pairs held out; the last step has one too."""
+
+    HOW: ClassVar[tuple[str, ...]] = (
+        "micro_batch_tokens",
+        "packing",
+        "logprob_chunk",
+        "gradient_checkpointing",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "eval_every",
+        "zero_stage",  # checkpoints do not know it; docs/training.md has the curves side by side
+    )
+    """Keys that change how the work is done, not what is learnt: a run may go on with others."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset_below_given(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("preset") in PRESETS:
+            return {**PRESETS[values["preset"]], **values}
+        return values
+
+    @field_validator("label_smoothing")
+    @classmethod
+    def _smoothing_where_read(cls, value: float, info: ValidationInfo) -> float:
+        loss = info.data.get("loss", "sigmoid")
+        if value and loss not in ("sigmoid", "robust"):
+            raise ValueError(f"loss {loss!r} has no label smoothing: set it to 0 or remove it")
+        return value
+
+    @field_validator("deepspeed")
+    @classmethod
+    def _not_ours(cls, value: dict[str, Any]) -> dict[str, Any]:
+        ours = {
+            "train_batch_size": "training.batch_size",
+            "train_micro_batch_size_per_gpu": "training.micro_batch_tokens",
+            "gradient_accumulation_steps": "training.batch_size",
+            "gradient_clipping": "training.max_grad_norm",
+            "optimizer": "training.learning_rate, betas, weight_decay",
+            "scheduler": "training.warmup_ratio, min_lr_ratio",
+            "bf16": "model.dtype",
+            "fp16": "model.dtype",
+        }
+        for key in value:
+            if key in ours:
+                raise ValueError(f"{key!r} is set through {ours[key]}: remove it here")
+        if "stage" in (value.get("zero_optimization") or {}):
+            raise ValueError("the stage is set through training.zero_stage: remove it here")
+        return value
+
+
+class TrackingConfig(Section):
+    """Where training is watched. Nothing here changes a result."""
+
+    report_to: list[Literal["tensorboard", "wandb", "mlflow"]] = ["tensorboard"]
+    """`metrics.jsonl` is always written; `wandb` and `mlflow` are extras of the same names."""
+    project: str = "maskdpo-ray"
+    """W&B project or MLflow experiment."""
