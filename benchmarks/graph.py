@@ -25,6 +25,8 @@ from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
+from byte_bpe import train_byte_bpe
+
 from maskdpo_ray.annotation.annotator import Annotate
 from maskdpo_ray.config import ModelConfig, PoolConfig, PreferenceConfig, ResourcesConfig
 from maskdpo_ray.preference.processor import PairBuilder
@@ -193,17 +195,9 @@ class Memory:
 
 def make_policy(folder: Path) -> str:
     """A Llama of a few thousand parameters with a byte-level tokenizer: only its ids matter."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, PreTrainedTokenizerFast
 
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=600, special_tokens=["<|end|>"], show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )  # fmt: skip
-    bpe.train_from_iterator([answer(n) for n in range(200)], trainer)
+    bpe = train_byte_bpe([answer(n) for n in range(200)], 600, ["<|end|>"])
     template = "{% for m in messages %}{{ m['content'] + '<|end|>' }}{% endfor %}"
     PreTrainedTokenizerFast(
         tokenizer_object=bpe, eos_token="<|end|>", chat_template=template

@@ -28,6 +28,8 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
+from byte_bpe import train_byte_bpe
+
 K = 16
 MAX_TOKENS = 64
 MAX_NUM_SEQS = 64
@@ -51,17 +53,9 @@ def question(number: int) -> dict:
 def make_policy(folder: Path) -> None:
     """A Llama with random weights, large enough that its own work decides about the speed."""
     import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=["<|end|>"], show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )  # fmt: skip
-    bpe.train_from_iterator([question(n)["question"] for n in range(50)], trainer)
+    bpe = train_byte_bpe([question(n)["question"] for n in range(50)], 400, ["<|end|>"])
     template = "{% for m in messages %}{{ m['content'] + '<|end|>' }}{% endfor %}"
     PreTrainedTokenizerFast(
         tokenizer_object=bpe, eos_token="<|end|>", chat_template=template

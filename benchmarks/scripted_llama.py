@@ -11,6 +11,8 @@ script it speaks, the chat template tells by the header of the reply: one header
 from collections.abc import Iterable
 from pathlib import Path
 
+from byte_bpe import train_byte_bpe
+
 HEADERS = ("<|reply1|>", "<|reply2|>", "<|reply3|>")
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}"
@@ -41,20 +43,11 @@ def build_scripted_llama(
         ``folder`` as a string.
     """
     import torch
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import AddedToken
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     special = ["<|pad|>", "<|bos|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
-        special_tokens=[*special, *HEADERS],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    bpe.train_from_iterator(texts, trainer)
+    bpe = train_byte_bpe(texts, vocabulary, [*special, *HEADERS])
     bpe.add_tokens([AddedToken(word, normalized=False) for script in SCRIPTS for word in script])
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe,
