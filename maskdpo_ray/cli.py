@@ -42,9 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from maskdpo_ray.storage import Folder
 
         verb = "run" if given.verb == "demo" else given.verb
-        # A report may be looked at while the run goes on.
-        with nullcontext() if verb == "report" else DriverLock(Folder(config.run_dir)):
-            PIPELINE[verb](Stages(config, given.rerun))
+        look = verb == "report"  # while the run goes on
+        if look and given.rerun:
+            raise UserError("a report redoes nothing: remove --rerun")
+        with nullcontext() if look else DriverLock(Folder(config.run_dir)):
+            PIPELINE[verb](Stages(config, given.rerun, look))
     except UserError as error:
         print(f"maskdpo: {error}", file=sys.stderr)
         return 2

@@ -65,6 +65,11 @@ def model_identity(path: str, revision: str | None = None, key: str = "model.pat
     """
     path = local_folder(path)
     if os.path.isdir(path):
+        if revision is not None:
+            raise UserError(
+                f"{key.rpartition('.')[0]}.revision is of a model on the hub, and {path} is a "
+                "folder: remove it"
+            )
         return _folder_identity(Path(path), key)
     if path.startswith((".", "/", "~")) or path.count("/") != 1:
         raise UserError(

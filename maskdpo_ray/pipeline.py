@@ -27,7 +27,7 @@ def run(stages: Stages) -> None:
             prepare(stages, start)
             ready.append(start)
         train_system(stages, system, round)
-    if stages.evaluates:
+    if stages.config.evaluates:
         evaluate(stages)
     report(stages)
 
@@ -124,8 +124,7 @@ def train_system(stages: Stages, system: str, round: int) -> None:
     store = stages.train(system, round)
     if not store.complete:
         start = stages.start(system, round)
-        some_pairs(stages, start)
-        finished(stages.reference(start).store)
+        references_of(stages, start)
         job = stages.training_job(system, round)
         start_ray(stages.config.resources)
         store.begin(stages.versions)
@@ -150,6 +149,18 @@ def some_pairs(stages: Stages, start: Policy) -> StageStore:
     return pairs
 
 
+def references_of(stages: Stages, start: Policy) -> StageStore:
+    """The finished log-probabilities of all pairs from answers of ``start``.
+
+    Raises:
+        UserError: there are no pairs, or some have none: the store outlives the pairs it was for.
+    """
+    pairs, references = some_pairs(stages, start), finished(stages.reference(start).store)
+    if pairs.blocks(without=set.union(*references.finished()), column="digest"):
+        raise _unfinished(references)
+    return references
+
+
 def finished(store: StageStore) -> StageStore:
     """A store that the next stage can start from.
 
@@ -157,12 +168,16 @@ def finished(store: StageStore) -> StageStore:
         UserError: it is not complete.
     """
     if not store.complete or store.lacks_rows():
-        verb = store.name.partition("-")[0]
-        raise UserError(
-            f"stage {store.name} is not finished for this configuration: run `maskdpo {verb}` "
-            "first, or `maskdpo run` for the whole graph"
-        )
+        raise _unfinished(store)
     return store
+
+
+def _unfinished(store: StageStore) -> UserError:
+    verb = store.name.partition("-")[0]
+    return UserError(
+        f"stage {store.name} is not finished for this configuration: run `maskdpo {verb}` "
+        "first, or `maskdpo run` for the whole graph"
+    )
 
 
 VERBS: dict[str, Callable[[Stages], None]] = {

@@ -1,8 +1,10 @@
 """Questions in: a JSONL file, checked line by line, into the first store of a run.
 
-One object a line: ``id``, ``topic``, ``question`` and optionally ``document``, ``language``
+One object a line: ``question`` and optionally ``id``, ``topic``, ``document``, ``language``
 (``en`` unless said) and ``candidates``, a list of ``{"response", "model"?, "sentences"?}`` whose
-sentences are ``{"start", "end", "label"}``. Other keys are left alone.
+sentences are ``{"start", "end", "label"}``. Other keys are left alone. A line without ``id`` is
+named by its content, and without ``topic`` its question is its topic (the released evaluation's
+input has neither).
 """
 
 import json
@@ -17,7 +19,7 @@ from maskdpo_ray.errors import RowRejected, UserError
 from maskdpo_ray.preference.public_format import read_public
 from maskdpo_ray.progress import say
 from maskdpo_ray.records import Candidate, Question
-from maskdpo_ray.rundir import StageStore
+from maskdpo_ray.rundir import StageStore, fingerprint
 from maskdpo_ray.storage import open_file
 
 LANGUAGES = ("en", "zh")
@@ -42,7 +44,7 @@ def read_questions(
                 break
             row = _parse(line, f"{path} line {number}")
             # What cannot be written cannot name a row: it leaves the run under its escaped form.
-            row_id = row["id"].encode("utf-8", "backslashreplace").decode()
+            row_id = _writable(row["id"])
             if row_id in seen:
                 raise UserError(
                     f"{path} line {number}: id {row_id!r} stands in line {seen[row_id]} already; "
@@ -70,17 +72,24 @@ def _parse(line: bytes, place: str) -> dict[str, Any]:
         raise UserError(f"{place} is not JSON: {error}") from None
     if not isinstance(row, dict):
         raise UserError(f"{place} must be a JSON object, not {type(row).__name__}")
-    for key in ("id", "topic", "question"):
-        if key not in row:
-            raise UserError(f"{place}: key {key!r} is missing")
-        if not isinstance(row[key], str):
+    if "question" not in row:
+        raise UserError(f"{place}: key 'question' is missing")
+    for key in ("question", "id", "topic", "document", "language"):
+        optional = key in ("document", "language") and row.get(key) is None
+        if key in row and not optional and not isinstance(row[key], str):
             raise UserError(f"{place}: {key!r} must be a string, not {type(row[key]).__name__}")
+    row = {"topic": row["question"], **row}
+    if "id" not in row:
+        content = (row["topic"], row["question"], row.get("document") or "")
+        row["id"] = fingerprint(*map(_writable, content))
     if not row["id"].strip():
         raise UserError(f"{place}: 'id' is empty; give every question its own id")
-    for key in ("document", "language"):
-        if row.get(key) is not None and not isinstance(row[key], str):
-            raise UserError(f"{place}: {key!r} must be a string, not {type(row[key]).__name__}")
     return row
+
+
+def _writable(text: str) -> str:
+    """The text, what no UTF-8 can hold escaped."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _normalise(row: dict[str, Any], place: str) -> Question | RowRejected:
@@ -127,10 +136,14 @@ def _readable(row: Question, place: str) -> Question | RowRejected:
 def _candidate(index: int, given: Any) -> Candidate:
     if not isinstance(given, dict):
         raise TypeError(f"candidate {index} must be an object, not {type(given).__name__}")
-    response = str(given["response"])
-    sentences = given.get("sentences") or []
+    response = _typed(given["response"], str, f"response of candidate {index}")
+    sentences = _typed(given.get("sentences") or [], list, f"sentences of candidate {index}")
     for sentence in sentences:
-        if not 0 <= int(sentence["start"]) <= int(sentence["end"]) <= len(response):
+        _typed(sentence, dict, f"a sentence of candidate {index}")
+        _typed(sentence["label"], str, f"a label of candidate {index}")
+        for end in ("start", "end"):
+            _typed(sentence[end], int, f"{end} of a sentence of candidate {index}")
+        if not 0 <= sentence["start"] <= sentence["end"] <= len(response):
             raise ValueError(
                 f"candidate {index} of {len(response)} characters has a sentence at "
                 f"{sentence['start']}:{sentence['end']}"
@@ -138,21 +151,28 @@ def _candidate(index: int, given: Any) -> Candidate:
     return {
         "index": index,
         "seed": 0,
-        "model": str(given.get("model") or "input"),
+        "model": _typed(given.get("model") or "input", str, f"model of candidate {index}"),
         "response": response,
         "token_ids": [],
         "finish_reason": "input",
         "decoding": "input",
         "sentences": [
             {
-                "start": int(sentence["start"]),
-                "end": int(sentence["end"]),
-                "verdict": str(sentence["label"]),
+                "start": sentence["start"],
+                "end": sentence["end"],
+                "verdict": sentence["label"],
                 "detail": "given with the input",
             }
             for sentence in sentences
         ],
     }
+
+
+def _typed(value: Any, kind: type, what: str) -> Any:
+    """The value, if it is of its kind: text made of something else would be trained on."""
+    if type(value) is not kind:
+        raise TypeError(f"{what} must be {kind.__name__}, not {type(value).__name__}")
+    return value
 
 
 def read_pairs(

@@ -10,9 +10,11 @@ its old results.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import yaml
@@ -25,10 +27,13 @@ from maskdpo_ray.config import (
     build_config,
     differing_keys,
 )
+from maskdpo_ray.engine.arguments import what_decides
 from maskdpo_ray.errors import RowRejected, UserError
 from maskdpo_ray.records import REJECTED_SCHEMA
 from maskdpo_ray.storage import DamagedFile, Folder
 
+T = TypeVar("T")
+READING = 16  # parts at once: an object store answers late, and many requests as late as one
 LOCK = "driver.lock"  # held by the one command that works here (driver_lock.py)
 FORMAT = 1  # raised when the meaning of stored rows changes: older results are then not reused
 
@@ -101,15 +106,17 @@ class StageStore:
             return self.schema.empty_table()
         return None
 
-    def parts(self, kind: str = "part") -> list[str]:
-        return [
-            n for n in self.folder.names() if n.startswith(f"{kind}-") and n.endswith(".parquet")
-        ]
+    def parts(self, *kinds: str) -> list[str]:
+        """Names of the files of rows: of finished ones, unless other kinds are named."""
+        starts = tuple(f"{kind}-" for kind in kinds or ("part",))
+        return [n for n in self.folder.names() if n.startswith(starts) and n.endswith(".parquet")]
 
     def finished(self) -> tuple[set[str], set[str]]:
         """Ids that came out, and ids that were rejected. An id in both came out."""
-        done = {i for part in self.parts() for i in self._ids(part)}
-        rejected = {i for part in self.parts("rejected") for i in self._ids(part)}
+        done, rejected = (
+            {i for ids in _at_once(self._ids, self.parts(kind)) for i in ids}
+            for kind in ("part", "rejected")
+        )
         return done, rejected - done
 
     def _ids(self, part: str) -> list[str]:
@@ -118,16 +125,20 @@ class StageStore:
 
     def blocks(self, without: set[str], column: str = "id") -> list[Block]:
         """Finished rows except those whose ``column`` is in ``without``, each value once."""
-        seen, blocks = set(without), []
-        for part in self.parts():
-            with self.folder.parquet(part) as file:
-                for group in range(file.num_row_groups):
-                    ids = file.read_row_group(group, columns=[column])[column].to_pylist()
-                    new = [i for i in dict.fromkeys(ids) if i not in seen]
-                    seen.update(new)
-                    if new:
-                        blocks.append(Block(part, group, new, column))
+        seen, blocks, parts = set(without), [], self.parts()
+        for part, groups in zip(parts, _at_once(partial(self._groups, column), parts), strict=True):
+            for group, ids in enumerate(groups):
+                new = [i for i in dict.fromkeys(ids) if i not in seen]
+                seen.update(new)
+                if new:
+                    blocks.append(Block(part, group, new, column))
         return blocks
+
+    def _groups(self, column: str, part: str) -> list[list[str]]:
+        """Values of a column, row group by row group."""
+        with self.folder.parquet(part) as file:
+            groups = range(file.num_row_groups)
+            return [file.read_row_group(n, columns=[column])[column].to_pylist() for n in groups]
 
     def read_block(self, block: Block) -> pa.Table:
         with self.folder.parquet(block.part) as file:
@@ -150,19 +161,23 @@ class StageStore:
             One line for each file.
         """
         columns = ["id"] if self.complete else None
-        found = {}
-        for part in self.parts() + self.parts("rejected"):
-            try:
-                with self.folder.parquet(part) as file:
-                    for group in range(file.num_row_groups):
-                        file.read_row_group(group, columns=columns)
-            except DamagedFile as error:
-                found[part] = f"{str(error).partition('): ')[0]}): removed, its rows are done again"
+        parts = self.parts("part", "rejected")
+        damages = _at_once(partial(self._damage, columns), parts)
+        found = {part: damage for part, damage in zip(parts, damages, strict=True) if damage}
         if found and self.complete:
             self.folder.write_json("manifest.json", self.manifest() | {"state": "running"})
         for part in found:
             self.folder.remove(part)
         return list(found.values())
+
+    def _damage(self, columns: list[str] | None, part: str) -> str | None:
+        try:
+            with self.folder.parquet(part) as file:
+                for group in range(file.num_row_groups):
+                    file.read_row_group(group, columns=columns)
+        except DamagedFile as error:
+            return f"{str(error).partition('): ')[0]}): removed, its rows are done again"
+        return None
 
     def rows(self) -> Iterator[dict]:
         """Every finished row once, block by block."""
@@ -171,11 +186,14 @@ class StageStore:
 
     def rejected_rows(self) -> list[dict]:
         done, _ = self.finished()
-        rows = {}
-        for part in self.parts("rejected"):
+        return [row for i, row in sorted(self._rejections().items()) if i not in done]
+
+    def _rejections(self) -> dict[str, dict]:
+        def read(part: str) -> list[dict]:
             with self.folder.parquet(part) as file:
-                rows |= {row["id"]: row for row in file.read().to_pylist()}
-        return [row for i, row in sorted(rows.items()) if i not in done]
+                return file.read().to_pylist()
+
+        return {row["id"]: row for rows in _at_once(read, self.parts("rejected")) for row in rows}
 
     # -- manifest -----------------------------------------------------------------------------
 
@@ -244,10 +262,17 @@ class StageStore:
                 f"stage {self.name}: {len(lost)} rows lost {sorted(lost)[:3]}, "
                 f"{len(extra)} unknown {sorted(extra)[:3]} in {self.folder}"
             )
-        reasons = Counter(r["reason"] for r in self.rejected_rows() if r["id"] in expected)
+        rejections = self._rejections() if rejected else {}
+        reasons = Counter(rejections[row_id]["reason"] for row_id in sorted(rejected))
         counts = {"in": len(expected), "out": len(done), "rejected": dict(reasons)}
         if not self.complete or self.manifest()["counts"] != counts:
             self.finish(counts, seconds)
+
+
+def _at_once(read: Callable[[str], T], parts: list[str]) -> list[T]:
+    """What ``read`` finds in each of these parts."""
+    with ThreadPoolExecutor(READING) as pool:
+        return list(pool.map(read, parts))
 
 
 class RunDir:
@@ -263,22 +288,34 @@ class RunDir:
         Raises:
             UserError: names the keys that differ and how to go on.
         """
-        ours = _dump(self.config)
         # A command that failed before it made anything has not taken the directory.
         made = set(self.folder.names()) - {"config.yaml", LOCK}
         if made and self.folder.exists("config.yaml") and not rerun:
-            stored = yaml.safe_load(self.folder.read("config.yaml"))
-            keys = differing_keys(ours, _dump(build_config(stored, f"{self.folder}/config.yaml")))
-            if keys:
-                raise UserError(
-                    f"{self.folder} was made with another configuration; these keys differ: "
-                    f"{', '.join(keys)}. Choose another run_dir, or pass --rerun to redo exactly "
-                    "the stages that depend on them"
-                )
+            self._refuse_another()
         resolved = yaml.safe_dump(
             self.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True
         )
         self.folder.write("config.yaml", resolved.encode())
+
+    def look(self) -> None:
+        """Check that the directory is this configuration's, and change nothing.
+
+        Raises:
+            UserError: it holds no run, or that of another configuration.
+        """
+        if not self.folder.exists("config.yaml"):
+            raise UserError(f"{self.folder} holds no run yet: `maskdpo run` makes one")
+        self._refuse_another()
+
+    def _refuse_another(self) -> None:
+        stored = yaml.safe_load(self.folder.read("config.yaml"))
+        theirs = build_config(stored, f"{self.folder}/config.yaml")
+        if keys := differing_keys(_dump(self.config), _dump(theirs)):
+            raise UserError(
+                f"{self.folder} was made with another configuration; these keys differ: "
+                f"{', '.join(keys)}. Choose another run_dir, or pass --rerun to redo exactly "
+                "the stages that depend on them"
+            )
 
     def store(
         self, name: str, settings: dict, schema: pa.Schema, *upstream: StageStore
@@ -327,4 +364,10 @@ def _dump(config: Config) -> dict[str, Any]:
         "annotation": asked,
         "evaluation": {"best_of_n": True, "bootstrap": True, "annotation": asked},
     }
-    return config.model_dump(mode="json", exclude=exclude)
+    dumped = config.model_dump(mode="json", exclude=exclude)
+    for name, changes in dumped["systems"].items():
+        dumped["systems"][name] = {k: v for k, v in changes.items() if k not in TrainingConfig.HOW}
+    for section in (dumped["sampling"], dumped["annotation"], dumped["evaluation"]["annotation"]):
+        if section:
+            section["engine"] = what_decides(section["engine"])
+    return dumped

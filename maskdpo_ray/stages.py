@@ -18,6 +18,7 @@ from maskdpo_ray.config import (
     ModelConfig,
     TrainingConfig,
 )
+from maskdpo_ray.engine.arguments import what_decides
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.identity import commit_of, file_digest, model_identity, versions
 from maskdpo_ray.preference.processor import PairBuilder
@@ -58,14 +59,19 @@ class Policy:
 class Stages:
     """The stages of one run."""
 
-    def __init__(self, config: Config, rerun: bool = False) -> None:
+    def __init__(self, config: Config, rerun: bool = False, look: bool = False) -> None:
+        """Open the run directory; ``look`` only at what is there, beside a driver that works."""
         self.config = config
+        self._look = look
         self.versions = versions()
         self.dir = RunDir(config)
         self._imported: dict[str, StageStore] = {}
         if config.world is None:
             _ = self.base  # a model that cannot be reached must not take the directory
-        self.dir.claim(rerun)
+        if look:
+            self.dir.look()
+        else:
+            self.dir.claim(rerun)
 
     # -- what a run starts from -----------------------------------------------------------------
 
@@ -73,7 +79,9 @@ class Stages:
     def world(self) -> WorldPlace | None:
         """The closed world, built if need be; None where the run has none."""
         world = self.config.world
-        return None if world is None else world_of(self.dir.folder, world, self.config.seed)
+        if world is None:
+            return None
+        return world_of(self.dir.folder, world, self.config.seed, build=not self._look)
 
     @cached_property
     def base(self) -> Policy:
@@ -91,9 +99,9 @@ class Stages:
             UserError: the two share a topic or a question.
         """
         if not self._imported:
-            splits = ["train", "test"] if self.evaluates else ["train"]
+            splits = ["train", "test"] if self.config.evaluates else ["train"]
             self._imported = {name: self._import(name) for name in splits}
-            if self.evaluates:
+            if self.config.evaluates:
                 check_disjoint(*self._imported.values())
         if split not in self._imported:
             raise UserError(f"data.{split} is missing: a JSONL file of questions")
@@ -106,6 +114,10 @@ class Stages:
             data = data.model_copy(update={"format": "questions"})
         settings = {"sha256": file_digest(path), "limit": data.limit, "format": data.format}
         store = self.dir.store(f"questions-{split}", settings, QUESTION_SCHEMA)
+        if self._look:
+            if not store.complete:
+                raise UserError(f"{self.dir.folder}: the questions are not there yet")
+            return store
         group = self.config.resources.questions_per_block
         import_questions(path, data, store, group, self.versions)
         if not store.finished()[0]:
@@ -115,10 +127,6 @@ class Stages:
     def _world_questions(self, split: str) -> str:
         name = self.config.world.evaluate_on if split == "test" else split
         return f"{self.world.built}/{name}.jsonl"
-
-    @property
-    def evaluates(self) -> bool:
-        return self.world is not None or self.config.data.test is not None
 
     # -- questions to pairs ---------------------------------------------------------------------
 
@@ -131,7 +139,8 @@ class Stages:
         settings = {
             "policy": policy.identity,
             "model": self._model_settings,
-            "sampling": sampling.model_dump(mode="json", exclude={"endpoint": how_asked}),
+            "sampling": sampling.model_dump(mode="json", exclude={"endpoint": how_asked})
+            | {"engine": what_decides(sampling.engine)},
             "seed": seed,
         }
         store = self.dir.store(
@@ -260,7 +269,7 @@ class Stages:
             "policy": policy.identity,
             "model": self._model_settings,
             "decoding": vars(decoding),
-            "engine": config.sampling.engine,
+            "engine": what_decides(config.sampling.engine),
             "seed": config.seed,
         }
         store = self.dir.store(
@@ -292,7 +301,7 @@ class Stages:
                 starts.append(start)
                 made += [stage(start).store for stage in stages]
             made.append(self.train(system, round))
-        if self.evaluates:
+        if self.config.evaluates:
             made.append(self.questions("test"))
             for policy in self.policies():
                 made += [self.answer(policy).store, self.evaluate(policy).store]
@@ -315,6 +324,7 @@ class Stages:
         """What an annotator's verdicts depend on."""
         exclude = {"revision": True, "endpoint": set(EndpointConfig.HOW)}
         settings = annotation.model_dump(mode="json", exclude=exclude)
+        settings["engine"] = what_decides(annotation.engine)
         for file in ("templates", "chat_template"):
             if path := getattr(annotation, file):
                 settings[file] = file_digest(path)

@@ -117,3 +117,12 @@ def test_an_unknown_verb_shows_the_verbs(capsys):
         main(["trian", "c.yaml"])
     assert stop.value.code == 2
     assert "choose from" in capsys.readouterr().err
+
+
+def test_a_revision_beside_a_folder_is_refused(capsys, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "q.jsonl").write_text('{"question": "q"}\n')
+    path = given_model(tmp_path, str(tmp_path), str(tmp_path / "q.jsonl"))
+    assert "model.revision is of a model on the hub" in refused(
+        capsys, "sample", path, "model.revision=main"
+    )

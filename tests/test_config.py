@@ -75,6 +75,18 @@ def test_one_candidate_is_refused_with_the_reason():
             "systems.b.label_smoothing: loss 'kto_pair' has no label smoothing",
         ),
         ({"training": {"lora": {"dropout": 0.1}}}, "differ from its reference"),
+        ({"model": {"revision": "main"}}, "world provides the model: remove model.revision"),
+        ({"systems": {"a": {"attention": "eager"}}}, "set training.attention"),
+        ({"systems": {"a": {"packing": False}}}, "set training.packing"),
+        ({"systems": {"a": {"preset": [1]}}}, "systems.a.preset: Input should be"),
+        ({"training": {"eval_every": 5}}, "set holdout, or remove it"),
+        ({"training": {"betas": [0.9, 1.5]}}, "training.betas.1: Input should be less than 1"),
+        ({"training": {"deepspeed": {"data_types": {}}}}, "gradients add up in float32"),
+        ({"training": {"deepspeed": {"stage": 3}}}, "'stage' has no effect here; known: zero_opt"),
+        ({"training": {"deepspeed": {"zero_optimization": 3}}}, "must be a mapping"),
+        ({"training": {"deepspeed": {"zero_optimization": None}}}, "must be a mapping"),
+        ({"tracking": {"project": "mine"}}, "project is of wandb and mlflow"),
+        ({"run_dir": ""}, "run_dir: String should have at least 1 character"),
         ({"training": {"lora": {"target_modules": []}}}, "nothing would be trained"),
         ({"training": {"lora": {"export": "adapter"}}}, "set training.lora.export=merged"),
         ({"training": {"lora": {"rnak": 4}}}, "'training.lora.rnak': did you mean 'rank'?"),
@@ -99,6 +111,36 @@ def test_overrides_reach_their_section_and_are_checked(tmp_path):
         read_config(path, ["training.betta=1"])
 
 
+LABELLED = {
+    "world": None,
+    "model": {"path": "m"},
+    "data": {"train": "q.jsonl"},
+    "sampling": {"source": "input"},
+    "annotation": {"annotator": "labels"},
+}
+
+
+def test_what_answers_the_test_questions_may_be_set_only_where_there_are_any():
+    engine = {"sampling": {"source": "input", "engine": {"max_model_len": 512}}}
+    judge = {"annotation": {"annotator": "judge", "model": "j"}}
+    tested = {"data": {"train": "q.jsonl", "test": "t.jsonl"}, "evaluation": judge}
+    build_config(tree(**LABELLED))
+    build_config(tree(**{**LABELLED, **tested, **engine}))
+    assert "would start only to answer data.test" in message(**{**LABELLED, **engine})
+    words = "evaluation.samples is of answers to data.test"
+    assert words in message(**LABELLED, evaluation={"samples": 32})
+
+
+def test_a_system_changes_what_it_names_and_nothing_else():
+    lora, given = {"rank": 8, "alpha": 99}, {"lora": {"rank": 4}}
+    config = build_config(tree(training={"lora": lora}, systems={"a": given, "b": {"lora": None}}))
+    assert config.training_of("a").lora.model_dump(include={"rank", "alpha"}) == {
+        "rank": 4,
+        "alpha": 99,
+    }
+    assert config.training_of("b").lora is None
+
+
 def test_a_preset_stands_below_what_is_given():
     config = build_config(
         tree(
@@ -118,6 +160,9 @@ def test_missing_and_malformed_files(tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text("a: [")
     with pytest.raises(UserError, match="is not YAML"):
+        read_config(path)
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match="cannot be read: 'utf-8' codec"):
         read_config(path)
     path.write_text("- a")
     with pytest.raises(UserError, match="must hold `key: value` sections"):

@@ -37,6 +37,7 @@ def only(path):
         ([row(), "", "[1]"], "line 3 must be a JSON object, not list"),
         ([row(), row(topic="B")], "line 2: id 'q1' stands in line 1 already"),
         ([{"id": "a", "topic": "b"}], "line 1: key 'question' is missing"),
+        ([row(id=None)], "line 1: 'id' must be a string, not NoneType"),
         ([row(question=7)], "line 1: 'question' must be a string, not int"),
         ([row(id=" ")], "line 1: 'id' is empty"),
         ([row(document=["d"])], "line 1: 'document' must be a string"),
@@ -70,6 +71,18 @@ def test_bytes_that_are_not_utf8(file):
         ({"candidates": [{"response": "a \ud800"}]}, "not_unicode"),
         ({"candidates": [{"response": "a", "sentences": [{"start": 0}]}]}, "malformed_candidate"),
         ({"candidates": "abc"}, "malformed_candidate"),
+        ({"candidates": [{"response": None}]}, "malformed_candidate"),
+        ({"candidates": [{"response": ["a"]}]}, "malformed_candidate"),
+        ({"candidates": [{"response": "a", "model": 7}]}, "malformed_candidate"),
+        ({"candidates": [{"response": "a", "sentences": ["ok"]}]}, "malformed_candidate"),
+        (
+            {"candidates": [{"response": "a", "sentences": [{"start": 0, "end": 1, "label": 1}]}]},
+            "malformed_candidate",
+        ),
+        (
+            {"candidates": [{"response": "a", "sentences": [{"start": 0, "end": 1.0}]}]},
+            "malformed_candidate",
+        ),
         ({"candidates": ["abc"]}, "malformed_candidate"),
         (
             {
@@ -95,6 +108,17 @@ def test_candidates_and_their_labels_come_along(file):
     assert outcome["language"] == "zh"
     assert (candidate["model"], candidate["response"]) == ("m", "A b.")
     assert candidate["sentences"][0]["verdict"] == "ok"
+
+
+def test_a_line_with_a_question_alone_is_named_by_its_content(file):
+    lines = [{"question": "Who is Ada?"}, {"question": "Who is Bea?", "document": "d"}]
+    first, second = read_questions(write(file, *lines))
+    assert first[1]["topic"] == "Who is Ada?"
+    assert first[0] == first[1]["id"] != second[0]
+    ((again, _),) = read_questions(write(file, lines[1]))
+    assert again == second[0], "wherever it stands"
+    with pytest.raises(UserError, match=f"line 2: id '{first[0]}' stands in line 1 already"):
+        list(read_questions(write(file, lines[0], lines[0])))
 
 
 def make_store(tmp_path, name, *rows):

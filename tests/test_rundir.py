@@ -127,8 +127,13 @@ def test_where_and_in_what_portions_a_run_works_may_change(tmp_path):
             tmp_path,
             resources={"sampler": {"actors": 4}},
             training={"micro_batch_tokens": 100, "checkpoint_every": 7},
+            systems={"mask_dpo": {"checkpoint_every": 3}},
+            sampling={"engine": {"gpu_memory_utilization": 0.5, "max_num_seqs": 8}},
         )
     ).claim()
+    other = RunDir(config(tmp_path, sampling={"engine": {"max_model_len": 8}}))
+    with pytest.raises(UserError, match=r"these keys differ: sampling\.engine\.max_model_len\."):
+        other.claim()
 
 
 def test_fingerprints_do_not_depend_on_the_order_of_keys():

@@ -26,6 +26,7 @@ TYPE_MARKERS = {
 }
 SEPARATOR = re.compile(r"[<＜]\s*sep\s*[>＞]", re.IGNORECASE)
 BRACKETED = re.compile(r"[<＜]([^<>＜＞]*)[>＞]")
+ENCLOSED = re.compile(r"[<＜‹\[][^<>＜＞‹›\[\]]*[>＞›\]]\s*[.。．]?")
 
 
 class UnreadableReply(ValueError):
@@ -45,7 +46,8 @@ def read_references(reply: str) -> list[str]:
     """Turn 2: the fragments of the document, or none where it says nothing about the sentence.
 
     Raises:
-        UnreadableReply: empty, or a marker of any turn stands beside other text.
+        UnreadableReply: empty, a marker of any turn stands beside other text, or a fragment is
+            no text: without a letter or digit, or enclosed in brackets as only markers are.
     """
     if _core(reply) in NO_REFERENCE_MARKERS:
         return []
@@ -55,9 +57,14 @@ def read_references(reply: str) -> list[str]:
         raise UnreadableReply(f"a marker beside other text: {reply!r}")
     fragments = [fragment.strip() for fragment in SEPARATOR.split(reply)]
     fragments = [fragment for fragment in fragments if fragment]
-    if not fragments:
+    if not fragments or not all(map(_is_text, fragments)):
         raise UnreadableReply(f"no fragment in {reply!r}")
     return fragments
+
+
+def _is_text(fragment: str) -> bool:
+    """Whether it can be a passage: not a marker of the model's own making, in brackets whole."""
+    return not ENCLOSED.fullmatch(fragment) and any(map(str.isalnum, fragment))
 
 
 def read_hallucination_type(reply: str) -> str:

@@ -66,7 +66,8 @@ class JudgeAnnotator:
         except RequestRefused as error:
             return ERROR_VERDICT, json.dumps({"replies": [], "reason": str(error)})
         detail: dict[str, Any] = {"replies": [reply.text]}
-        verdict = meaning.get(reply.text, ERROR_VERDICT)
+        # A reply that was cut may be the beginning of a longer word.
+        verdict = meaning.get(reply.text, ERROR_VERDICT) if reply.complete else ERROR_VERDICT
         if verdict == ERROR_VERDICT:
             detail["reason"] = "no verdict: raise annotation.max_tokens or max_model_len"
         return verdict, json.dumps(detail, ensure_ascii=False)

@@ -22,6 +22,8 @@ def read_config(path: str | Path, overrides: list[str] | None = None) -> Config:
         raise UserError(f"no configuration file at {path}")
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):

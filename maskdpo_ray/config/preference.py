@@ -8,7 +8,8 @@ from maskdpo_ray.config.section import Section
 
 
 class PreferenceConfig(Section):
-    """From verdicts to a preference pair with token weights."""
+    """From verdicts to a preference pair with token weights, which `training.mask: none` ignores
+    as a whole: vanilla DPO learns every token."""
 
     no_fact: Literal["correct", "mask"] = "correct"
     """Sentences without facts: counted as correct (the paper), or given no weight on both sides."""

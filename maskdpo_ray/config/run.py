@@ -12,14 +12,14 @@ from maskdpo_ray.config.preference import PreferenceConfig
 from maskdpo_ray.config.resources import ResourcesConfig
 from maskdpo_ray.config.sampling import SamplingConfig
 from maskdpo_ray.config.section import Section
-from maskdpo_ray.config.training import PRESETS, TrackingConfig, TrainingConfig
+from maskdpo_ray.config.training import TrackingConfig, TrainingConfig, preset_of
 from maskdpo_ray.engine.arguments import parallel_size
 
 
 class Config(Section):
     """A whole run."""
 
-    run_dir: str
+    run_dir: str = Field(min_length=1)
     """Where everything is written: a local folder or a URL. `{seed}` stands for the seed."""
     seed: int = Field(default=0, ge=0)
     world: WorldConfig | None = None
@@ -54,6 +54,8 @@ class Config(Section):
                     "world provides the model and the questions: remove model.path, "
                     "data.train and data.test, or world"
                 )
+            if given := self.model.changed("revision", "trust_remote_code"):
+                raise ValueError(f"world provides the model: remove model.{given[0]}")
         elif not self.model.path:
             raise ValueError("model.path is missing: a local folder or a hub id")
         elif not self.data.train:
@@ -71,19 +73,23 @@ class Config(Section):
             raise ValueError("rounds sample from the aligned policy: set sampling.source=vllm")
         if self.sampling.source == "input" and self.world is not None:
             raise ValueError("the closed world brings no answers: remove sampling.source")
-        if self.sampling.endpoint:
-            if self.world is not None:
-                raise ValueError("no server has the world's policy: remove sampling.endpoint")
-            if self.sampling.engine and not self.data.test:
-                raise ValueError(
-                    "sampling.engine would start only to answer data.test: remove it, or "
-                    "sampling.endpoint"
-                )
+        if self.sampling.endpoint and self.world is not None:
+            raise ValueError("no server has the world's policy: remove sampling.endpoint")
+        engineless = self.sampling.endpoint or self.sampling.source == "input"
+        if engineless and self.sampling.engine and not self.evaluates:
+            raise ValueError(
+                "sampling.engine would start only to answer data.test: remove it, or give that"
+            )
         return self
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether there are test questions."""
+        return self.world is not None or self.data.test is not None
 
     @model_validator(mode="after")
     def _examiner(self) -> "Config":
-        evaluates = self.data.test or self.world is not None
+        evaluates = self.evaluates
         examiners = {self.annotation.annotator}
         if evaluates:
             examiners.add(self.evaluation_annotation.annotator)
@@ -94,8 +100,10 @@ class Config(Section):
                 "annotator 'labels' cannot judge new answers: set evaluation.annotation, "
                 "or leave data.test out"
             )
-        if not evaluates and self.evaluation.annotation:
-            raise ValueError("evaluation.annotation examines answers to data.test: give that too")
+        if not evaluates and (given := self.evaluation.changed(*EvaluationConfig.model_fields)):
+            raise ValueError(
+                f"evaluation.{given[0]} is of answers to data.test: give that too, or remove it"
+            )
         return self
 
     @model_validator(mode="after")
@@ -103,6 +111,12 @@ class Config(Section):
         for name in self.systems:
             if name == "base" or not name.isidentifier():
                 raise ValueError(f"systems: {name!r} cannot name a trained system")
+            for key in ("attention", "packing"):
+                if key in self.systems[name]:
+                    raise ValueError(
+                        f"systems.{name}.{key}: the reference is computed once for all systems, in "
+                        f"training's arithmetic: set training.{key}"
+                    )
             try:
                 self.training_of(name)
             except ValidationError as error:
@@ -144,10 +158,20 @@ class Config(Section):
     def training_of(self, system: str) -> TrainingConfig:
         """The training section of one trained system, its overrides applied."""
         overrides = self.systems[system]
-        preset = PRESETS.get(overrides.get("preset"), {})
-        return TrainingConfig.model_validate({**self.training.model_dump(), **preset, **overrides})
+        given = _merged({**self.training.model_dump(), **preset_of(overrides)}, overrides)
+        return TrainingConfig.model_validate(given)
 
     @property
     def evaluation_annotation(self) -> AnnotationConfig:
         """The examiner's, who judges every sentence."""
         return self.evaluation.annotation or self.annotation.model_copy(update={"prune": False})
+
+
+def _merged(tree: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """``tree`` with the values of ``over``, mapping by mapping."""
+    both = {
+        key: _merged(tree[key], value)
+        for key, value in over.items()
+        if isinstance(value, dict) and isinstance(tree.get(key), dict)
+    }
+    return {**tree, **over, **both}

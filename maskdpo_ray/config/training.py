@@ -1,6 +1,6 @@
 """Settings of training and of watching it."""
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -12,6 +12,30 @@ PRESETS: dict[str, dict[str, Any]] = {
     # The configuration file released with the paper.
     "released": {"learning_rate": 5e-7, "epochs": 3, "batch_size": 64},
 }
+
+
+def preset_of(values: dict[str, Any]) -> dict[str, Any]:
+    """The settings that the ``preset`` of ``values`` stands for."""
+    name = values.get("preset")
+    return PRESETS.get(name, {}) if isinstance(name, str) else {}
+
+
+# Of DeepSpeed's settings, those that have an effect here and that nothing else sets.
+DEEPSPEED_KEYS = (
+    "zero_optimization",
+    "zero_allow_untested_optimizer",
+    "zero_force_ds_cpu_optimizer",
+    "communication_data_type",
+    "prescale_gradients",
+    "gradient_predivide_factor",
+    "aio",
+    "comms_logger",
+    "flops_profiler",
+    "wall_clock_breakdown",
+    "memory_breakdown",
+    "steps_per_print",
+)
+Moment = Annotated[float, Field(ge=0, lt=1)]
 
 LossName = Literal["sigmoid", "robust", "hinge", "ipo", "kto_pair", "sppo_hard", "nca_pair"]
 
@@ -75,7 +99,7 @@ class TrainingConfig(Section):
     packing: Literal["auto"] | bool = "auto"
     """Sequences of a pass behind one another, without padding; `auto` packs wherever the model and
     the attention kernel can do it."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Moment, Moment] = (0.9, 0.999)
     adam_eps: float = Field(default=1e-8, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
@@ -114,9 +138,7 @@ class TrainingConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _preset_below_given(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("preset") in PRESETS:
-            return {**PRESETS[values["preset"]], **values}
-        return values
+        return {**preset_of(values), **values} if isinstance(values, dict) else values
 
     @field_validator("label_smoothing")
     @classmethod
@@ -138,13 +160,25 @@ class TrainingConfig(Section):
             "scheduler": "training.warmup_ratio, min_lr_ratio",
             "bf16": "model.dtype",
             "fp16": "model.dtype",
+            "data_types": "model.dtype; gradients add up in float32",
         }
         for key in value:
             if key in ours:
                 raise ValueError(f"{key!r} is set through {ours[key]}: remove it here")
-        if "stage" in (value.get("zero_optimization") or {}):
+            if key not in DEEPSPEED_KEYS:  # DeepSpeed itself passes over what it does not know
+                raise ValueError(f"{key!r} has no effect here; known: {', '.join(DEEPSPEED_KEYS)}")
+        zero = value.get("zero_optimization", {})
+        if not isinstance(zero, dict):
+            raise ValueError("zero_optimization must be a mapping, e.g. {offload_optimizer: ...}")
+        if "stage" in zero:
             raise ValueError("the stage is set through training.zero_stage: remove it here")
         return value
+
+    @model_validator(mode="after")
+    def _nothing_ignored(self) -> "TrainingConfig":
+        if not self.holdout and self.changed("eval_every"):
+            raise ValueError("eval_every examines pairs held out: set holdout, or remove it")
+        return self
 
 
 class TrackingConfig(Section):
@@ -154,3 +188,9 @@ class TrackingConfig(Section):
     """`metrics.jsonl` is always written; `wandb` and `mlflow` are extras of the same names."""
     project: str = "maskdpo-ray"
     """W&B project or MLflow experiment."""
+
+    @model_validator(mode="after")
+    def _nothing_ignored(self) -> "TrackingConfig":
+        if self.changed("project") and not {"wandb", "mlflow"} & set(self.report_to):
+            raise ValueError("project is of wandb and mlflow: add one to report_to, or remove it")
+        return self

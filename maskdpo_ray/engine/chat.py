@@ -56,7 +56,7 @@ def open_tokenizer(
     if chat_template is not None:
         file = Path(chat_template)
         if not file.is_file():
-            raise UserError(f"model.chat_template: no file at {chat_template}")
+            raise UserError(f"chat_template: no file at {chat_template}")
         tokenizer.chat_template = file.read_text(encoding="utf-8")
     if tokenizer.chat_template is not None:
         prompt_token_ids(tokenizer, "?")
@@ -102,7 +102,7 @@ def end_of_turn_id(tokenizer: Any) -> int:
     if ids and ids[0] in _special_ids(tokenizer):
         return ids[0]
     if tokenizer.eos_token_id is None:
-        raise UserError("the tokenizer has no end of turn: give model.chat_template one")
+        raise UserError("the tokenizer has no end of turn: give its chat_template one")
     return tokenizer.eos_token_id
 
 
@@ -131,7 +131,7 @@ def _render(tokenizer: Any, messages: Messages, *, reply: bool) -> str:
     if tokenizer.chat_template is None:
         raise UserError(
             f"the tokenizer of {tokenizer.name_or_path!r} has no chat template: "
-            "set model.chat_template to a file with one"
+            "set chat_template in the model's section to a file with one"
         )
     import jinja2
 
@@ -144,7 +144,7 @@ def _render(tokenizer: Any, messages: Messages, *, reply: bool) -> str:
     except jinja2.TemplateError as error:
         raise UserError(
             f"the chat template of {tokenizer.name_or_path!r} fails: {first_line(error)}; "
-            "correct it or set model.chat_template"
+            "correct it or set chat_template in the model's section"
         ) from None
 
 

@@ -30,7 +30,7 @@ def write_report(stages: "Stages") -> dict[str, Any]:
     graph = stages.stores()
     done = [store for store in graph if store.complete]
     systems, best, not_scored = {}, {}, {}
-    if stages.evaluates:
+    if stages.config.evaluates:
         for policy in stages.policies():
             store = stages.evaluate(policy).store
             if store.complete:

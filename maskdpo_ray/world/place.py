@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from maskdpo_ray.config import WorldConfig
+from maskdpo_ray.errors import UserError
 from maskdpo_ray.model_files import cache_folder
 from maskdpo_ray.storage import Folder
 
@@ -19,16 +20,23 @@ class WorldPlace:
     shared: Folder
 
 
-def world_of(run: Folder, world: WorldConfig, run_seed: int) -> WorldPlace:
+def world_of(run: Folder, world: WorldConfig, run_seed: int, build: bool = True) -> WorldPlace:
     """Build the world of a run, or take the one that stands there.
 
     A run directory in an object store gets a copy: the questions are read by the driver alone, the
     policy and the facts by actors on any node.
+
+    Raises:
+        UserError: there is none yet, and it is not to be built.
     """
     seed = run_seed if world.seed is None else world.seed
     name = f"{'small' if world.small else 'full'}-{seed}"
     shared = run / "world" / name
     built = Path(shared.uri) if run.is_local else cache_folder().parent / "worlds" / name
+    if not build:
+        if not (built / "world.json").is_file():
+            raise UserError(f"{run}: the closed world is not there yet")
+        return WorldPlace(built, shared)
     # A process of its own gives the cores back to the engines when it is done.
     command = [sys.executable, "-m", "maskdpo_ray.world", str(built), "--seed", str(seed)]
     # Passive: threads that spin at each other's barrier crawl as soon as a core is shared.

@@ -162,6 +162,13 @@ def test_references_are_fragments_between_separators(reply, fragments):
         "Contradictory",
         "<Facts Present> Born in 1901.",
         "<无幻觉>",
+        "<No Reference>",
+        "<No Hallucinations>.",
+        "‹不矛盾>",
+        "[No Facts]",
+        "<SEP>.",
+        "Born in 1901.<SEP><nothing else>",
+        "...",
     ],
 )
 def test_markers_beside_text_are_no_references(reply):

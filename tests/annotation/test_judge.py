@@ -68,7 +68,7 @@ def test_sentences_of_a_question_share_all_that_stands_before_them():
     assert QUESTION["document"] in before and QUESTION["question"] in before
 
 
-@pytest.mark.parametrize("reply", ["Suppo", ""])
+@pytest.mark.parametrize("reply", ["Suppo", "", "Supported"])  # the last may go on: "Supported by"
 def test_a_reply_that_was_cut_is_an_error(reply):
     verdict, detail = judge(Says(reply, complete=False))
     assert verdict == "error"

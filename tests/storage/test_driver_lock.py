@@ -12,15 +12,18 @@ from functools import partial
 import pytest
 
 from maskdpo_ray.cli import main
+from maskdpo_ray.config import read_config
 from maskdpo_ray.driver_lock import DriverLock
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.rundir import LOCK
+from maskdpo_ray.stages import Stages
 from maskdpo_ray.storage import Folder
 
 DRIVER = """
 import sys, time
 from maskdpo_ray.driver_lock import DriverLock
 from maskdpo_ray.errors import UserError
+from maskdpo_ray.stages import Stages
 from maskdpo_ray.storage import Folder
 try:
     with DriverLock(Folder(sys.argv[1]), beat=0.3, stale=60.0):
@@ -177,9 +180,17 @@ def test_commands_that_work_are_refused_and_a_report_is_not(place, drivers, tmp_
         "annotation": {"annotator": "labels"},
     }
     (tmp_path / "c.yaml").write_text(json.dumps(settings))
+    command = [str(tmp_path / "c.yaml")]
+    assert main(["report", *command]) == 2
+    assert "holds no run yet" in capsys.readouterr().err
+    assert Folder(place).names() == []
+    Stages(read_config(*command)).questions("train")
     assert said(drivers(place)) == "held"
-    assert main(["sample", str(tmp_path / "c.yaml")]) == 2
+    assert main(["sample", *command]) == 2
     assert "is in use by the driver with process id" in capsys.readouterr().err
-    assert not Folder(place).exists("config.yaml")
-    assert main(["report", str(tmp_path / "c.yaml")]) == 0
+    saved = Folder(place).read("config.yaml")
+    assert main(["report", *command, "--rerun"]) == 2
+    assert "a report redoes nothing" in capsys.readouterr().err
+    assert main(["report", *command, "resources.local_cpus=7"]) == 0
     assert Folder(place).exists("report.html")
+    assert Folder(place).read("config.yaml") == saved, "it is the working driver's"

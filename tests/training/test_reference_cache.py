@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from maskdpo_ray.config import PoolConfig, ResourcesConfig, build_config
+from maskdpo_ray.errors import UserError
+from maskdpo_ray.pipeline import references_of
 from maskdpo_ray.preference.select import token_digest
 from maskdpo_ray.records import PAIR_SCHEMA
 from maskdpo_ray.rundir import StageStore
@@ -86,6 +88,22 @@ def test_a_pair_with_any_other_token_has_another_name():
         token_digest([1, 2], [5], [3, 4]),
     }
     assert len(names) == 6
+
+
+def test_a_cache_that_is_complete_for_other_pairs_is_not_finished_for_these(
+    stages, pairs, references
+):
+    made = stages(annotation={"annotator": "labels"}, sampling={"source": "input"})
+    known, pair, reference = 4, made.pair().store, made.reference().store
+    for store, rows in ((pair, pairs), (reference, references[:known])):
+        store.begin({})
+        store.write([row["id"] for row in rows], rows, [], BLOCK)
+        store.finish({"in": len(rows), "out": len(rows), "rejected": {}}, 0.0)
+    with pytest.raises(UserError, match="reference is not finished.* run `maskdpo reference`"):
+        references_of(made, made.base)
+    rest = references[known:]
+    reference.write([row["id"] for row in rest], rest, [], BLOCK)
+    assert references_of(made, made.base).key == reference.key
 
 
 @pytest.fixture
