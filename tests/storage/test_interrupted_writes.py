@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 from s3_server import cut, delay, hold, refuse
@@ -23,7 +24,10 @@ def question(row_id: str, text: str = "q") -> dict:
 
 
 def python(script: str, *arguments: str) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-c", script, *arguments], stderr=subprocess.PIPE)
+    # Started from a script's background, this process may ignore Ctrl-C, and its children with it.
+    heeds = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    command = [sys.executable, "-c", script, *arguments]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, preexec_fn=heeds)
 
 
 @pytest.mark.parametrize("status", ["503 Slow Down", "500 Internal Server Error"])
