@@ -1,15 +1,21 @@
 """Models behind OpenAI-compatible servers."""
 
-from typing import ClassVar, Literal
+import re
+from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from maskdpo_ray.config.section import Section
+
+# In capitals: many keys (`gsk_...`, `hf_...`) would be names otherwise.
+VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
 
 
 class EndpointConfig(Section):
     """A model behind an OpenAI-compatible server, in place of an engine in the actor."""
+
+    model_config = ConfigDict(hide_input_in_errors=True)
 
     base_url: str
     """Address of the API, e.g. `http://host:8000/v1`."""
@@ -36,8 +42,22 @@ class EndpointConfig(Section):
     )
     """Keys that say where and how the model is asked, not what answers."""
 
-    # One validator of the whole section: the error of a single field would show its value, and a
-    # wrong one may be the key itself.
+    # Validators of the whole section: the error of a single field, that of its type included,
+    # would show its value, and a wrong one may be the key itself.
+    @model_validator(mode="before")
+    @classmethod
+    def _names_of_the_key(cls, given: Any) -> Any:
+        named = given if isinstance(given, dict) else {}
+        variable = named.get("api_key_env", "OPENAI_API_KEY")
+        if not (isinstance(variable, str) and VARIABLE.fullmatch(variable)):
+            raise ValueError(
+                "api_key_env names an environment variable, in capitals (OPENAI_API_KEY); it does "
+                "not hold the key"
+            )
+        if not isinstance(named.get("api_key_file"), str | None):
+            raise ValueError("api_key_file is the path of a file; it does not hold the key")
+        return given
+
     @model_validator(mode="after")
     def _no_secret(self) -> "EndpointConfig":
         try:
@@ -51,8 +71,6 @@ class EndpointConfig(Section):
                 "base_url is saved with the run: remove user, password and what follows ? or #; "
                 "a key is read from api_key_env or api_key_file"
             )
-        if not self.api_key_env.isidentifier():
-            raise ValueError("api_key_env names an environment variable; it does not hold the key")
         if self.api_key_file and self.changed("api_key_env"):
             raise ValueError("api_key_file is read instead of api_key_env: remove one of them")
         return self

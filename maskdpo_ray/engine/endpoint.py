@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from openai import APIConnectionError, APIStatusError, APITimeoutError, AsyncOpenAI
+from openai import APIConnectionError, APIStatusError, APITimeoutError, AsyncOpenAI, OpenAIError
 
 from maskdpo_ray.config import EndpointConfig
 from maskdpo_ray.engine.refusal import RequestRefused
@@ -20,7 +20,7 @@ from maskdpo_ray.errors import UserError
 
 NO_KEY = "EMPTY"  # what servers without keys are sent: the client insists on one
 REACH_SECONDS = 10.0  # a server that lives lists its models sooner, however busy it is
-REACH_RETRIES = 1
+SIGN_OF_LIFE_RETRIES = 1
 REASON_LENGTH = 500  # characters
 OF_ONE_REQUEST = (400, 413, 422)  # too long, or otherwise not to this server's liking
 OF_THE_KEY = (401, 403)
@@ -69,34 +69,37 @@ class Endpoint:
             UserError: wrong key, model or address, or a server that stays away.
         """
         async with self._slots:
-            answer = await self._sorted(request(self._client), self._settings.max_retries)
+            answer = await self._sorted(request(self._client))
         if not getattr(answer, "choices", None):
             raise self.trouble("answers without choices: it does not speak the OpenAI protocol")
         return answer
 
     async def reach(self) -> list[Any]:
-        """The models that the server lists, without patience: a wrong address shows in seconds.
+        """The models that the server lists, asked for with the patience of any request.
 
         Raises:
-            UserError: wrong address or key, or nobody there.
+            UserError: wrong address or key, or a server that stays away.
         """
-        hasty = self._client.with_options(timeout=REACH_SECONDS, max_retries=REACH_RETRIES)
-        page = await self._sorted(hasty.models.list(), REACH_RETRIES)
-        if not isinstance(getattr(page, "data", None), list):
+        page = await self._sorted(self._listing(self._settings.max_retries))
+        if not _lists_models(page):
             raise self.trouble("lists no models: does base_url end with /v1?")
         return page.data
 
-    async def _sorted(self, answer: Awaitable[Any], retries: int) -> Any:
+    def _listing(self, retries: int) -> Awaitable[Any]:
+        client = self._client.with_options(timeout=REACH_SECONDS, max_retries=retries)
+        return client.models.list()
+
+    async def _sorted(self, answer: Awaitable[Any]) -> Any:
         try:
             return await answer
         except APIStatusError as error:
-            raise await self._status(error, retries) from None
+            raise await self._status(error) from None
         except APIConnectionError as error:
             timed_out = isinstance(error, APITimeoutError)
             reason = "timed out" if timed_out else f"cannot be reached ({_cause(error)})"
-            raise self.trouble(f"{reason}; {_patience(retries)}") from None
+            raise self.trouble(f"{reason}; {self._patience}") from None
 
-    async def _status(self, error: APIStatusError, retries: int) -> RequestRefused | UserError:
+    async def _status(self, error: APIStatusError) -> RequestRefused | UserError:
         status, said = error.status_code, f"HTTP {error.status_code}: {self._words(error)}"
         if status in OF_ONE_REQUEST:
             return RequestRefused(said)
@@ -108,14 +111,13 @@ class Endpoint:
             return RequestRefused(f"{said}, every time, while the server answers others")
         wait = error.response.headers.get("retry-after")
         asks = f" (asks to wait {wait} s)" if wait else ""
-        return self.trouble(f"{said}{asks}; {_patience(retries)}")
+        return self.trouble(f"{said}{asks}; {self._patience}")
 
     async def _lives(self) -> bool:
         try:
-            await self.reach()
-        except (UserError, RequestRefused):
+            return _lists_models(await self._listing(SIGN_OF_LIFE_RETRIES))
+        except OpenAIError:
             return False
-        return True
 
     def trouble(self, reason: str) -> UserError:
         """What a person must mend about this endpoint."""
@@ -130,6 +132,13 @@ class Endpoint:
         body = error.body
         said = body.get("message", body) if isinstance(body, dict) else body or "no reason given"
         return self._without_key(" ".join(str(said).split()))[:REASON_LENGTH]
+
+    @property
+    def _patience(self) -> str:
+        return (
+            f"tried again up to {self._settings.max_retries} times. What is finished is kept: run "
+            "the same command when it answers, or raise max_retries or timeout"
+        )
 
     @property
     def _key_remedy(self) -> str:
@@ -163,15 +172,16 @@ def read_key(settings: EndpointConfig) -> str | None:
 def try_out(settings: EndpointConfig, probe: Probe, needs: str) -> Any:
     """Reach the server, then let ``probe`` ask it for what the run will ask.
 
-    Called at the start of an actor, before its event loop, so that a wrong setting fails the run
-    in seconds instead of every row.
+    Called at the start of an actor, before its event loop, so that what only a person can mend (a
+    wrong key, path or model) fails the run in seconds instead of every row. A server that is away
+    is waited for as later: actors also start, or start again, while it is restarted.
 
     Args:
         probe: takes the endpoint and the models it lists; what it returns is returned.
         needs: what the run needs of a server, for one that refuses the probe.
 
     Raises:
-        UserError: nobody there, or it will not do what the run needs.
+        UserError: it stays away, or will not do what the run needs.
     """
 
     async def attempt() -> Any:
@@ -184,18 +194,15 @@ def try_out(settings: EndpointConfig, probe: Probe, needs: str) -> Any:
     return asyncio.run(attempt())
 
 
+def _lists_models(page: Any) -> bool:
+    return isinstance(getattr(page, "data", None), list)
+
+
 def _checked(key: str, place: str) -> str:
     """``key``, if it can stand in a header; libraries would put one that cannot into an error."""
     if not (key.isascii() and key.isprintable()) or " " in key:
         raise UserError(f"{place} holds no key: white space or letters that no key has")
     return key
-
-
-def _patience(retries: int) -> str:
-    return (
-        f"tried again up to {retries} times. What is finished is kept: run the same command when "
-        "it answers, or raise max_retries or timeout"
-    )
 
 
 def _cause(error: BaseException) -> str:

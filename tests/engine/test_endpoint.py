@@ -3,13 +3,23 @@
 import asyncio
 import json
 import logging
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 import traceback
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import models
 import pytest
+import yaml
+from pydantic import ValidationError
 
 from maskdpo_ray.config import EndpointConfig, build_config
 from maskdpo_ray.engine.chat import open_tokenizer
@@ -22,6 +32,7 @@ from maskdpo_ray.pipeline import stream
 from maskdpo_ray.stages import Stages
 
 KEY = "sk-a-secret-that-must-not-leak"
+IDENTIFIER_KEY = "gsk_abcDEF123"  # letters, digits and underscores, as in a name
 NOW = {"retry-after-ms": "1"}
 ASK = [{"role": "user", "content": "?"}]
 
@@ -40,11 +51,22 @@ YES = said("yes")
 
 
 class Scripted:
-    """Answers POST requests from ``script``, the last entry for ever; lists the model ``m``."""
+    """Answers POST requests from ``script``, the last entry for ever; lists the model ``m``.
 
-    def __init__(self, *script, models=({"id": "m", "max_model_len": 64},), delay=0.0):
-        self.script, self.models, self.delay = list(script), models, delay
-        self.asked, self.keys, self.now, self.most = [], [], 0, 0
+    Before it lists any it answers GET requests from ``listing``.
+    """
+
+    def __init__(
+        self,
+        *script,
+        models=({"id": "m", "max_model_len": 64},),
+        listing=(),
+        delay=0.0,
+        port=0,
+    ):
+        self.script, self.delay = list(script), delay
+        self.listing = [*listing, (200, {}, {"object": "list", "data": models})]
+        self.asked, self.keys, self.now, self.most, self.listed = [], [], 0, 0, 0
         self._lock = threading.Lock()
         scripted = self
 
@@ -52,11 +74,14 @@ class Scripted:
             protocol_version = "HTTP/1.1"
 
             def do_GET(self):
-                self._answer(200, {}, {"object": "list", "data": scripted.models})
+                scripted.listed += 1
+                self._give(scripted.listing.pop(0) if scripted.listing[1:] else scripted.listing[0])
 
             def do_POST(self):
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                answer = scripted.next(body, self.headers["authorization"])
+                self._give(scripted.next(body, self.headers["authorization"]))
+
+            def _give(self, answer):
                 if answer is DROPPED:
                     self.close_connection = True
                 else:
@@ -76,9 +101,14 @@ class Scripted:
             def log_message(self, *_):
                 pass
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
+        self.server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        self.port = self.server.server_port
+        self.url = f"http://127.0.0.1:{self.port}/v1"
         threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def stop(self):
+        self.server.shutdown()
+        self.server.server_close()
 
     def next(self, body, key):
         with self._lock:
@@ -103,8 +133,7 @@ def serve():
 
     yield start
     for scripted in made:
-        scripted.server.shutdown()
-        scripted.server.server_close()
+        scripted.stop()
 
 
 @pytest.fixture(autouse=True)
@@ -181,8 +210,7 @@ def test_a_request_that_takes_too_long_is_given_up(serve):
 
 def test_nobody_there(serve):
     scripted = serve(YES)
-    scripted.server.shutdown()
-    scripted.server.server_close()
+    scripted.stop()
     assert "cannot be reached" in trouble(scripted, max_retries=0)
 
 
@@ -220,6 +248,12 @@ def test_what_a_person_must_mend_is_asked_once(serve, status, words):
 
 def test_a_page_of_a_proxy_is_no_answer(serve):
     assert "does not speak the OpenAI protocol" in trouble(serve((200, {}, "<html>log in</html>")))
+
+
+def test_a_server_that_lists_no_models_either_is_away(serve):
+    scripted = serve(failed(500, "broken"), listing=9 * [failed(500)])
+    assert "HTTP 500: broken; tried again up to 4 times" in trouble(scripted)
+    assert scripted.listed == 2  # a sign of life is asked for in haste
 
 
 def test_requests_under_way_are_bounded(serve):
@@ -307,19 +341,52 @@ def test_a_server_is_tried_out_with_what_the_run_asks(serve):
         (failed(404, "The model `m` does not exist"), "`m` does not exist; is model right"),
     ],
 )
-def test_a_server_that_will_not_do_ends_the_start(serve, answer, words):
+def test_a_server_that_will_not_do_ends_the_start_at_once(serve, answer, words):
+    scripted = serve(answer)
     with pytest.raises(UserError) as caught:
-        open_chat(settings(serve(answer)), 8, "vllm")
+        open_chat(settings(scripted), 8, "vllm")
     assert words in str(caught.value) and KEY not in str(caught.value)
+    assert (scripted.listed, len(scripted.asked)) == (1, 1)
 
 
-def test_a_wrong_address_ends_the_start(serve):
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_wrong_key_or_path_ends_the_start_at_once(serve, status):
+    scripted = serve(YES, listing=9 * [failed(status)])
+    with pytest.raises(UserError, match=f"HTTP {status}"):
+        open_chat(settings(scripted), 8)
+    assert (scripted.listed, scripted.asked) == (1, [])
+
+
+def test_a_server_that_is_no_such_server_ends_the_start(serve):
     scripted = serve(YES, models="not a list")
     with pytest.raises(UserError, match="lists no models: does base_url end with /v1"):
         open_chat(settings(scripted), 8)
-    nowhere = EndpointConfig(base_url="http://127.0.0.1:9/v1", model="m")
-    with pytest.raises(UserError, match="cannot be reached"):
-        open_chat(nowhere, 8)
+
+
+def test_the_start_waits_for_a_server_that_is_away(serve):
+    scripted = serve(failed(503), YES, listing=(failed(502), DROPPED, failed(429), failed(500)))
+    open_chat(settings(scripted), 8)
+    assert (scripted.listed, len(scripted.asked)) == (5, 2)
+
+
+def test_the_start_waits_while_nobody_listens(serve):
+    gone = serve(YES)
+    gone.stop()
+    back = threading.Timer(1.0, serve, [YES], {"port": gone.port})
+    back.start()
+    open_chat(settings(gone), 8)
+    back.join()
+
+
+def test_a_server_that_stays_away_ends_the_start(serve, monkeypatch):
+    gone = serve(YES)
+    gone.stop()
+    with pytest.raises(UserError, match="cannot be reached .*tried again up to 2 times"):
+        open_chat(settings(gone, max_retries=2), 8)
+    monkeypatch.setattr("maskdpo_ray.engine.endpoint.REACH_SECONDS", 0.1)
+    with socket.create_server(("127.0.0.1", gone.port)):  # takes connections, answers none
+        with pytest.raises(UserError, match="timed out; tried again up to 2 times"):
+            open_chat(settings(gone, max_retries=2), 8)
 
 
 @pytest.fixture(scope="module")
@@ -363,9 +430,9 @@ def test_all_that_decides_a_token_is_sent_and_no_more_than_the_context_holds(ser
 # -- the run --------------------------------------------------------------------------------------
 
 
-def test_an_endpoint_that_fails_later_ends_the_run_and_keeps_what_is_finished(
-    serve, tmp_path, ray_cluster
-):
+@pytest.fixture
+def run(tmp_path):
+    """The settings of a run of 8 questions of two sentences, judged by a server."""
     lines = [
         {
             "id": f"q{n}",
@@ -377,16 +444,27 @@ def test_an_endpoint_that_fails_later_ends_the_run_and_keeps_what_is_finished(
         for n in range(8)
     ]
     (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, lines)))
+
+    def given(scripted, **changes):
+        endpoint = {"base_url": scripted.url, "model": "m", "constrain": "vllm", **changes}
+        small = {"cpus": 0.5, "blocks_in_flight": 1}
+        return tree(endpoint, {"source": "input"}) | {
+            "run_dir": str(tmp_path / "run"),
+            "model": {"path": models.tiny_llama()},
+            "data": {"train": str(tmp_path / "q.jsonl")},
+            "resources": {"questions_per_block": 2, "annotator": small, "sampler": small},
+        }
+
+    return given
+
+
+def test_an_endpoint_that_fails_later_ends_the_run_and_keeps_what_is_finished(
+    serve, run, tmp_path, ray_cluster
+):
     (tmp_path / "key").write_text(KEY)
 
     def stages_of(scripted):
-        endpoint = {"base_url": scripted.url, "model": "m", "constrain": "vllm"}
-        given = tree(endpoint | {"api_key_file": str(tmp_path / "key")}, {"source": "input"})
-        given |= {"run_dir": str(tmp_path / "run"), "model": {"path": models.tiny_llama()}}
-        given |= {"data": {"train": str(tmp_path / "q.jsonl")}}
-        small = {"cpus": 0.5, "blocks_in_flight": 1}
-        given |= {"resources": {"questions_per_block": 2, "annotator": small, "sampler": small}}
-        return Stages(build_config(given))
+        return Stages(build_config(run(scripted, api_key_file=str(tmp_path / "key"))))
 
     def go(stages):
         stream(stages, stages.questions("train"), stages.sample(), stages.annotate())
@@ -415,6 +493,45 @@ def test_the_key_is_in_no_log_and_no_error(serve, caplog):
     assert caplog.records and KEY not in caplog.text
 
 
+DRIVER = """
+import sys
+from maskdpo_ray.config import read_config
+from maskdpo_ray.pipeline import stream
+from maskdpo_ray.stages import Stages
+stages = Stages(read_config(sys.argv[1]))
+stream(stages, stages.questions("train"), stages.sample(), stages.annotate())
+"""
+
+
+@pytest.fixture
+def ray_folder():
+    """Where a Ray puts its session; short, since sockets lie in it."""
+    folder = Path(tempfile.mkdtemp(prefix="ray-"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_the_key_is_in_no_log_of_ray_nor_of_the_actors(serve, run, tmp_path, ray_folder):
+    scripted = serve(YES, failed(503, KEY), said("Supported"), failed(401, f"revoked {KEY}"))
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(run(scripted)))
+    own = {"RAY_TMPDIR": str(ray_folder), "OPENAI_LOG": "debug", "OMP_NUM_THREADS": "1"}
+    driver = subprocess.run(
+        [sys.executable, "-c", DRIVER, tmp_path / "run.yaml"],
+        env={k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | own,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    printed = driver.stdout + driver.stderr
+    assert "HTTP 401: revoked ***" in printed and scripted.keys[-1] == f"Bearer {KEY}"
+    logs = {f.name: f.read_bytes() for f in ray_folder.rglob("*") if f.is_file()}
+    client = [name for name, log in logs.items() if b"openai._base_client" in log]
+    assert any(name.startswith("worker-") for name in client)
+    assert any(name.startswith("python-core-worker-") for name in logs)
+    logs |= {f.name: f.read_bytes() for f in (tmp_path / "run").rglob("*") if f.is_file()}
+    assert KEY not in printed and not [n for n, log in logs.items() if KEY.encode() in log]
+
+
 def test_the_key_comes_from_the_file_where_one_is_named(tmp_path, monkeypatch):
     file = tmp_path / "key"
     given = {"base_url": "http://a/v1", "model": "m"}
@@ -435,6 +552,13 @@ def test_the_key_comes_from_the_file_where_one_is_named(tmp_path, monkeypatch):
     assert read_key(EndpointConfig(**given)) is None
 
 
+def test_no_document_hands_a_secret_to_ray():
+    """Ray keeps a job's environment in plain text and shows it in the dashboard."""
+    folder = Path(__file__).parents[2]
+    for document in (folder / "README.md", *folder.glob("docs/*.md"), *folder.glob("jobs/**/*.*")):
+        assert not re.search(r"env_vars.*(TOKEN|KEY)", document.read_text()), document
+
+
 def test_a_server_without_keys_needs_none(serve, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY")
     scripted = serve(YES, failed(401))
@@ -446,6 +570,9 @@ def test_a_server_without_keys_needs_none(serve, monkeypatch):
 
 URL = "http://host:8000/v1"
 JUDGE = {"base_url": URL, "model": "m", "constrain": "vllm"}
+
+
+HELD = (KEY, IDENTIFIER_KEY, f"hf_{IDENTIFIER_KEY}", [IDENTIFIER_KEY], "", None, 7)
 
 
 def tree(endpoint=JUDGE, sampling=None, **annotation):
@@ -462,7 +589,8 @@ def tree(endpoint=JUDGE, sampling=None, **annotation):
     ("settings", "words"),
     [
         (tree({**JUDGE, "api_key": KEY}), "did you mean 'api_key_env'"),
-        (tree({**JUDGE, "api_key_env": KEY}), "names an environment variable"),
+        *[(tree({**JUDGE, "api_key_env": held}), "names an environment var") for held in HELD],
+        (tree({**JUDGE, "api_key_file": [KEY]}), "is the path of a file"),
         (tree({**JUDGE, "base_url": f"http://me:{KEY}@host/v1"}), "is saved with the run"),
         (tree({**JUDGE, "base_url": f"http://host/v1?key={KEY}"}), "is saved with the run"),
         (tree({**JUDGE, "base_url": "host:8000"}), "must begin with http"),
@@ -482,7 +610,16 @@ def tree(endpoint=JUDGE, sampling=None, **annotation):
 def test_what_would_be_ignored_or_leak_is_refused(settings, words):
     with pytest.raises(UserError) as caught:
         build_config(settings)
-    assert words in str(caught.value) and KEY not in str(caught.value)
+    said = str(caught.value)
+    assert words in said and KEY not in said and IDENTIFIER_KEY not in said
+
+
+@pytest.mark.parametrize("name", ["api_key_env", "api_key_file", "base_url"])
+def test_an_error_of_the_section_alone_shows_no_value(name):
+    held = f"http://me:{KEY}@host" if name == "base_url" else [KEY]
+    with pytest.raises(ValidationError) as caught:
+        EndpointConfig(**{"base_url": URL, "model": "m", name: held})
+    assert KEY not in str(caught.value)
 
 
 def test_a_saved_configuration_is_read_back():

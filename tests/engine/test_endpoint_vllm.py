@@ -15,6 +15,7 @@ from pathlib import Path
 
 import models
 import pytest
+import ray
 
 from maskdpo_ray.annotation.factory import build_annotator
 from maskdpo_ray.annotation.judge import read_judge_templates
@@ -186,23 +187,29 @@ def test_a_wrong_key_or_model_ends_the_start(settings, monkeypatch):
     assert "sk-another" not in str(caught.value)
 
 
-@pytest.fixture
-def run(server, tmp_path, ray_cluster):
-    """Runs sample and annotate over the endpoint; (rows by id, stages)."""
-    (tmp_path / "key").write_text(KEY)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def run(server, folder, ray_cluster):
+    """Stages of a run whose sample and annotate ask the endpoint."""
     lines = [
         {"id": f"q{n}", "topic": "t", "question": f"Where? {n}", "document": "d", "language": "zh"}
         for n in range(QUESTIONS)
     ]
-    (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (folder / "q.jsonl").write_text("\n".join(map(json.dumps, lines)))
 
-    def stages(name: str) -> Stages:
+    def stages(name: str, key: str = KEY) -> Stages:
+        key_file = folder / f"{name}.key"
+        key_file.write_text(key)
         asked = {"base_url": server.url, "model": "tiny", "concurrency": 2}
-        asked["api_key_file"] = str(tmp_path / "key")
+        asked["api_key_file"] = str(key_file)
         tree = {
-            "run_dir": str(tmp_path / name),
+            "run_dir": str(folder / name),
             "model": {"path": models.tiny_llama(), "dtype": "float32"},
-            "data": {"train": str(tmp_path / "q.jsonl")},
+            "data": {"train": str(folder / "q.jsonl")},
             "sampling": {"candidates": 3, "max_tokens": 24, "endpoint": asked},
             "annotation": {
                 "annotator": "judge",
@@ -227,8 +234,14 @@ def go(stages: Stages) -> dict[str, dict]:
     return {row["id"]: row for row in rows}
 
 
-def test_a_server_killed_and_started_again_costs_no_row_and_changes_none(run, server, capfd):
-    undisturbed = go(run("undisturbed"))
+@pytest.fixture(scope="module")
+def undisturbed(run):
+    return go(run("undisturbed"))
+
+
+def test_a_server_killed_and_started_again_costs_no_row_and_changes_none(
+    run, undisturbed, server, capfd
+):
     disturbed = run("disturbed")
     sampled, annotated = disturbed.sample().store, disturbed.annotate().store
     done_at_death, over = [], threading.Event()
@@ -255,16 +268,28 @@ def test_a_server_killed_and_started_again_costs_no_row_and_changes_none(run, se
         s["verdict"] for r in found.values() for c in r["candidates"] for s in c["sentences"]
     }
     assert verdicts and "error" not in verdicts
-    # The key is in the file that the user made, and nowhere that the run wrote.
-    written = [f for f in Path(disturbed.config.run_dir).rglob("*") if f.is_file()]
-    assert written and not [f for f in written if KEY.encode() in f.read_bytes()]
+    # The key is in the file that the user made, and nowhere that the run, its actors or Ray wrote.
+    places = (Path(disturbed.config.run_dir), ray_logs())
+    written = [f for place in places for f in place.rglob("*") if f.is_file()]
+    assert any(f.name.startswith("worker-") for f in written)
+    assert not [f for f in written if KEY.encode() in f.read_bytes()]
     out, err = capfd.readouterr()
     assert KEY not in out + err
 
 
-def test_a_wrong_key_on_the_nodes_ends_the_run_with_the_reason(run, tmp_path):
-    stages = run("wrong-key")
-    (tmp_path / "key").write_text("sk-another")
+def ray_logs() -> Path:
+    """Where Ray and the actors of this process's cluster write their logs."""
+    return Path(ray._private.worker._global_node.get_logs_dir_path())
+
+
+def test_a_run_that_starts_while_the_server_does_waits_for_it(run, undisturbed, server):
+    server.kill()
+    server.start()
+    assert go(run("early")) == undisturbed
+
+
+def test_a_wrong_key_on_the_nodes_ends_the_run_with_the_reason(run):
+    stages = run("wrong-key", key="sk-another")
     words = "stage (sample|annotate) cannot start: .*HTTP 401"
     with pytest.raises(UserError, match=words) as caught:
         go(stages)
