@@ -3,13 +3,19 @@
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from maskdpo_ray.rundir import StageStore
+
+KINDS = ("part", "rejected")
+LOOKING = 20  # a look lists every part: the pause after it is this many times as long, at least
 
 
 class Progress:
     """Watches the stores of running stages and prints a line whenever they moved.
+
+    ``done`` says how many rows of this run each store already has, of the ``expected`` ones; a
+    store may hold other runs' rows besides.
 
     On a terminal the line renews itself; in a log file a new line comes at most every
     ``log_every`` seconds. When nothing moved for ``patience`` seconds it says so, with what
@@ -21,27 +27,29 @@ class Progress:
 
     def __init__(
         self,
-        stores: list[StageStore],
-        expected: list[int],
+        done: Mapping[StageStore, int],
+        expected: int,
         lacking: Callable[[], str | None],
+        look_every: float = 1.0,
         log_every: float = 15.0,
         patience: float = 120.0,
     ) -> None:
-        self._stores = stores
+        self._done = done
         self._expected = expected
-        self._counts: list[dict[str, int]] = [{} for _ in stores]
+        self._look_every = look_every
         self._on_terminal = sys.stderr.isatty()
         self._lacking = lacking
         self._log_every = log_every
         self._patience = patience
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
-        self.seconds = {store.name: 0.0 for store in stores}
+        self.seconds = {store.name: 0.0 for store in done}
 
     def __enter__(self) -> "Progress":
         self._begun = self._printed = self._moved = time.monotonic()
-        self._before = [self._count(n) for n in range(len(self._stores))]
-        self._last = list(self._before)
+        self._last = dict(self._done)
+        # What lies there already is in ``done`` and counts nothing here.
+        self._new = {store: dict.fromkeys(store.parts(*KINDS), 0) for store in self._done}
         self._thread.start()
         return self
 
@@ -52,8 +60,11 @@ class Progress:
         self._print(end="\n")
 
     def _watch(self) -> None:
-        while not self._stop.wait(1.0):
+        pause = self._look_every
+        while not self._stop.wait(pause):
+            began = time.monotonic()
             moved = self._look()
+            pause = max(self._look_every, LOOKING * (time.monotonic() - began))
             due = time.monotonic() - self._printed >= self._log_every
             if self._on_terminal or (moved and due):
                 self._print(end="" if self._on_terminal else "\n")
@@ -63,36 +74,36 @@ class Progress:
                 say(f"no row finished for {clock(self._patience)}: {reason}")
 
     def _look(self) -> bool:
-        now = [self._count(n) for n in range(len(self._stores))]
-        for n, store in enumerate(self._stores):
-            if now[n] != self._last[n]:
+        try:
+            now = {store: self._count(store) for store in self._done}
+        except OSError:  # storage that does not answer now is asked again at the next look
+            return False
+        for store in self._done:
+            if now[store] != self._last[store]:
                 self.seconds[store.name] = time.monotonic() - self._begun
         moved, self._last = now != self._last, now
         if moved:
             self._moved = time.monotonic()
         return moved
 
-    def _count(self, n: int) -> int:
-        """Rows finished or rejected. Parts never change, so each is opened once."""
-        store, known = self._stores[n], self._counts[n]
-        for kind in ("part", "rejected"):
-            for part in store.parts(kind):
-                if part not in known:
-                    with store.folder.parquet(part) as file:
-                        known[part] = file.metadata.num_rows
-        return sum(known.values())
+    def _count(self, store: StageStore) -> int:
+        """Rows finished or rejected. Parts never change, so each new one is opened once."""
+        new = self._new[store]
+        for part in store.parts(*KINDS):
+            if part not in new:
+                with store.folder.parquet(part) as file:
+                    new[part] = file.metadata.num_rows
+        return self._done[store] + sum(new.values())
 
     def _print(self, end: str) -> None:
         elapsed = time.monotonic() - self._begun
         self._printed = time.monotonic()
-        shares = [
-            f"{store.name} {done}/{most}"
-            for store, done, most in zip(self._stores, self._last, self._expected, strict=True)
-        ]
-        fresh = self._last[-1] - self._before[-1]
+        shares = [f"{store.name} {rows}/{self._expected}" for store, rows in self._last.items()]
+        *_, last = self._done
+        fresh = self._last[last] - self._done[last]
         line = "  ".join(shares) + f"  {clock(elapsed)}"
         if fresh and elapsed:
-            left = max(self._expected[-1] - self._last[-1], 0) * elapsed / fresh
+            left = max(self._expected - self._last[last], 0) * elapsed / fresh
             line += f"  {fresh / elapsed:.1f} rows/s" + (f", {clock(left)} left" if left else "")
         print(
             ("\r\033[K" if self._on_terminal else "") + line, end=end, file=sys.stderr, flush=True

@@ -33,7 +33,7 @@ from maskdpo_ray.records import REJECTED_SCHEMA
 from maskdpo_ray.storage import DamagedFile, Folder
 
 T = TypeVar("T")
-READING = 16  # parts at once: an object store answers late, and many requests as late as one
+READING = 16  # parts of an object store read at once: it answers many as late as one
 LOCK = "driver.lock"  # held by the one command that works here (driver_lock.py)
 FORMAT = 1  # raised when the meaning of stored rows changes: older results are then not reused
 
@@ -114,7 +114,7 @@ class StageStore:
     def finished(self) -> tuple[set[str], set[str]]:
         """Ids that came out, and ids that were rejected. An id in both came out."""
         done, rejected = (
-            {i for ids in _at_once(self._ids, self.parts(kind)) for i in ids}
+            {i for ids in self._of_each(self._ids, self.parts(kind)) for i in ids}
             for kind in ("part", "rejected")
         )
         return done, rejected - done
@@ -126,7 +126,8 @@ class StageStore:
     def blocks(self, without: set[str], column: str = "id") -> list[Block]:
         """Finished rows except those whose ``column`` is in ``without``, each value once."""
         seen, blocks, parts = set(without), [], self.parts()
-        for part, groups in zip(parts, _at_once(partial(self._groups, column), parts), strict=True):
+        found = self._of_each(partial(self._groups, column), parts)
+        for part, groups in zip(parts, found, strict=True):
             for group, ids in enumerate(groups):
                 new = [i for i in dict.fromkeys(ids) if i not in seen]
                 seen.update(new)
@@ -151,6 +152,13 @@ class StageStore:
         counted = (self.manifest() or {}).get("counts", {}).get("out", 0)
         return len(self.finished()[0]) < counted
 
+    def _of_each(self, read: Callable[[str], T], parts: list[str]) -> list[T]:
+        """What ``read`` finds in each of these parts."""
+        if self.folder.is_local:  # answers at once: threads would only get in each other's way
+            return [read(part) for part in parts]
+        with ThreadPoolExecutor(READING) as pool:
+            return list(pool.map(read, parts))
+
     def drop_damaged(self) -> list[str]:
         """Remove the files that cannot be read, so that their rows are done again.
 
@@ -162,7 +170,7 @@ class StageStore:
         """
         columns = ["id"] if self.complete else None
         parts = self.parts("part", "rejected")
-        damages = _at_once(partial(self._damage, columns), parts)
+        damages = self._of_each(partial(self._damage, columns), parts)
         found = {part: damage for part, damage in zip(parts, damages, strict=True) if damage}
         if found and self.complete:
             self.folder.write_json("manifest.json", self.manifest() | {"state": "running"})
@@ -193,7 +201,9 @@ class StageStore:
             with self.folder.parquet(part) as file:
                 return file.read().to_pylist()
 
-        return {row["id"]: row for rows in _at_once(read, self.parts("rejected")) for row in rows}
+        return {
+            row["id"]: row for rows in self._of_each(read, self.parts("rejected")) for row in rows
+        }
 
     # -- manifest -----------------------------------------------------------------------------
 
@@ -267,12 +277,6 @@ class StageStore:
         counts = {"in": len(expected), "out": len(done), "rejected": dict(reasons)}
         if not self.complete or self.manifest()["counts"] != counts:
             self.finish(counts, seconds)
-
-
-def _at_once(read: Callable[[str], T], parts: list[str]) -> list[T]:
-    """What ``read`` finds in each of these parts."""
-    with ThreadPoolExecutor(READING) as pool:
-        return list(pool.map(read, parts))
 
 
 class RunDir:

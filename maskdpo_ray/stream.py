@@ -10,11 +10,13 @@ so blocks are written under names that depend on their ids alone, and one that i
 is read back instead of worked on.
 """
 
+import asyncio
 import dataclasses
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -34,7 +36,7 @@ from maskdpo_ray.progress import Progress, say
 from maskdpo_ray.rundir import Block, StageStore
 
 READERS = 2
-# Left in a stage's folder by its actors: why one gave up, and what one died of.
+# Left in a stage's folder by its actors: why one cannot start, and what one died of.
 FAILURE, DEATH = "failure.txt", "death.txt"
 
 
@@ -61,6 +63,16 @@ class StreamStage:
     pool: PoolConfig
     column: str = "id"
     shared: bool = False
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A stage of this run: where its rows come from, those to do now, how many are done."""
+
+    stage: StreamStage
+    upstream: StageStore
+    pending: list[Block]
+    done: int
 
 
 def start_ray(resources: ResourcesConfig) -> None:
@@ -101,9 +113,9 @@ def run_stream(
         for line in stage.store.drop_damaged():
             say(line)
     upstreams = [source, *(stage.store for stage in stages[:-1])]
-    pending = [_pending(upstream, stage) for upstream, stage in zip(upstreams, stages, strict=True)]
+    tasks = [_task(stage, upstream) for stage, upstream in zip(stages, upstreams, strict=True)]
     seconds: dict[str, float] = {}
-    first = next((n for n, blocks in enumerate(pending) if blocks), None)
+    first = next((n for n, task in enumerate(tasks) if task.pending), None)
     if first is not None:
         start_ray(resources)
         _check_room(stages[first:], resources)
@@ -111,27 +123,28 @@ def run_stream(
             stage.store.folder.remove(FAILURE)
             stage.store.folder.remove(DEATH)
             stage.store.begin(versions)
-        seconds = _execute(stages[first:], upstreams[first:], pending[first:], resources)
-    for upstream, stage in zip(upstreams, stages, strict=True):
+        seconds = _execute(tasks[first:], resources)
+    for stage, upstream in zip(stages, upstreams, strict=True):
+        if stage.store.manifest() is None:  # no row came to it, now or before
+            stage.store.begin(versions)
         ids = [i for b in upstream.blocks(without=set(), column=stage.column) for i in b.ids]
         stage.store.finish_rows(ids, seconds.get(stage.store.name, 0.0), stage.shared)
 
 
-def _pending(upstream: StageStore, stage: StreamStage) -> list[Block]:
-    done, rejected = stage.store.finished()
-    return upstream.blocks(without=done | rejected, column=stage.column)
+def _task(stage: StreamStage, upstream: StageStore) -> _Task:
+    finished = set.union(*stage.store.finished())
+    pending = upstream.blocks(without=finished, column=stage.column)
+    done = len(finished)
+    if stage.shared:  # what upstream has and is not to do; a shared store is never fed by a stream
+        done = len(upstream.finished()[0]) - sum(len(block.ids) for block in pending)
+    return _Task(stage, upstream, pending, done)
 
 
-def _execute(
-    stages: list[StreamStage],
-    upstreams: list[StageStore],
-    pending: list[list[Block]],
-    resources: ResourcesConfig,
-) -> dict[str, float]:
+def _execute(tasks: list[_Task], resources: ResourcesConfig) -> dict[str, float]:
     """Run the stages; seconds until each finished its last row."""
     _quiet_context()
     rows = None
-    for n, (stage, upstream, blocks) in enumerate(zip(stages, upstreams, pending, strict=True)):
+    for n, (stage, upstream, blocks) in enumerate((t.stage, t.upstream, t.pending) for t in tasks):
         inputs = [rows] if rows is not None else []
         if blocks:
             inputs.append(_read(upstream, blocks))
@@ -143,7 +156,7 @@ def _execute(
                 "build": stage.build,
                 "store": stage.store,
                 "column": stage.column,
-                "forward": n + 1 < len(stages),
+                "forward": n + 1 < len(tasks),
                 "group": resources.questions_per_block,
             },
             # A size is a must where GPUs are asked for. Full blocks stay as they are; what is
@@ -160,9 +173,10 @@ def _execute(
             resources=stage.pool.resources or None,
             ray_remote_args_fn=partial(_finite_restarts, stage.pool.max_restarts),
         )
-    total = len(upstreams[0].finished()[0])
-    stores = [stage.store for stage in stages]
-    with Progress(stores, [total] * len(stages), partial(_lacking, stages)) as progress:
+    stages = [task.stage for task in tasks]
+    done = {task.stage.store: task.done for task in tasks}
+    total = len(tasks[0].upstream.finished()[0])
+    with Progress(done, total, partial(_lacking, stages)) as progress:
         try:
             for _ in rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
                 pass
@@ -174,8 +188,11 @@ def _execute(
 
 
 def _reason(stages: list[StreamStage], error: Exception) -> Exception | None:
-    """What the actors said of it. Their reasons cross as files: an actor that gives up reaches
-    the driver as one of many Ray errors, its own words deep inside or cut off."""
+    """What the actors said of it. One that gives up in its work says so by its error. One that
+    cannot start, or dies, reaches the driver as one of many Ray errors, its own words deep inside
+    or cut off: it leaves them in a file."""
+    if isinstance(cause := getattr(error, "cause", None), UserError):
+        return UserError(str(cause).partition("\n")[0])  # below it Ray Data tells of its settings
     for stage in stages:
         if stage.store.folder.exists(FAILURE):
             reason = stage.store.folder.read(FAILURE).decode()
@@ -202,13 +219,23 @@ def _read(store: StageStore, blocks: list[Block]) -> ray.data.Dataset:
     items = [dataclasses.asdict(block) for block in blocks]
 
     def read(table: pa.Table) -> pa.Table:
-        return pa.concat_tables([store.read_block(Block(**item)) for item in table.to_pylist()])
+        with _usable(store):
+            return pa.concat_tables([store.read_block(Block(**item)) for item in table.to_pylist()])
 
     listing = ray.data.from_items(items, override_num_blocks=len(items))
     # Two readers are far ahead of any engine; more would each start a process of their own.
     return listing.map_batches(
         read, batch_size=None, batch_format="pyarrow", num_cpus=0.5, concurrency=READERS
     )
+
+
+@contextmanager
+def _usable(store: StageStore) -> Iterator[None]:
+    """What storage answers after all its own attempts is for a person to mend."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot use {store.folder}: {error}") from error
 
 
 class StageActor:
@@ -227,35 +254,39 @@ class StageActor:
         try:
             self.processor = build()
         except UserError as error:
-            self._give_up(f"cannot start: {error}")
+            store.folder.write(FAILURE, f"cannot start: {error}".encode())
             raise
 
     async def __call__(self, block: pa.Table) -> pa.Table:
+        try:
+            return self._passed_on(await self._finished(block))
+        except UserError as error:  # not of these rows: storage or an endpoint that stays away
+            raise UserError(f"stage {self.store.name} cannot go on: {error}") from error
+
+    async def _finished(self, block: pa.Table) -> pa.Table:
         ids = block[self.column].to_pylist()
         # A block comes again when its output was lost on the way; what is durable stands.
-        finished = self.store.block(ids)
-        return self._passed_on(await self._work(block, ids) if finished is None else finished)
+        finished = await self._stored(self.store.block, ids)
+        return await self._work(block, ids) if finished is None else finished
 
     async def _work(self, block: pa.Table, ids: list[str]) -> pa.Table:
-        try:
-            outcomes = await self.processor(block.to_pylist())
-        except UserError as error:  # not of these rows: an endpoint that stays away, a wrong key
-            self._give_up(f"cannot go on: {error}")
-            raise
+        outcomes = await self.processor(block.to_pylist())
         done = [out for out in outcomes if not isinstance(out, RowRejected)]
         rejected = [
             (row_id, out)
             for row_id, out in zip(ids, outcomes, strict=True)
             if isinstance(out, RowRejected)
         ]
-        return self.store.write(ids, done, rejected, self.group)
+        return await self._stored(self.store.write, ids, done, rejected, self.group)
+
+    async def _stored(self, use: Callable[..., Any], *arguments: Any) -> Any:
+        # In a thread: meanwhile the loop goes on with the actor's other blocks.
+        with _usable(self.store):
+            return await asyncio.to_thread(use, *arguments)
 
     def _passed_on(self, table: pa.Table) -> pa.Table:
         # The last stage passes on nothing but names: its rows are durable and nobody waits.
         return table if self.forward else table.select(["id"])
-
-    def _give_up(self, reason: str) -> None:
-        self.store.folder.write(FAILURE, reason.encode())
 
 
 def _check_room(stages: Iterable[StreamStage], resources: ResourcesConfig) -> None:
@@ -289,7 +320,9 @@ def _quiet_context() -> None:
     context.enable_progress_bars = False
     context.execution_options.preserve_order = False
     context.max_errored_blocks = 0  # a failing block fails the job: blocks are never dropped
+    context.raise_original_map_exception = True  # a wrapped one does not bring its cause along
     disable_log_once_globally()
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # What fails is raised; Ray Data's log would tell it a second time, as a fault of Ray's.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     # The only way to bound restarts in this version; it names no successor.
     warnings.filterwarnings("ignore", message=".ray_remote_args_fn. is deprecated")

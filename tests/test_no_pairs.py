@@ -18,11 +18,31 @@ OK = [{"start": 0, "end": 8, "label": "ok"}]
     ],
 )
 def test_no_pair_is_told_with_its_reasons(ray_cluster, tmp_path, capsys, answers, reason, lost):
-    row = {
-        "topic": "t",
-        "question": "What did they do?",
-        "candidates": [{"response": text, "sentences": OK} for text in answers],
-    }
+    path = configured(tmp_path, [{"response": text, "sentences": OK} for text in answers])
+    for _ in range(2):
+        assert main(["run", str(path)]) == 2
+        error = capsys.readouterr().err
+        assert "maskdpo: no preference pair to learn from" in error
+        assert f"2 rejected ({reason})" in error
+        report = json.loads((tmp_path / "run" / "report.json").read_text())
+        assert report["pairs"] == {"questions": 2, "kept": 0, "dropped": lost}
+        assert report["unfinished_questions"] == 0
+    assert main(["train", str(path)]) == 2
+    assert "no preference pair to learn from" in capsys.readouterr().err
+
+
+def test_stages_one_at_a_time_after_one_that_rejected_every_question(ray_cluster, tmp_path):
+    path = configured(tmp_path, [])
+    for verb in ("sample", "annotate", "pair", "report"):
+        assert main([verb, str(path)]) == 0
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["pairs"] == {"questions": 2, "kept": 0, "dropped": {"too_few_candidates": 2}}
+    assert report["stages"]["pair"] == {"in": 0, "out": 0, "rejected": {}}
+
+
+def configured(tmp_path, candidates):
+    """The configuration of two questions that have these candidates."""
+    row = {"topic": "t", "question": "What did they do?", "candidates": candidates}
     questions = tmp_path / "q.jsonl"
     questions.write_text("".join(json.dumps({**row, "id": name}) + "\n" for name in "ab"))
     config = {
@@ -35,13 +55,4 @@ def test_no_pair_is_told_with_its_reasons(ray_cluster, tmp_path, capsys, answers
     }
     path = tmp_path / "c.yaml"
     path.write_text(json.dumps(config))  # JSON is YAML
-    for _ in range(2):
-        assert main(["run", str(path)]) == 2
-        error = capsys.readouterr().err
-        assert "maskdpo: no preference pair to learn from" in error
-        assert f"2 rejected ({reason})" in error
-        report = json.loads((tmp_path / "run" / "report.json").read_text())
-        assert report["pairs"] == {"questions": 2, "kept": 0, "dropped": lost}
-        assert report["unfinished_questions"] == 0
-    assert main(["train", str(path)]) == 2
-    assert "no preference pair to learn from" in capsys.readouterr().err
+    return path

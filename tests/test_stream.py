@@ -2,9 +2,11 @@
 
 import asyncio
 import os
+import threading
 from functools import partial
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from maskdpo_ray.config import DataConfig, PoolConfig, ResourcesConfig
@@ -13,7 +15,7 @@ from maskdpo_ray.questions import import_questions
 from maskdpo_ray.records import QUESTION_SCHEMA
 from maskdpo_ray.rundir import StageStore
 from maskdpo_ray.storage import Folder
-from maskdpo_ray.stream import StreamStage, run_stream
+from maskdpo_ray.stream import StageActor, StreamStage, _task, run_stream
 
 RESOURCES = ResourcesConfig(questions_per_block=4)
 QUESTIONS = 40
@@ -46,6 +48,34 @@ class DiesOnce(Append):
             mark.touch()
             os._exit(1)
         return await super().__call__(rows)
+
+
+class LosesItsFolder(Append):
+    """Puts a file in the place of the first stage's folder when it meets q13."""
+
+    async def __call__(self, rows):
+        folder = Path(self.log).parent / "first"
+        if any(row["id"] == "q13" for row in rows) and folder.is_dir():
+            folder.rename(folder.with_name("elsewhere"))
+            folder.touch()
+        return await super().__call__(rows)
+
+
+class RejectsAll:
+    async def __call__(self, rows):
+        return [RowRejected("poison", row["id"]) for row in rows]
+
+
+class SlowStore(StageStore):
+    """Storage that has one block durable only when another is on its way too."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.both = threading.Barrier(2)
+
+    def write(self, *block):
+        self.both.wait(timeout=10)
+        return super().write(*block)
 
 
 def cannot_start():
@@ -121,6 +151,59 @@ def test_an_actor_that_cannot_start_fails_the_run_with_its_reason(graph):
     bad = [StreamStage(stores[1], cannot_start, PoolConfig(cpus=0.5))]
     with pytest.raises(UserError, match="stage first cannot start: no weights in /nowhere"):
         run_stream(bad, stores[0], RESOURCES, {})
+
+
+def test_storage_that_goes_on_failing_ends_the_run_with_the_folder_and_the_reason(graph):
+    tmp_path, stores = graph
+    with pytest.raises(UserError) as error:
+        run_stream(stages(tmp_path, stores, LosesItsFolder), stores[0], RESOURCES, {})
+    told = str(error.value)
+    assert told.startswith(f"stage first cannot go on: cannot use {stores[1].folder}: [Errno ")
+    assert "\n" not in told
+    (tmp_path / "first").unlink()
+    (tmp_path / "elsewhere").rename(tmp_path / "first")
+    run_stream(stages(tmp_path, stores), stores[0], RESOURCES, {})
+    assert result(stores[2]) == EXPECTED
+
+
+def test_a_stage_that_nothing_came_to_has_a_whole_manifest(graph):
+    tmp_path, stores = graph
+    pool = PoolConfig(cpus=0.5)
+    run_stream([StreamStage(stores[1], RejectsAll, pool)], stores[0], RESOURCES, {})
+    second = StreamStage(stores[2], partial(Append, "b", str(tmp_path / "b.log")), pool)
+    run_stream([second], stores[1], RESOURCES, {"maskdpo": "1"})
+    manifest = stores[2].manifest()
+    assert (manifest["stage"], manifest["state"]) == ("second", "complete")
+    assert manifest["versions"] == {"maskdpo": "1"}
+    assert manifest["counts"] == {"in": 0, "out": 0, "rejected": {}}
+
+
+def test_a_shared_store_has_done_what_it_holds_of_this_run(graph):
+    tmp_path, stores = graph
+    cache = StreamStage(stores[1], RejectsAll, PoolConfig(), shared=True)
+    questions = [row for row in stores[0].rows() if row["id"] in ("q1", "q2", "q3")]
+    theirs = questions[0] | {"id": "theirs"}
+    stores[1].write(["theirs", "q1", "q2", "q3"], [theirs, *questions], [], 4)
+    assert _task(cache, stores[0]).done == 3
+
+
+def test_an_actor_works_on_other_blocks_while_one_is_being_stored(tmp_path):
+    store = SlowStore(Folder(tmp_path), "slow", "s", {}, QUESTION_SCHEMA)
+    build = partial(Append, "a", str(tmp_path / "a.log"))
+    actor = StageActor(build, store, "id", forward=True, group=4)
+    rows = [
+        {"id": i, "topic": "t", "question": "x", "document": None, "language": "en",
+         "candidates": []}
+        for i in "ab"
+    ]  # fmt: skip
+    blocks = [pa.Table.from_pylist([row], QUESTION_SCHEMA) for row in rows]
+
+    async def both():
+        return await asyncio.gather(*map(actor, blocks))
+
+    tables = asyncio.run(both())
+    assert [table["question"].to_pylist() for table in tables] == [["xa"], ["xa"]]
+    assert store.finished() == ({"a", "b"}, set())
 
 
 def test_pools_that_do_not_fit_are_refused(graph):

@@ -155,8 +155,7 @@ class Engine:
             raise RuntimeError("this engine is closed")
         from vllm.sampling_params import RequestOutputKind
 
-        params = params.clone()
-        params.output_kind = RequestOutputKind.FINAL_ONLY
+        params.output_kind = RequestOutputKind.FINAL_ONLY  # of a copy vLLM makes its own use
         request = _Request(prompt_token_ids, params, Future())
         self._inbox.put(request)
         return await asyncio.wrap_future(request.future)

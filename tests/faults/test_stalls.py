@@ -16,7 +16,7 @@ def test_a_stalled_stream_says_what_it_lacks(tmp_path, capsys):
         asked.append(1)
         return "the smallest pools and one reader need 2 GPU (there are 1)"
 
-    with Progress([store], [40], lacking, patience=1):
+    with Progress({store: 0}, 40, lacking, patience=1):
         while not asked:
             time.sleep(0.05)
     assert (
