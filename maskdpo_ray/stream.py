@@ -29,6 +29,7 @@ from ray.exceptions import RayActorError
 from ray.util.debug import disable_log_once_globally
 
 from maskdpo_ray.config import PoolConfig, ResourcesConfig
+from maskdpo_ray.devices import hide_gpus
 from maskdpo_ray.engine import engine
 from maskdpo_ray.engine.logs import native_output_to
 from maskdpo_ray.errors import RowRejected, UserError
@@ -158,6 +159,7 @@ def _execute(tasks: list[_Task], resources: ResourcesConfig) -> dict[str, float]
                 "column": stage.column,
                 "forward": n + 1 < len(tasks),
                 "group": resources.questions_per_block,
+                "gpus": stage.pool.gpus,
             },
             # A size is a must where GPUs are asked for. Full blocks stay as they are; what is
             # left of others is put together.
@@ -248,7 +250,10 @@ class StageActor:
         column: str,
         forward: bool,
         group: int,
+        gpus: float,
     ) -> None:
+        if not gpus:
+            hide_gpus()
         self.store, self.column, self.forward, self.group = store, column, forward, group
         engine.last_words.append(lambda reason: store.folder.write(DEATH, reason.encode()))
         try:

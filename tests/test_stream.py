@@ -66,6 +66,13 @@ class RejectsAll:
         return [RowRejected("poison", row["id"]) for row in rows]
 
 
+class SeesDevices:
+    """Answers with the GPUs that its process may use."""
+
+    async def __call__(self, rows):
+        return [row | {"question": repr(os.environ.get("CUDA_VISIBLE_DEVICES"))} for row in rows]
+
+
 class SlowStore(StageStore):
     """Storage that has one block durable only when another is on its way too."""
 
@@ -190,7 +197,7 @@ def test_a_shared_store_has_done_what_it_holds_of_this_run(graph):
 def test_an_actor_works_on_other_blocks_while_one_is_being_stored(tmp_path):
     store = SlowStore(Folder(tmp_path), "slow", "s", {}, QUESTION_SCHEMA)
     build = partial(Append, "a", str(tmp_path / "a.log"))
-    actor = StageActor(build, store, "id", forward=True, group=4)
+    actor = StageActor(build, store, "id", forward=True, group=4, gpus=0)
     rows = [
         {"id": i, "topic": "t", "question": "x", "document": None, "language": "en",
          "candidates": []}
@@ -204,6 +211,12 @@ def test_an_actor_works_on_other_blocks_while_one_is_being_stored(tmp_path):
     tables = asyncio.run(both())
     assert [table["question"].to_pylist() for table in tables] == [["xa"], ["xa"]]
     assert store.finished() == ({"a", "b"}, set())
+
+
+def test_an_actor_that_asks_for_no_gpu_sees_none(graph):
+    _, stores = graph
+    run_stream([StreamStage(stores[1], SeesDevices, PoolConfig())], stores[0], RESOURCES, {})
+    assert set(result(stores[1]).values()) == {"''"}
 
 
 def test_pools_that_do_not_fit_are_refused(graph):

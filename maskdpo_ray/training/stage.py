@@ -26,6 +26,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from maskdpo_ray.config import WorkersConfig
+from maskdpo_ray.devices import hide_gpus
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.progress import clock, say
 from maskdpo_ray.rundir import fingerprint
@@ -67,7 +68,7 @@ def run_training(
     board = _Board.options(num_cpus=0, scheduling_strategy=here).remote()
     trainer = TorchTrainer(
         _train_in_worker,
-        train_loop_config={"job": job, "board": board},
+        train_loop_config={"job": job, "board": board, "gpus": workers.gpus},
         torch_config=TorchConfig(backend="nccl" if workers.gpus else "gloo"),
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers.workers,
@@ -158,6 +159,8 @@ def _train_in_worker(config: dict[str, Any]) -> dict[str, Any]:
     A UserError is raised on all workers alike and would be raised again after every restart, so
     it is handed to the driver as a result instead of failing the worker group.
     """
+    if not config["gpus"]:
+        hide_gpus()
     logging.getLogger("ray.train").setLevel(logging.WARNING)  # two lines per report and worker
     context = ray.train.get_context()
     job, board = config["job"], config["board"]

@@ -73,7 +73,7 @@ def through(folder: Path, rows: list[dict], **builds) -> dict[str, StageStore]:
     for name, build in builds.items():
         schema = PAIR_SCHEMA if name == "pair" else QUESTION_SCHEMA
         store = StageStore(Folder(folder / name), name, name, {}, schema)
-        actor = StageActor(build, store, "id", forward=False, group=BLOCK)
+        actor = StageActor(build, store, "id", forward=False, group=BLOCK, gpus=0)
         blocks = [upstream.read_block(block) for block in upstream.blocks(without=set())]
         asyncio.run(all_at_once(actor, blocks))
         store.finish_rows([i for block in upstream.blocks(without=set()) for i in block.ids], 0.0)
