@@ -309,11 +309,7 @@ def _lacking(stages: Iterable[StreamStage]) -> str | None:
     need: dict[str, float] = {"CPU": 1.0}
     for stage in stages:
         least, _ = stage.pool.size
-        for name, amount in {
-            "CPU": stage.pool.cpus,
-            "GPU": stage.pool.gpus,
-            **stage.pool.resources,
-        }.items():
+        for name, amount in stage.pool.asks.items():
             need[name] = need.get(name, 0.0) + least * amount
     short = {name: amount for name, amount in need.items() if amount > have.get(name, 0.0)}
     wants = ", ".join(f"{a:g} {n} (there are {have.get(n, 0):g})" for n, a in short.items())

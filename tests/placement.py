@@ -12,10 +12,7 @@ def fits(asked: Resources, node: Resources) -> bool:
 def asked(resources: ResourcesConfig) -> dict[str, tuple[Resources, int]]:
     """For each pool: what one of its actors or workers asks for, and how many there may be."""
     pools = {name: getattr(resources, name) for name in POOLS}
-    return {
-        name: ({"CPU": pool.cpus, "GPU": pool.gpus, **pool.resources}, pool.size[1])
-        for name, pool in pools.items()
-    }
+    return {name: (pool.asks, pool.size[1]) for name, pool in pools.items()}
 
 
 def check_full_run(resources: ResourcesConfig, groups: dict[str, dict]) -> None:

@@ -23,17 +23,27 @@ def _ends(bounds: int | tuple[int, int]) -> tuple[int, int]:
     return bounds if isinstance(bounds, tuple) else (bounds, bounds)
 
 
-class PoolConfig(Section):
+class PlacedConfig(Section):
+    """What one actor or worker takes of its node."""
+
+    cpus: float = Field(default=1, ge=0)
+    """Logical CPUs of one; of an actor also its OpenMP threads."""
+    gpus: float = Field(default=0, ge=0)
+    """GPUs of one; a fraction shares one (then lower `engine.gpu_memory_utilization`)."""
+    resources: dict[str, float] = {}
+    """Custom Ray resources of one, to place it on a group of nodes."""
+
+    @property
+    def asks(self) -> dict[str, float]:
+        """All that it takes, under Ray's names."""
+        return {"CPU": self.cpus, "GPU": self.gpus, **self.resources}
+
+
+class PoolConfig(PlacedConfig):
     """A pool of actors of one stage."""
 
     actors: Bounds = 1
     """How many, or [least, most] to let the pool grow and shrink."""
-    cpus: float = Field(default=1, ge=0)
-    """Logical CPUs of one actor; also its OpenMP threads."""
-    gpus: float = Field(default=0, ge=0)
-    """GPUs of one actor; a fraction shares one (then lower `engine.gpu_memory_utilization`)."""
-    resources: dict[str, float] = {}
-    """Custom Ray resources of one actor, to place it on a group of nodes."""
     blocks_in_flight: int = Field(default=4, ge=1)
     """Blocks of questions that one actor works on at once: enough to keep its engine full."""
     max_restarts: int = Field(default=3, ge=0)
@@ -44,15 +54,11 @@ class PoolConfig(Section):
         return _ends(self.actors)
 
 
-class WorkersConfig(Section):
+class WorkersConfig(PlacedConfig):
     """The training workers."""
 
     workers: Bounds = 1
     """How many, or [least, most] to go on with as many as there are nodes for."""
-    cpus: float = Field(default=1, ge=0)
-    gpus: float = Field(default=0, ge=0)
-    resources: dict[str, float] = {}
-    """Custom Ray resources of one worker, to place it on a group of nodes."""
     max_failures: int = Field(default=3, ge=0)
     """Worker group failures that training recovers from; nodes taken away with notice are none."""
     resize_seconds: float = Field(default=60, gt=0)

@@ -112,12 +112,11 @@ def _interrupt_handler_kept() -> Iterator[None]:
 
 def _tell_of_shortage(workers: WorkersConfig) -> None:
     """Ray Train waits for missing resources for ever and says nothing; nodes may yet join."""
-    one = {"CPU": workers.cpus, "GPU": workers.gpus, **workers.resources}
     have = ray.cluster_resources()
     least, _ = workers.size
     short = [
         f"{amount * least:g} {name} (there are {have.get(name, 0):g})"
-        for name, amount in one.items()
+        for name, amount in workers.asks.items()
         if amount * least > have.get(name, 0)
     ]
     if short:
