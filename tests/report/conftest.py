@@ -22,7 +22,8 @@ def rows(answers: list[tuple[str, ...]]) -> list[dict]:
         {
             "topic": str(number),
             "candidates": [
-                candidate(greedy, "greedy"), *(candidate(answer, "sampled") for answer in sampled)
+                candidate(greedy, "greedy"),
+                *(candidate(answer, "sampled") for answer in sampled),
             ],
         }
         for number, (greedy, *sampled) in enumerate(answers)

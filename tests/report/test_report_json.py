@@ -7,14 +7,29 @@ from maskdpo_ray.report.build import build_report
 
 def test_the_report_has_the_promised_keys(report):
     assert set(report) >= {
-        "run", "seed", "versions", "pairs", "systems", "best_of_n", "seconds", "stages", "config"
+        "run",
+        "seed",
+        "versions",
+        "pairs",
+        "systems",
+        "best_of_n",
+        "seconds",
+        "stages",
+        "config",
     }
     assert set(report["pairs"]) == {"questions", "kept", "dropped"}
     for system in report["systems"].values():
         for decoding in ("greedy", "sampled"):
             assert set(system[decoding]) >= {
-                "micro", "macro", "ci95", "correct", "incorrect", "no_fact", "errors",
-                "mean_sentences", "mean_tokens",
+                "micro",
+                "macro",
+                "ci95",
+                "correct",
+                "incorrect",
+                "no_fact",
+                "errors",
+                "mean_sentences",
+                "mean_tokens",
             }
     assert set(report["best_of_n"]["base"]) == {"1", "2"}
     assert report["seconds"]["sample"] == 20.25

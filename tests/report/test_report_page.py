@@ -119,11 +119,16 @@ def test_hostile_text_stays_text(text):
         "sentences": [{"start": 0, "end": len(text), "verdict": "ok", "detail": text}],
     }
     report = build_report(
-        run=text, seed=0, versions={text: text}, config={text: text},
+        run=text,
+        seed=0,
+        versions={text: text},
+        config={text: text},
         manifests=[
             {"stage": "pair", "counts": {"in": 1, "out": 0, "rejected": {text: 1}}, "seconds": 0}
         ],
-        systems={}, best={}, not_scored={},
+        systems={},
+        best={},
+        not_scored={},
     )
     page = Page(render_html(report, {}, [{"question": text, "chosen": side, "rejected": side}]))
     assert page.answers == [text, text]
@@ -176,8 +181,13 @@ FIRST = "Ada Lovelace was born in London. She wrote notes 😀 about the engine.
 def annotated(index: int, text: str, verdicts: list[str], tokenizer) -> dict:
     ends = [match.end() for match in re.finditer(r"\. ?", text)]
     return {
-        "index": index, "seed": index, "model": "m", "response": text,
-        "token_ids": tokenizer.encode(text), "finish_reason": "stop", "decoding": "sampled",
+        "index": index,
+        "seed": index,
+        "model": "m",
+        "response": text,
+        "token_ids": tokenizer.encode(text),
+        "finish_reason": "stop",
+        "decoding": "sampled",
         "sentences": [
             {"start": start, "end": end, "verdict": verdict, "detail": ""}
             for start, end, verdict in zip([0, *ends], ends, verdicts, strict=False)
@@ -190,7 +200,11 @@ def test_a_pair_that_was_cut_anywhere_can_be_shown(real_data, report, room):
     tokenizer = gpt2_tokenizer(real_data)
     second = FIRST.replace("London", "Paris")
     question = {
-        "id": "q", "topic": "Ada", "question": "?", "document": None, "language": "en",
+        "id": "q",
+        "topic": "Ada",
+        "question": "?",
+        "document": None,
+        "language": "en",
         "candidates": [
             annotated(0, FIRST, ["ok", "ok", "ok"], tokenizer),
             annotated(1, second, ["contradictory", "ok", "ok"], tokenizer),

@@ -50,9 +50,7 @@ def test_what_is_found_does_not_depend_on_the_workers(
     one_rank, two_ranks, make_job, options, fields
 ):
     one = one_rank.train(make_job("one", **options, **fields, max_steps=4))
-    two = two_ranks.train(
-        make_job("two", **options, **fields, max_steps=4, micro_batch_tokens=1)
-    )
+    two = two_ranks.train(make_job("two", **options, **fields, max_steps=4, micro_batch_tokens=1))
     assert one[-1]["eval/loss"] == pytest.approx(two[-1]["eval/loss"], rel=1e-4)
 
 
