@@ -38,7 +38,7 @@ CPU_DEFAULTS: dict[str, Any] = {
     # Seeded sampling kills the engine when a prefill is split by the token budget (vLLM 0.32 on
     # CPU: "CPU Generator does not use offset"), so prefills are never split.
     "enable_chunked_prefill": False,
-    # vLLM would reserve 92 % of the machine's memory. Pages that are never used cost nothing.
+    # vLLM would reserve 92 % of the machine's memory. It writes zeros to all of it at each start.
     "kv_cache_memory_bytes": 2**30,
 }
 

@@ -63,7 +63,6 @@ SMALL = WorldSettings(
         steps=300,
         batch=16,
         learning_rate=5e-3,
-        threads=1,
     ),
 )
 

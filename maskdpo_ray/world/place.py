@@ -39,10 +39,7 @@ def world_of(run: Folder, world: WorldConfig, run_seed: int, build: bool = True)
         return WorldPlace(built, shared)
     # A process of its own gives the cores back to the engines when it is done.
     command = [sys.executable, "-m", "maskdpo_ray.world", str(built), "--seed", str(seed)]
-    # Threads that wait for each other spin a little: those that spin for long crawl as soon as a
-    # core is shared, those that sleep at once lose a third of the time to waking up.
-    own = {"GOMP_SPINCOUNT": "1000", "DS_ACCELERATOR": "cpu"}
-    own |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    own = {"DS_ACCELERATOR": "cpu", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     subprocess.run(command + ["--small"] * world.small, check=True, env={**os.environ, **own})
     if not run.is_local:
         _upload(built, shared)

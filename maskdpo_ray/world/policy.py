@@ -5,8 +5,11 @@ What it reads is rendered by the same chat template that later prompts are, so i
 instruction-tuned model and samples from exactly what it was trained on.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -36,7 +39,6 @@ class PolicySettings:
     micro_batch: int = 16
     learning_rate: float = 3e-3
     warmup_steps: int = 30
-    threads: int = 2
 
 
 def train_tokenizer(texts: Iterator[str] | Sequence[str], settings: PolicySettings):
@@ -107,26 +109,37 @@ def collate(examples: list[tuple[list[int], list[int]]], pad_id: int):
     return ids, labels
 
 
-def accumulate(model, batch: list[tuple[list[int], list[int]]], micro_batch: int) -> float:
-    """Add the gradient of the mean token loss of a batch, answers of like length together.
+def set_gradient(
+    model, batch: list[tuple[list[int], list[int]]], micro_batch: int, map=map
+) -> float:
+    """Set the gradient of the mean token loss of a batch, answers of like length together.
+
+    Args:
+        map: over the micro-batches; one that works on several at once gives the same gradient.
 
     Returns:
         The loss, in nats per token.
     """
+    import torch
     from torch.nn.functional import cross_entropy
 
     tokens = sum(len(response) for _, response in batch)
-    by_length = sorted(batch, key=lambda pair: len(pair[0]) + len(pair[1]))
-    total = 0.0
-    for start in range(0, len(batch), micro_batch):
+    # The longest first: what is left at the end, when others have nothing to do, is short.
+    by_length = sorted(batch, key=lambda pair: -len(pair[0]) - len(pair[1]))
+    parameters = list(model.parameters())
+
+    def part(start: int):
         ids, labels = collate(by_length[start : start + micro_batch], model.config.pad_token_id)
         hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
         target = labels[:, 1:]
         at = target != NOT_A_TARGET
         loss = cross_entropy(model.lm_head(hidden[at]), target[at], reduction="sum") / tokens
-        loss.backward()
-        total += loss.item()
-    return total
+        return loss.item(), torch.autograd.grad(loss, parameters)
+
+    losses, gradients = zip(*map(part, range(0, len(batch), micro_batch)), strict=True)
+    for parameter, parts in zip(parameters, zip(*gradients, strict=True), strict=True):
+        parameter.grad = sum(parts[1:], start=parts[0])
+    return sum(losses)
 
 
 def pretrain(
@@ -138,8 +151,9 @@ def pretrain(
 ):
     """A fresh Llama trained on ``settings.steps`` batches of pages.
 
-    The same seed, settings and machine give the same weights: PyTorch's sums depend on the number
-    of threads, which is therefore a setting.
+    The same seed, settings and machine give the same weights. Each core has a micro-batch of its
+    own: matrices this small do not keep two cores busy together, and sums of PyTorch's would
+    depend on how many share one.
 
     Args:
         pages: question and answer, at least ``steps * batch`` of them.
@@ -151,8 +165,6 @@ def pretrain(
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    threads_before = torch.get_num_threads()
-    torch.set_num_threads(settings.threads)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlamaForCausalLM(
@@ -184,22 +196,37 @@ def pretrain(
     )
     model.train()
     started = reported = time.monotonic()
-    for step in range(1, settings.steps + 1):
-        batch = [encode(tokenizer, *next(pages)) for _ in range(settings.batch)]
-        loss = accumulate(model, batch, settings.micro_batch)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        now = time.monotonic()
-        if step in (1, settings.steps) or now - reported >= 5:
-            reported = now
-            left = (now - started) / step * (settings.steps - step)
-            progress(
-                f"pre-training step {step}/{settings.steps}  loss {loss:.3f}  {left:.0f} s left"
-            )
-    torch.set_num_threads(threads_before)
+    with one_thread_each() as workers:
+        for step in range(1, settings.steps + 1):
+            batch = [encode(tokenizer, *next(pages)) for _ in range(settings.batch)]
+            loss = set_gradient(model, batch, settings.micro_batch, workers.map)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            now = time.monotonic()
+            if step in (1, settings.steps) or now - reported >= 5:
+                reported = now
+                left = (now - started) / step * (settings.steps - step)
+                progress(
+                    f"pre-training step {step}/{settings.steps}  loss {loss:.3f}  {left:.0f} s left"
+                )
     return model.eval()
+
+
+@contextmanager
+def one_thread_each() -> Iterator[Executor]:
+    """Threads, one a core, in each of which PyTorch works alone."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(
+            os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,)
+        ) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(before)
 
 
 def save_policy(model, tokenizer, folder: Path, context: int) -> None:

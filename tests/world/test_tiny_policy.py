@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
 
@@ -14,17 +15,17 @@ from maskdpo_ray.world.facts import make_people
 from maskdpo_ray.world.policy import (
     NOT_A_TARGET,
     PolicySettings,
-    accumulate,
     collate,
     encode,
     encyclopedia,
     pretrain,
+    set_gradient,
     train_tokenizer,
 )
 
 PEOPLE = make_people(30, seed=5)
 TINY = PolicySettings(
-    vocabulary=500, hidden=64, layers=1, heads=2, steps=4, batch=8, warmup_steps=1, threads=1
+    vocabulary=500, hidden=64, layers=1, heads=2, steps=4, batch=8, warmup_steps=1
 )
 PAGES = list(islice(encyclopedia(PEOPLE, seed=0), 500))
 
@@ -76,15 +77,19 @@ def test_micro_batches_add_up_to_the_batch(tokenizer):
     model = pretrain(tokenizer, iter(PAGES), replace(TINY, steps=1), 0, print)
     batch = [encode(tokenizer, *page) for page in PAGES[:10]]
 
-    def loss_and_gradient(micro_batch: int) -> tuple[float, torch.Tensor]:
-        model.zero_grad()
-        loss = accumulate(model, batch, micro_batch)
+    def loss_and_gradient(micro_batch: int, map=map) -> tuple[float, torch.Tensor]:
+        loss = set_gradient(model, batch, micro_batch, map)
         return loss, torch.cat([p.grad.flatten() for p in model.parameters()])
 
     whole_loss, whole = loss_and_gradient(10)
     loss, parts = loss_and_gradient(3)
     assert loss == pytest.approx(whole_loss, rel=1e-5)
     torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-6)
+
+    with ThreadPoolExecutor(3) as pool:
+        for _ in range(5):
+            at_once = loss_and_gradient(3, pool.map)
+            assert at_once[0] == loss and torch.equal(at_once[1], parts)
 
     ids, labels = collate(batch, tokenizer.pad_token_id)
     assert whole_loss == pytest.approx(model(input_ids=ids, labels=labels).loss.item(), rel=1e-5)
