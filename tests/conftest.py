@@ -1,5 +1,6 @@
 """Fixtures that the whole suite shares."""
 
+import itertools
 import json
 import os
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+BUCKETS = itertools.count()
 DATA = Path(os.environ.get("MASKDPO_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
 
 
@@ -86,3 +88,33 @@ def sentencepiece_tokenizer():
     import real_tokenizers
 
     return real_tokenizers.sentencepiece_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    from s3_server import S3Server
+
+    server = S3Server()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def s3(s3_server, monkeypatch):
+    """The server, reached from this process and from those it starts; no fault is left over."""
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    s3_server.forget()
+    return s3_server
+
+
+@pytest.fixture
+def bucket(s3) -> str:
+    """URL of a folder in a bucket of this test's own."""
+    import pyarrow.fs as pafs
+
+    name = f"bucket-{os.getpid()}-{next(BUCKETS)}"
+    pafs.S3FileSystem(
+        endpoint_override=os.environ["AWS_ENDPOINT_URL"], allow_bucket_creation=True
+    ).create_dir(name)
+    return f"s3://{name}/runs/one"

@@ -10,7 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
+from node_cluster import node_cluster
 
+from maskdpo_ray.annotation.calls import count_calls
 from maskdpo_ray.config import read_config
 from maskdpo_ray.stages import Stages
 
@@ -20,12 +22,12 @@ STEPS = 24  # enough of them to be killed in between
 LONGER = [f"training.max_steps={STEPS}", "training.epochs=20", "training.checkpoint_every=4"]
 
 
-def command(run_dir: Path, *overrides: str) -> list[str]:
+def command(run_dir: Path, *overrides: str, verb: str = "run") -> list[str]:
     return [
         sys.executable,
         "-m",
         "maskdpo_ray",
-        "run",
+        verb,
         str(SMOKE),
         f"run_dir={run_dir}",
         *LONGER,
@@ -48,8 +50,8 @@ def undisturbed(tmp_path_factory):
     return folder, run(folder)
 
 
-def stages(run_dir: Path) -> Stages:
-    return Stages(read_config(SMOKE, [f"run_dir={run_dir}", *LONGER]))
+def stages(run_dir: Path, *overrides: str) -> Stages:
+    return Stages(read_config(SMOKE, [f"run_dir={run_dir}", *LONGER, *overrides]))
 
 
 def outputs(run_dir: Path) -> dict:
@@ -135,10 +137,49 @@ def test_a_changed_setting_is_refused_then_redoes_only_what_depends_on_it(undist
     def folders(stage: str) -> int:
         return len(list(folder.glob(f"{stage}/*/manifest.json")))
 
-    command_of_pair = command(folder, "preference.eos=mask", "--rerun")
-    command_of_pair[3] = "pair"
-    subprocess.run(command_of_pair, check=True, cwd=REPOSITORY)
+    redone = command(folder, "preference.eos=mask", "--rerun", verb="pair")
+    subprocess.run(redone, check=True, cwd=REPOSITORY)
     assert [folders(stage) for stage in ("sample", "annotate", "pair")] == [1, 1, 2]
+
+
+def test_pruned_annotation_asks_less_and_gives_the_same_pairs(undisturbed, tmp_path):
+    folder = shutil.copytree(undisturbed[0], tmp_path / "run")
+    for verb in ("annotate", "pair"):
+        subprocess.run(
+            command(folder, "annotation.prune=true", "--rerun", verb=verb),
+            check=True,
+            cwd=REPOSITORY,
+        )
+    full = stages(undisturbed[0])
+    pruned = stages(folder, "annotation.prune=true")
+    assert sorted(pruned.pair().store.rows(), key=json.dumps) == sorted(
+        full.pair().store.rows(), key=json.dumps
+    )
+    counts = [found.pair().store.manifest()["counts"] for found in (full, pruned)]
+    assert counts[0] == counts[1]
+    calls = count_calls(pruned.annotate().store.rows())
+    assert calls["pruned"] > 0
+    assert calls["distinct"] == count_calls(full.annotate().store.rows())["asked"]
+
+
+def test_a_run_over_several_nodes_gives_the_output_of_a_run_on_one(undisturbed, tmp_path):
+    """Two raylets with room for one engine or training worker each, and a head with none."""
+    folder = tmp_path / "run"
+    placed = [
+        "resources.sampler={actors: 2, resources: {worker: 1}}",
+        "resources.training={workers: 2, resources: {worker: 1}}",
+    ]
+    worker = {"num_cpus": 2, "resources": {"worker": 1}}
+    with node_cluster({"num_cpus": 4}, worker) as cluster:
+        done = subprocess.run(
+            command(folder, *placed), capture_output=True, text=True, check=False, cwd=REPOSITORY,
+            env={**os.environ, "RAY_ADDRESS": cluster.address()},
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    several, one = outputs(folder), outputs(undisturbed[0])
+    assert several["rows"] == one["rows"]
+    assert several["losses"] == pytest.approx(one["losses"], rel=1e-4)
+    assert several["systems"]["base"] == one["systems"]["base"]
 
 
 @pytest.mark.parametrize(

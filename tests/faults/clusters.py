@@ -1,4 +1,4 @@
-"""Drivers on clusters that the tests make: the test process has a Ray of its own already."""
+"""Drivers beside the test process, which has a Ray of its own already."""
 
 import os
 import subprocess
@@ -9,13 +9,17 @@ FOLDER = Path(__file__).parent
 PATHS = os.pathsep.join(map(str, (FOLDER, FOLDER.parent, FOLDER.parents[1])))
 
 
-def drive(address: str, log: Path, script: str, *arguments: object) -> subprocess.Popen:
-    """Start a script of this folder as a driver; what it prints goes to ``log``."""
+def drive(address: str | None, log: Path, script: str, *arguments: object) -> subprocess.Popen:
+    """Start a script of this folder as a driver, on a Ray of its own without ``address``.
+
+    What it prints goes to ``log``.
+    """
+    cluster = {"RAY_ADDRESS": address} if address else {}
     return subprocess.Popen(
         [sys.executable, FOLDER / script, *map(str, arguments)],
         stdout=open(log, "w"),
         stderr=subprocess.STDOUT,
-        env={**os.environ, "RAY_ADDRESS": address, "PYTHONPATH": PATHS, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, **cluster, "PYTHONPATH": PATHS, "OMP_NUM_THREADS": "1"},
     )
 
 

@@ -24,10 +24,13 @@ LONG = 2**18  # characters of a row: outputs that stay in the object store of th
 
 
 class Slow:
-    """Takes its time, and logs where: one line ``id process node`` a row."""
+    """Takes its time, and logs where: one line ``id process node`` a row.
 
-    def __init__(self, log: str, seconds: float, length: int = 0) -> None:
-        self.log, self.seconds, self.length = log, seconds, length
+    The first ``quick`` rows cost no time.
+    """
+
+    def __init__(self, log: str, seconds: float, length: int = 0, quick: int = 0) -> None:
+        self.log, self.seconds, self.length, self.quick = log, seconds, length, quick
 
     async def __call__(self, rows):
         import ray
@@ -35,7 +38,8 @@ class Slow:
         node = ray.get_runtime_context().get_node_id()
         with open(self.log, "a", encoding="utf-8") as log:
             log.write("".join(f"{row['id']} {os.getpid()} {node}\n" for row in rows))
-        await asyncio.sleep(self.seconds)
+        await asyncio.sleep(self.seconds if self.quick <= 0 else 0)
+        self.quick -= len(rows)
         return [{**row, "question": row["question"].ljust(self.length)} for row in rows]
 
 
@@ -49,17 +53,17 @@ def store(folder: Path, name: str) -> StageStore:
     return StageStore(Folder(folder / name), name, name, {}, QUESTION_SCHEMA)
 
 
-def run_slow(folder: Path, questions: int, **stages: tuple[PoolConfig, float, int]) -> None:
-    """Run ``questions`` in blocks of one through stages: pool, seconds a row, length of a row."""
+def run_slow(folder: Path, questions: int, **stages: tuple) -> None:
+    """Run ``questions`` in blocks of one through stages: pool, and the arguments of ``Slow``."""
     lines = [f'{{"id": "q{n}", "topic": "t", "question": "x"}}' for n in range(questions)]
     (folder / "q.jsonl").write_text("\n".join(lines), encoding="utf-8")
     source = store(folder, "questions")
     import_questions(str(folder / "q.jsonl"), DataConfig(), source, 1, {})
     graph = [
         StreamStage(
-            store(folder, name), partial(Slow, str(folder / f"{name}.log"), seconds, length), pool
+            store(folder, name), partial(Slow, str(folder / f"{name}.log"), *arguments), pool
         )
-        for name, (pool, seconds, length) in stages.items()
+        for name, (pool, *arguments) in stages.items()
     ]
     run_stream(graph, source, ResourcesConfig(questions_per_block=1, autoscale=True), {})
 

@@ -2,7 +2,7 @@
 
 Every stage logs which rows it takes up and in which process, so that repeated work can be counted
 and the right process killed. As a script it is a driver of its own, for clusters that the tests
-make: ``RAY_ADDRESS=... python fault_graph.py FOLDER MODEL``.
+make or that it starts itself: ``python fault_graph.py FOLDER MODEL POOLS [URL]``.
 """
 
 import gc
@@ -77,13 +77,24 @@ def build_annotate() -> Annotate:
 
 
 class Graph:
-    """Questions to pairs in ``folder``; ``pools`` by stage name replace one small actor."""
+    """Questions to pairs in ``folder``, stages at ``url`` if it is given.
 
-    def __init__(self, folder: Path, model: str, pools: dict | None = None, sampler=Taken) -> None:
+    ``pools`` by stage name replace one small actor.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        model: str,
+        pools: dict | None = None,
+        sampler=Taken,
+        url: str | None = None,
+    ) -> None:
         self.folder, self.model = Path(folder), model
+        place = Folder(url or self.folder)
         schemas = (QUESTION_SCHEMA, QUESTION_SCHEMA, QUESTION_SCHEMA, PAIR_SCHEMA)
         self.stores = {
-            name: StageStore(Folder(self.folder / name), name, name, {}, schema)
+            name: StageStore(place / name, name, name, {}, schema)
             for name, schema in zip(NAMES, schemas, strict=True)
         }
         policy = ModelConfig(path=model, dtype="float32")
@@ -144,6 +155,6 @@ class Graph:
 if __name__ == "__main__":
     from fault_graph import Graph as Importable  # actors know classes by this name
 
-    folder, model, pools = sys.argv[1:]
+    folder, model, pools, *url = sys.argv[1:]
     pools = {name: PoolConfig(**pool) for name, pool in json.loads(pools).items()}
-    Importable(Path(folder), model, pools).run()
+    Importable(Path(folder), model, pools, url=url[0] if url else None).run()

@@ -18,12 +18,24 @@ from maskdpo_ray.config import PoolConfig
 
 def test_a_pool_grows_from_its_least_to_its_most(tmp_path, ray_cluster):
     pool = PoolConfig(actors=(1, 3), cpus=0.5, blocks_in_flight=2)
-    run_slow(tmp_path, 60, slow=(pool, 0.3, 0))
+    run_slow(tmp_path, 60, slow=(pool, 0.3))
     taken = work(tmp_path, "slow")
     assert sorted(i for i, _, _ in taken) == sorted(f"q{n}" for n in range(60))
     processes = [process for _, process, _ in taken]
     assert len(set(processes)) == 3
     assert len(set(processes[:2])) == 1, "it starts with the least"
+
+
+def test_a_pool_shrinks_when_there_is_little_to_do(tmp_path, ray_cluster):
+    """Forty rows at once, then one a second for an actor that needs half of one."""
+    first = PoolConfig(cpus=0.5, blocks_in_flight=1)
+    pool = PoolConfig(actors=(1, 3), cpus=0.5, blocks_in_flight=1)
+    run_slow(tmp_path, 75, first=(first, 1.0, 0, 40), second=(pool, 0.5))
+    taken = work(tmp_path, "second")
+    assert sorted(i for i, _, _ in taken) == sorted(f"q{n}" for n in range(75))
+    processes = [process for _, process, _ in taken]
+    assert len(set(processes)) == 3
+    assert len(set(processes[-6:])) == 1
 
 
 HEAD = "ray.head.default"  # the fake provider's own name for it
