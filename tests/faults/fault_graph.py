@@ -79,7 +79,7 @@ def build_annotate() -> Annotate:
 class Graph:
     """Questions to pairs in ``folder``, stages at ``url`` if it is given.
 
-    ``pools`` by stage name replace one small actor.
+    ``pools`` by stage name replace one small actor, ``engine_args`` what the engine is given.
     """
 
     def __init__(
@@ -89,6 +89,7 @@ class Graph:
         pools: dict | None = None,
         sampler=Taken,
         url: str | None = None,
+        **engine_args: object,
     ) -> None:
         self.folder, self.model = Path(folder), model
         place = Folder(url or self.folder)
@@ -100,6 +101,7 @@ class Graph:
         policy = ModelConfig(path=model, dtype="float32")
         decoding = Decoding(candidates=4, temperature=0.8, top_k=40, top_p=1, max_tokens=192)
         engine = {"kv_cache_memory_bytes": 2**26, "max_model_len": 256, "max_num_seqs": 64}
+        engine |= engine_args
         preference = PreferenceConfig(max_length=256)
         builds = {
             "sample": (sampler, partial(build_sampler, policy, decoding, 0, engine)),

@@ -89,3 +89,25 @@ def test_an_engine_that_dies_in_a_live_actor(undisturbed, tmp_path):
     assert engine_logs(died), "the log of an engine that died is kept"
     wait_for(lambda: not engine_logs(replaced))
     assert 0 < repeated(graph, "sample").total() <= IN_FLIGHT * BLOCK
+
+
+def test_a_worker_of_a_parallel_engine_is_killed(undisturbed, tmp_path):
+    """An engine over two devices works in processes of its own, here one a shard of the model."""
+    import psutil
+
+    graph = Graph(tmp_path, models.tiny_llama(), tensor_parallel_size=2)
+
+    def kill_a_worker() -> None:
+        actor = psutil.Process(wait_for(in_the_middle(graph)))
+        workers.extend(actor.children(recursive=True))
+        shards = [worker for worker in workers if "VLLM::Worker" in worker.cmdline()[0]]
+        shards[-1].kill()
+
+    workers: list[psutil.Process] = []
+    threading.Thread(target=kill_a_worker).start()
+    graph.run()
+    for name in graph.stores:
+        assert graph.durable(name) == IDS
+    assert 0 < repeated(graph, "sample").total() <= IN_FLIGHT * BLOCK
+    assert len({pid for _, pid in graph.taken("sample")}) == 2
+    wait_for(lambda: not any(worker.is_running() for worker in workers))
