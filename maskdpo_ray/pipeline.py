@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable
 
 from maskdpo_ray.errors import UserError
+from maskdpo_ray.evaluation.agreement import agreement
 from maskdpo_ray.preference.public_format import to_public
 from maskdpo_ray.progress import say
-from maskdpo_ray.report.table import best_of_n_table, systems_table
+from maskdpo_ray.report.table import agreement_table, best_of_n_table, systems_table
 from maskdpo_ray.report.write import write_report
 from maskdpo_ray.rundir import StageStore
 from maskdpo_ray.stages import Policy, Stages
@@ -93,6 +94,25 @@ def best_of_n(stages: Stages) -> None:
     """The samples of the evaluation, as expected best of N with intervals."""
     evaluate(stages)
     print(best_of_n_table(write_report(stages)))
+
+
+def judge_check(stages: Stages) -> None:
+    """The annotator against human labels; the figures go to ``judge-check.json`` too."""
+    labelled, check = stages.judge_check()
+    stream(stages, labelled, check)
+    labels = {row["id"]: row for row in labelled.rows()}
+    pairs = ((row, labels[row["id"]]) for row in check.store.rows())
+    found = agreement(pairs, resamples=stages.config.evaluation.bootstrap, seed=stages.config.seed)
+    annotation = stages.config.annotation
+    by = annotation.endpoint.model if annotation.endpoint else annotation.model
+    found = {
+        "annotator": annotation.annotator,
+        "model": by,
+        "labels": stages.config.data.train,
+        **found,
+    }
+    stages.dir.folder.write("judge-check.json", json.dumps(found, indent=1).encode())
+    print(agreement_table(found))
 
 
 def report(stages: Stages) -> None:
@@ -189,5 +209,6 @@ VERBS: dict[str, Callable[[Stages], None]] = {
     "train": train,
     "evaluate": evaluate_and_report,
     "best-of-n": best_of_n,
+    "judge-check": judge_check,
     "report": report,
 }

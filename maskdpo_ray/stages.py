@@ -290,6 +290,24 @@ class Stages:
         )
         return self._annotate(store, annotation)
 
+    def judge_check(self) -> tuple[StageStore, StreamStage]:
+        """Answers with human labels, and the annotator's own verdicts on the same sentences.
+
+        Raises:
+            UserError: there is nothing to check.
+        """
+        annotation = self.config.annotation.model_copy(update={"prune": False})
+        if annotation.annotator in ("labels", "closed_world"):
+            raise UserError(
+                f"annotator {annotation.annotator!r} has no judgement to check: set annotation to "
+                "anah or judge"
+            )
+        labelled = self._import("train")
+        store = self.dir.store(
+            "judge-check", self._annotation(annotation), QUESTION_SCHEMA, labelled
+        )
+        return labelled, self._annotate(store, annotation, labelled=True)
+
     def stores(self) -> list[StageStore]:
         """The stores of all stages, in the order of the graph."""
         made = [self.questions("train")]
@@ -336,11 +354,14 @@ class Stages:
         """Identity of the annotating model."""
         return model_identity(annotation.model, annotation.revision, "annotation.model")
 
-    def _annotate(self, store: StageStore, annotation: AnnotationConfig) -> StreamStage:
+    def _annotate(
+        self, store: StageStore, annotation: AnnotationConfig, labelled: bool = False
+    ) -> StreamStage:
         if annotation.model:
             pinned = commit_of(self._annotating(annotation))
             annotation = annotation.model_copy(update={"revision": pinned})
-        build = partial(build_annotator, annotation, self.world and self.world.shared)
+        world = self.world and self.world.shared
+        build = partial(build_annotator, annotation, world, labelled)
         return StreamStage(store, build, self.config.resources.annotator)
 
     def model_of(self, policy: Policy) -> ModelConfig:

@@ -20,7 +20,8 @@ REPOSITORY = Path(__file__).parents[1]
 QUESTIONS = 5
 
 
-def maskdpo(*arguments: str) -> None:
+def maskdpo(*arguments: str, code: int = 0) -> str:
+    """What the command printed; it must end with this status."""
     done = subprocess.run(
         [sys.executable, "-m", "maskdpo_ray", *arguments],
         capture_output=True,
@@ -28,7 +29,8 @@ def maskdpo(*arguments: str) -> None:
         cwd=REPOSITORY,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == code, done.stderr
+    return done.stderr + done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +96,30 @@ def test_judge_then_anah_on_the_same_samples(made):
     assert counts["in"] == counts["out"] + sum(counts["rejected"].values()) == QUESTIONS
     assert "error" in found
     assert same == sampled, "another annotator samples nothing again"
+
+
+def test_a_judge_is_checked_against_labels(made, tmp_path):
+    text = "She was born in 1901. She was a judge. She moved."
+    cuts = [(0, 21, "ok"), (22, 38, "contradictory"), (39, 49, "nofact")]
+    sentences = [{"start": a, "end": b, "label": label} for a, b, label in cuts]
+    lines = [
+        {
+            "question": f"Where was person {n} born?",
+            "document": "She was born in 1901.",
+            "candidates": [{"response": text, "sentences": sentences if n else []}],
+        }
+        for n in range(4)
+    ]
+    (tmp_path / "labelled.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    _, path = made("judge")
+    data = [f"data.train={tmp_path / 'labelled.jsonl'}", f"run_dir={tmp_path / 'run'}"]
+    table = maskdpo("judge-check", path, *data)
+    found = json.loads((tmp_path / "run" / "judge-check.json").read_text())
+    assert (found["annotator"], found["sentences"], found["questions"]) == ("judge", 9, 3)
+    assert found["hallucinated_believed"] == 3
+    assert "kappa" in table and "9 sentences of 3 questions" in table
+    assert "1 rejected (labels_missing)" in table
+
+    assert maskdpo("judge-check", path, *data).splitlines()[-8:] == table.splitlines()[-8:]
+    refused = ["annotation={annotator: labels}", "sampling={source: input}", "--rerun"]
+    assert "no judgement to check" in maskdpo("judge-check", path, *data, *refused, code=2)

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+from maskdpo_ray.annotation.labels import check_labels
 from maskdpo_ray.annotation.pruning import next_sentences
 from maskdpo_ray.annotation.sentences import split_sentences
 from maskdpo_ray.errors import RowRejected
@@ -94,6 +95,20 @@ class Annotate:
                 f"{row['id']!r}; a verdict is one of {', '.join(VERDICTS)}"
             )
         return verdict, detail
+
+
+class AnnotateLabelled(Annotate):
+    """Asks about the sentences that the input has labels on, as they were cut there."""
+
+    async def _annotate(self, row: Question) -> Question | RowRejected:
+        try:
+            check_labels(row)
+        except RowRejected as rejected:
+            return rejected
+        return await super()._annotate(row)
+
+    def _spans(self, candidate: Candidate, language: str) -> list[Span]:
+        return [(sentence["start"], sentence["end"]) for sentence in candidate["sentences"]]
 
 
 def all_sentences(candidates: Sequence[Sequence[str]], verdicts: Mapping[str, str]) -> list[str]:

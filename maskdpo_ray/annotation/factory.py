@@ -14,18 +14,19 @@ if TYPE_CHECKING:
 
 
 def build_annotator(
-    annotation: AnnotationConfig, world: Folder | None = None
+    annotation: AnnotationConfig, world: Folder | None = None, labelled: bool = False
 ) -> "Annotate | Labels":
     """The annotator that the configuration names.
 
     Args:
         world: folder of the closed world; only ``closed_world`` needs it.
+        labelled: ask about the labelled sentences of the input, not about those of our splitter.
 
     Raises:
         UserError: the engine does not start, the endpoint will not do, a template file is wrong,
             or there are no facts.
     """
-    from maskdpo_ray.annotation.annotator import Annotate
+    from maskdpo_ray.annotation.annotator import Annotate, AnnotateLabelled
 
     match annotation.annotator:
         case "anah":
@@ -46,7 +47,7 @@ def build_annotator(
             from maskdpo_ray.annotation.labels import Labels
 
             return Labels()
-    return Annotate(annotator, prune=annotation.prune)
+    return (AnnotateLabelled if labelled else Annotate)(annotator, prune=annotation.prune)
 
 
 def read_facts(world: Folder | None) -> dict[str, dict[str, str]]:

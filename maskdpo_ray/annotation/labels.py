@@ -19,23 +19,29 @@ class Labels:
 
 
 def _check(row: Question) -> Question | RowRejected:
+    try:
+        check_labels(row)
+    except RowRejected as rejected:
+        return rejected
+    return {**row, "candidates": [_tile(candidate) for candidate in row["candidates"]]}
+
+
+def check_labels(row: Question) -> None:
+    """Raise ``RowRejected`` where a question has no labelled sentence, or a label is no verdict."""
     if not any(candidate["sentences"] for candidate in row["candidates"]):
-        return RowRejected(
+        raise RowRejected(
             "labels_missing",
             f"question {row['id']!r}: none of its {len(row['candidates'])} candidates has labelled "
             "sentences: add `sentences` to them, or use another annotator",
         )
-    candidates = []
     for number, candidate in enumerate(row["candidates"]):
         for position, sentence in enumerate(candidate["sentences"]):
             if sentence["verdict"] not in VERDICTS:
-                return RowRejected(
+                raise RowRejected(
                     "unknown_verdict",
                     f"question {row['id']!r}, candidate {number}, sentence {position} is labelled "
                     f"{sentence['verdict']!r}; a label is one of {', '.join(VERDICTS)}",
                 )
-        candidates.append(_tile(candidate))
-    return {**row, "candidates": candidates}
 
 
 def _tile(candidate: Candidate) -> Candidate:

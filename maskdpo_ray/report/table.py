@@ -115,6 +115,28 @@ def best_of_n_table(report: Mapping[str, Any]) -> str:
     return aligned(best_of_n_rows(report))
 
 
+def agreement_table(found: Mapping[str, Any]) -> str:
+    """An annotator against human labels, of hallucinated sentences, as aligned text."""
+    rows = [["of hallucinated sentences", "", "95 %"]]
+    for name in ("precision", "recall", "f1", "accuracy", "kappa"):
+        value, *edges = found[name] or (None,)
+        cells = (
+            ["undefined", ""] if value is None else [f"{value:.3f}", "{:.3f}-{:.3f}".format(*edges)]
+        )
+        rows.append([name, *cells])
+    judged = (
+        f"{found['sentences']} sentences of {found['questions']} questions; hallucinated are "
+        f"{found['hallucinated_believed']} by the labels, {found['hallucinated_examined']} by the "
+        "annotator"
+    )
+    if found["errors_examined"] or found["errors_believed"]:
+        judged += (
+            f"; left out: {found['errors_examined']} that the annotator failed on, "
+            f"{found['errors_believed']} labelled error"
+        )
+    return f"{aligned(rows)}\n{judged}"
+
+
 def aligned(table: Table) -> str:
     """A table as text; names to the left, figures to the right."""
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]

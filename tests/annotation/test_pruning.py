@@ -92,7 +92,7 @@ def tables(draw):
     return answers + copies, {f"s{n:03d}": LETTERS[x] for n, x in enumerate(verdicts)}
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=1500)
 @given(tables())
 def test_pair_or_reason_are_those_of_full_annotation(table):
     answers, verdicts = table

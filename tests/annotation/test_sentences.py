@@ -19,7 +19,7 @@ ANY_TEXT = st.text(
 )
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(text=ANY_TEXT, language=st.sampled_from(["en", "zh"]))
 @example(text="\ud83d. \udc00 Then.\n\n\ud800", language="en")
 @example(text="👩‍👩‍👧. 🎉! 是。\u2028\r\n\r\nX", language="en")

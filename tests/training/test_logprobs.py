@@ -146,7 +146,7 @@ weight = st.one_of(st.sampled_from([0.0, 1.0]), st.floats(0.01, 1.0))
 side = st.lists(weight, min_size=1, max_size=12)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @example(masks=[(2, [0.0, 0.0], [0.0])], chunk=1, seed=0)
 @example(masks=[(1, [0.0] * 4, [1.0] * 4), (3, [1.0] * 4, [0.0])], chunk=4, seed=1)
 @given(

@@ -1,0 +1,120 @@
+"""How far two annotators agree on the same sentences: one examined, one believed."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from maskdpo_ray.errors import UserError
+from maskdpo_ray.records import (
+    CORRECT_VERDICTS,
+    ERROR_VERDICT,
+    INCORRECT_VERDICTS,
+    SKIPPED_VERDICT,
+    Question,
+    is_correct,
+)
+
+# Rows of a table of counts: verdict of the examined annotator, then of the one that is believed.
+BOTH, FALSE_ALARM, MISSED, NEITHER = range(4)  # who says "incorrect"
+NO_VERDICT = (ERROR_VERDICT, SKIPPED_VERDICT)
+
+
+def agreement(
+    rows: Iterable[tuple[Question, Question]], *, resamples: int = 2000, seed: int = 0
+) -> dict[str, Any]:
+    """Agreement sentence by sentence; a sentence is *hallucinated* when its verdict is incorrect.
+
+    Args:
+        rows: each question twice, annotated by the examined and by the believed annotator, with
+            the same candidates and the same sentences.
+        resamples: bootstrap resamples of the topics.
+
+    Returns:
+        ``precision``, ``recall``, ``f1`` of hallucinated sentences, ``accuracy``, ``kappa``
+        (Cohen's: agreement beyond what the two shares of hallucinated sentences give by chance),
+        each ``[value, low, high]`` with its 95 % bootstrap interval over topics, all from 0 to 1
+        (kappa from -1), or None where undefined; ``sentences``: those that both judged, in all
+        ``hallucinated_examined`` and ``hallucinated_believed`` of them; ``errors_examined``,
+        ``errors_believed``: sentences without a verdict, left out; ``verdicts``: counts from
+        examined verdict to believed verdict; ``questions``, ``topics``.
+
+    Raises:
+        UserError: no sentence has two verdicts.
+        ValueError: the two do not have the same sentences.
+    """
+    topics: dict[str, np.ndarray] = {}
+    verdicts: dict[str, dict[str, int]] = {}
+    errors = [0, 0]
+    questions = 0
+    for examined, believed in rows:
+        questions += 1
+        counts = topics.setdefault(examined["topic"], np.zeros(4, dtype=np.int64))
+        for ours, theirs in _sentences(examined, believed):
+            errors[0] += ours in NO_VERDICT
+            errors[1] += theirs in NO_VERDICT
+            if ours in NO_VERDICT or theirs in NO_VERDICT:
+                continue
+            counts[2 * is_correct(ours) + is_correct(theirs)] += 1
+            of_ours = verdicts.setdefault(ours, {})
+            of_ours[theirs] = of_ours.get(theirs, 0) + 1
+    table = np.array(list(topics.values())).reshape(-1, 4)
+    whole = table.sum(axis=0)
+    if not whole.sum():
+        raise UserError(
+            f"no sentence of {questions} questions has two verdicts to compare "
+            f"({errors[0]} without one of the examined annotator, {errors[1]} without a label)"
+        )
+    drawn = np.random.default_rng(seed).multinomial(
+        len(table), np.full(len(table), 1 / len(table)), size=resamples
+    )
+    values, spread = _figures(whole[None]), _figures(drawn @ table)
+    return {
+        **{name: _with_interval(values[name][0], spread[name]) for name in values},
+        "sentences": int(whole.sum()),
+        "hallucinated_examined": int(whole[BOTH] + whole[FALSE_ALARM]),
+        "hallucinated_believed": int(whole[BOTH] + whole[MISSED]),
+        "errors_examined": errors[0],
+        "errors_believed": errors[1],
+        "verdicts": {
+            ours: {v: verdicts[ours][v] for v in _KNOWN if v in verdicts[ours]}
+            for ours in _KNOWN
+            if ours in verdicts
+        },
+        "questions": questions,
+        "topics": len(topics),
+    }
+
+
+_KNOWN = (*CORRECT_VERDICTS, *INCORRECT_VERDICTS)
+
+
+def _sentences(examined: Question, believed: Question) -> Iterable[tuple[str, str]]:
+    for ours, theirs in zip(examined["candidates"], believed["candidates"], strict=True):
+        for mine, other in zip(ours["sentences"], theirs["sentences"], strict=True):
+            if (mine["start"], mine["end"]) != (other["start"], other["end"]):
+                raise ValueError(f"question {examined['id']!r}: the sentences are not the same")
+            yield mine["verdict"], other["verdict"]
+
+
+def _figures(counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Figures of tables of counts of shape ``[tables, 4]``; NaN where there is none."""
+    both, false_alarm, missed, neither = counts.T.astype(float)
+    n = both + false_alarm + missed + neither
+    with np.errstate(invalid="ignore", divide="ignore"):
+        accuracy = (both + neither) / n
+        examined, believed = (both + false_alarm) / n, (both + missed) / n
+        chance = examined * believed + (1 - examined) * (1 - believed)
+        return {
+            "precision": both / (both + false_alarm),
+            "recall": both / (both + missed),
+            "f1": 2 * both / (2 * both + false_alarm + missed),
+            "accuracy": accuracy,
+            "kappa": (accuracy - chance) / (1 - chance),
+        }
+
+
+def _with_interval(value: float, spread: np.ndarray) -> list[float] | None:
+    if np.isnan(value):
+        return None
+    return [float(value), *map(float, np.nanquantile(spread, (0.025, 0.975)))]
