@@ -6,16 +6,18 @@ look in between; what is finished is never done again, whichever way it was reac
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.evaluation.agreement import agreement
+from maskdpo_ray.evaluation.best_answers import best_answers
 from maskdpo_ray.preference.public_format import to_public
 from maskdpo_ray.progress import say
 from maskdpo_ray.report.table import agreement_table, best_of_n_table, systems_table
 from maskdpo_ray.report.write import write_report
 from maskdpo_ray.rundir import StageStore
 from maskdpo_ray.stages import Policy, Stages
+from maskdpo_ray.storage import Folder
 from maskdpo_ray.stream import StreamStage, run_stream, start_ray
 
 
@@ -91,9 +93,17 @@ def evaluate_and_report(stages: Stages) -> None:
 
 
 def best_of_n(stages: Stages) -> None:
-    """The samples of the evaluation, as expected best of N with intervals."""
+    """The samples of the evaluation, as expected best of N with intervals, and the best of them."""
     evaluate(stages)
     print(best_of_n_table(write_report(stages)))
+    best_of = max(stages.config.evaluation.best_of_n)
+    for policy in stages.policies():
+        answers = list(best_answers(stages.evaluate(policy).store.rows(), best_of))
+        file = stages.dir.folder / f"best-of-{best_of}"
+        write_jsonl(file, f"{policy.name}.jsonl", answers)
+        say(
+            f"best answers of {policy.name} to {len(answers)} questions: {file}/{policy.name}.jsonl"
+        )
 
 
 def judge_check(stages: Stages) -> None:
@@ -133,8 +143,12 @@ def publish(pairs: StageStore) -> None:
     """``pairs.jsonl`` beside the pairs: the public Mask-DPO format, for other trainers."""
     if not pairs.folder.exists("pairs.jsonl"):
         rows = sorted(pairs.rows(), key=lambda row: row["id"])
-        lines = (json.dumps(to_public(row), ensure_ascii=False) + "\n" for row in rows)
-        pairs.folder.write("pairs.jsonl", "".join(lines).encode())
+        write_jsonl(pairs.folder, "pairs.jsonl", map(to_public, rows))
+
+
+def write_jsonl(folder: Folder, name: str, rows: Iterable[dict]) -> None:
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    folder.write(name, "".join(lines).encode())
 
 
 def train_system(stages: Stages, system: str, round: int) -> None:

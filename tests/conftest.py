@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,23 @@ def biographies(real_data) -> list[dict]:
 @pytest.fixture(scope="session")
 def tofueval(real_data) -> list[dict]:
     return read_jsonl(real_data / "tofueval.jsonl")
+
+
+@pytest.fixture(scope="session")
+def small_world(tmp_path_factory) -> Path:
+    """Folder of a finished miniature world of seed 0."""
+    from maskdpo_ray.world.build import build_world
+
+    folder = tmp_path_factory.mktemp("world")
+    build_world(folder, seed=0, small=True)
+    return folder
+
+
+@pytest.fixture
+def run_dir(small_world, tmp_path) -> Path:
+    """A run directory with nothing but that world, whose making takes longer than most tests."""
+    shutil.copytree(small_world, tmp_path / "run" / "world" / "small-0")
+    return tmp_path / "run"
 
 
 @pytest.fixture(scope="session")

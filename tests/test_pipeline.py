@@ -44,9 +44,10 @@ def run(run_dir: Path, *overrides: str) -> subprocess.CompletedProcess:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory):
+def undisturbed(tmp_path_factory, small_world):
     """A finished run, and what its command printed."""
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    shutil.copytree(small_world, folder / "world" / "small-0")
     return folder, run(folder)
 
 
@@ -162,9 +163,9 @@ def test_pruned_annotation_asks_less_and_gives_the_same_pairs(undisturbed, tmp_p
     assert calls["distinct"] == count_calls(full.annotate().store.rows())["asked"]
 
 
-def test_a_run_over_several_nodes_gives_the_output_of_a_run_on_one(undisturbed, tmp_path):
+def test_a_run_over_several_nodes_gives_the_output_of_a_run_on_one(undisturbed, run_dir):
     """Two raylets with room for one engine or training worker each, and a head with none."""
-    folder = tmp_path / "run"
+    folder = run_dir
     placed = [
         "resources.sampler={actors: 2, resources: {worker: 1}}",
         "resources.training={workers: 2, resources: {worker: 1}}",
@@ -195,6 +196,12 @@ def test_a_finished_run_directory_answers_every_verb(undisturbed, tmp_path, verb
     assert words in done.stdout and "mask_dpo" in done.stdout
     report = json.loads((folder / "report.json").read_text())
     assert list(report["best_of_n"]["mask_dpo"]) == ["2"]
+    if verb == "best-of-n":
+        lines = (folder / "best-of-2" / "mask_dpo.jsonl").read_text().splitlines()
+        best = [json.loads(line) for line in lines]
+        assert 0 < len(best) <= report["stages"]["questions-test"]["out"]
+        mean = sum(answer["score"] for answer in best) / len(best)
+        assert mean == pytest.approx(report["best_of_n"]["mask_dpo"]["2"])
 
 
 def metrics(run_dir: Path) -> list[dict]:
@@ -223,9 +230,9 @@ def kill_when(run_dir: Path, happened) -> None:
 
 
 def test_a_driver_killed_in_sampling_and_in_training_ends_like_an_undisturbed_run(
-    undisturbed, tmp_path
+    undisturbed, run_dir
 ):
-    folder = tmp_path / "run"
+    folder = run_dir
 
     def parts(stage: str) -> list[Path]:
         return list(folder.glob(f"{stage}/*/part-*.parquet"))

@@ -24,13 +24,13 @@ def losses(store) -> list[float]:
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_second_round_starts_from_the_first_and_leaves_it_alone(tmp_path):
-    one = stages(tmp_path, rounds=1)
+def test_a_second_round_starts_from_the_first_and_leaves_it_alone(run_dir):
+    one = stages(run_dir, rounds=1)
     for verb in (*MAKING_PAIRS, "train"):
         VERBS[verb](one)
-    first = {p: p.stat().st_mtime_ns for p in tmp_path.glob("*/*/*") if p.is_file()}
+    first = {p: p.stat().st_mtime_ns for p in run_dir.glob("*/*/*") if p.is_file()}
 
-    two = stages(tmp_path, rounds=2)
+    two = stages(run_dir, rounds=2)
     with pytest.raises(UserError, match="stage pair-mask_dpo is not finished"):
         VERBS["train"](two)
     for verb in (*MAKING_PAIRS, "train"):

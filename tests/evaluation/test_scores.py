@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maskdpo_ray.errors import UserError
+from maskdpo_ray.evaluation.best_answers import best_answers
 from maskdpo_ray.evaluation.best_of_n import (
     best_of_n,
     best_weights,
@@ -186,3 +187,20 @@ def test_a_seed_gives_the_same_interval_again():
     values = np.random.default_rng(0).random(30)
     first, again, other = (ratio_interval(values, np.ones(30), 200, seed) for seed in (1, 1, 2))
     assert first == again != other
+
+
+def test_the_best_answers_are_written_out_as_conversations():
+    rows = [row("a", "oc", "ooc", "oc", "oo"), row("b", "e", ""), row("c", "oc", "oocc")]
+    for each in rows:
+        each |= {"id": each["topic"], "question": "Who?"}
+        for index, candidate in enumerate(each["candidates"]):
+            candidate |= {"index": index, "response": f"answer {index}"}
+    [a, c] = best_answers(rows, 3)
+    assert (a["id"], a["index"], a["of"], a["sentences"]) == ("a", 1, 3, 3)
+    assert a["score"] == pytest.approx(200 / 3)
+    assert a["messages"] == [
+        {"role": "user", "content": "Who?"},
+        {"role": "assistant", "content": "answer 1"},
+    ]
+    assert (c["index"], c["score"]) == (1, 50), "of equal scores, the one that says more"
+    assert [each["index"] for each in best_answers(rows, 4)] == [3, 1]

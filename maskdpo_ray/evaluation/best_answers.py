@@ -1,0 +1,43 @@
+"""The best of N sampled answers to each question, as data to train on (rejection sampling)."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from maskdpo_ray.preference.ranking import as_best, tally
+from maskdpo_ray.preference.select import is_usable, score
+from maskdpo_ray.records import Question
+
+
+def best_answers(rows: Iterable[Question], best_of: int) -> Iterator[dict[str, Any]]:
+    """One conversation a question: its best answer by the rule that chosen sides are taken by.
+
+    Answers without sentences, and those with one that the annotator failed on, take no part; a
+    question that has no other among its first ``best_of`` sampled ones is left out.
+
+    Yields:
+        ``id``, ``topic``, ``messages`` (user, assistant; the conversational format of trainers),
+        ``score`` in percent, ``sentences``, ``index`` of the candidate, and ``of``: how many took
+        part.
+    """
+    for row in rows:
+        sampled = [each for each in row["candidates"] if each["decoding"] == "sampled"][:best_of]
+        usable = [candidate for candidate in sampled if is_usable(candidate)]
+        if not usable:
+            continue
+
+        def standing(n: int, usable: list = usable) -> tuple:
+            return as_best(tally(each["verdict"] for each in usable[n]["sentences"]), n)
+
+        best = usable[max(range(len(usable)), key=standing)]
+        yield {
+            "id": row["id"],
+            "topic": row["topic"],
+            "messages": [
+                {"role": "user", "content": row["question"]},
+                {"role": "assistant", "content": best["response"]},
+            ],
+            "score": 100 * score(best["sentences"]),
+            "sentences": len(best["sentences"]),
+            "index": best["index"],
+            "of": len(usable),
+        }
