@@ -113,15 +113,9 @@ def judge_check(stages: Stages) -> None:
     labels = {row["id"]: row for row in labelled.rows()}
     pairs = ((row, labels[row["id"]]) for row in check.store.rows())
     found = agreement(pairs, resamples=stages.config.evaluation.bootstrap, seed=stages.config.seed)
-    annotation = stages.config.annotation
-    by = annotation.endpoint.model if annotation.endpoint else annotation.model
-    found = {
-        "annotator": annotation.annotator,
-        "model": by,
-        "labels": stages.config.data.train,
-        **found,
-    }
-    stages.dir.folder.write("judge-check.json", json.dumps(found, indent=1).encode())
+    annotation, labels_from = stages.config.annotation, stages.config.data.train
+    of = {"annotator": annotation.annotator, "model": annotation.asked, "labels": labels_from}
+    stages.dir.folder.write_json("judge-check.json", of | found)
     print(agreement_table(found))
 
 

@@ -234,11 +234,10 @@ class Stages:
     def _origin(self, start: Policy) -> dict[str, str]:
         """What the pairs of a policy came from, row counts and drops by reason included."""
         annotation = self.config.annotation
-        by = annotation.endpoint.model if annotation.endpoint else annotation.model
         stages = (self.sample(start), self.annotate(start), self.pair(start))
         counts = (stage.store.summary().split(": ", 1) for stage in stages)
         return {
-            "annotator": f"{annotation.annotator} {by or ''}".strip(),
+            "annotator": f"{annotation.annotator} {annotation.asked or ''}".strip(),
             **dict(counts),
             **{f"{package} version": version for package, version in self.versions.items()},
         }

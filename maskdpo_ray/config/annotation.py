@@ -65,3 +65,8 @@ class AnnotationConfig(Section):
         if self.annotator == "anah" and constrain is not None:
             raise ValueError("annotator 'anah' replies freely: remove endpoint.constrain")
         return self
+
+    @property
+    def asked(self) -> str | None:
+        """The annotating model, in the actors or at its server."""
+        return self.endpoint.model if self.endpoint else self.model
