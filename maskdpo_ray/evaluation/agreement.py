@@ -1,5 +1,6 @@
 """How far two annotators agree on the same sentences: one examined, one believed."""
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -18,6 +19,7 @@ from maskdpo_ray.records import (
 # Rows of a table of counts: verdict of the examined annotator, then of the one that is believed.
 BOTH, FALSE_ALARM, MISSED, NEITHER = range(4)  # who says "incorrect"
 NO_VERDICT = (ERROR_VERDICT, SKIPPED_VERDICT)
+JUDGED = (*CORRECT_VERDICTS, *INCORRECT_VERDICTS)
 
 
 def agreement(
@@ -44,7 +46,7 @@ def agreement(
         ValueError: the two do not have the same sentences.
     """
     topics: dict[str, np.ndarray] = {}
-    verdicts: dict[str, dict[str, int]] = {}
+    verdicts: Counter[tuple[str, str]] = Counter()
     errors = [0, 0]
     questions = 0
     for examined, believed in rows:
@@ -56,8 +58,7 @@ def agreement(
             if ours in NO_VERDICT or theirs in NO_VERDICT:
                 continue
             counts[2 * is_correct(ours) + is_correct(theirs)] += 1
-            of_ours = verdicts.setdefault(ours, {})
-            of_ours[theirs] = of_ours.get(theirs, 0) + 1
+            verdicts[ours, theirs] += 1
     table = np.array(list(topics.values())).reshape(-1, 4)
     whole = table.sum(axis=0)
     if not whole.sum():
@@ -77,16 +78,13 @@ def agreement(
         "errors_examined": errors[0],
         "errors_believed": errors[1],
         "verdicts": {
-            ours: {v: verdicts[ours][v] for v in _KNOWN if v in verdicts[ours]}
-            for ours in _KNOWN
-            if ours in verdicts
+            ours: {theirs: n for theirs in JUDGED if (n := verdicts[ours, theirs])}
+            for ours in JUDGED
+            if any(verdicts[ours, theirs] for theirs in JUDGED)
         },
         "questions": questions,
         "topics": len(topics),
     }
-
-
-_KNOWN = (*CORRECT_VERDICTS, *INCORRECT_VERDICTS)
 
 
 def _sentences(examined: Question, believed: Question) -> Iterable[tuple[str, str]]:

@@ -24,11 +24,11 @@ def best_answers(rows: Iterable[Question], best_of: int) -> Iterator[dict[str, A
         usable = [candidate for candidate in sampled if is_usable(candidate)]
         if not usable:
             continue
-
-        def standing(n: int, usable: list = usable) -> tuple:
-            return as_best(tally(each["verdict"] for each in usable[n]["sentences"]), n)
-
-        best = usable[max(range(len(usable)), key=standing)]
+        standing = [
+            as_best(tally(sentence["verdict"] for sentence in each["sentences"]), n)
+            for n, each in enumerate(usable)
+        ]
+        best = usable[standing.index(max(standing))]
         yield {
             "id": row["id"],
             "topic": row["topic"],
