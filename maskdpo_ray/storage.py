@@ -82,7 +82,11 @@ class Folder:
         """Files and folders directly inside, sorted; empty where the folder does not exist."""
         filesystem, path = self._open()
         selector = pafs.FileSelector(path, allow_not_found=True)
-        return sorted(info.base_name for info in filesystem.get_file_info(selector))
+        while True:
+            try:
+                return sorted(info.base_name for info in filesystem.get_file_info(selector))
+            except FileNotFoundError:  # made between Arrow's two looks: not listed, yet it exists
+                continue
 
     def exists(self, name: str) -> bool:
         filesystem, _ = self._open()

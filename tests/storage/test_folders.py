@@ -3,6 +3,9 @@
 import hashlib
 import json
 import pickle
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -44,6 +47,19 @@ def test_files_are_written_listed_read_replaced_and_removed(place):
     assert folder.names() == ["inner"]
     with pytest.raises(FileNotFoundError):
         folder.read("a.json")
+
+
+def test_a_folder_that_is_being_made_is_listed(tmp_path):
+    """Another process makes it and removes it again all the while; Arrow looks twice."""
+    blinking = tmp_path / "blinking"
+    code = f"import os\nwhile True:\n os.mkdir({str(blinking)!r})\n os.rmdir({str(blinking)!r})"
+    with subprocess.Popen([sys.executable, "-c", code]) as other:
+        try:
+            end = time.monotonic() + 3
+            while time.monotonic() < end:
+                assert Folder(blinking).names() == []
+        finally:
+            other.kill()
 
 
 def test_a_file_of_several_parts_comes_back_as_it_was(place):
