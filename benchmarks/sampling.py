@@ -257,6 +257,7 @@ def measure(way: str, model: str, questions: int, threads: int) -> dict:
     command = [sys.executable, __file__, "--way", way, "--model", model]
     command += ["--questions", str(questions), "--threads", str(threads)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    environment["RAY_worker_niceness"] = "0"  # as the bare engines; 15 beside other processes
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         sys.exit(f"{way}:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")

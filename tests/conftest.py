@@ -9,6 +9,12 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+# Two test processes on two cores: threads that wait for one another in every operation would wait
+# most of the time. Set before anything imports torch, for all that the tests start too.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Ray gives its workers a low priority (niceness 15): beside a busy test process they would starve.
+os.environ.setdefault("RAY_worker_niceness", "0")
+
 # How long an example takes says how busy the machine is.
 settings.register_profile("no deadline", parent=settings(), deadline=None)
 settings.load_profile("no deadline")
@@ -67,7 +73,7 @@ def run_dir(small_world, tmp_path) -> Path:
 
 @pytest.fixture(scope="session")
 def ray_cluster():
-    """One Ray on this machine for the whole session."""
+    """One Ray on this machine for the whole session; its address."""
     import ray
 
     from maskdpo_ray.config import ResourcesConfig
@@ -78,10 +84,23 @@ def ray_cluster():
     os.environ["PYTHONPATH"] = os.pathsep.join(
         [here, str(REPOSITORY), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     )
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     start_ray(ResourcesConfig())
-    yield
+    yield ray.get_runtime_context().gcs_address
     ray.shutdown()
+
+
+@pytest.fixture
+def maskdpo(ray_cluster, capsys):
+    """Runs the command in this process, on the session's Ray; what it printed."""
+    from maskdpo_ray.cli import main
+
+    def run(*arguments: object, code: int = 0) -> str:
+        ended = main(list(map(str, arguments)))
+        printed = capsys.readouterr()
+        assert ended == code, printed.err
+        return printed.err + printed.out
+
+    return run
 
 
 @pytest.fixture(scope="session")

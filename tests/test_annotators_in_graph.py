@@ -5,9 +5,6 @@ accounted for, and that another annotator samples nothing again, is not.
 """
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import models
 import pytest
@@ -16,21 +13,7 @@ from maskdpo_ray.config import build_config
 from maskdpo_ray.records import INCORRECT_VERDICTS
 from maskdpo_ray.stages import Stages
 
-REPOSITORY = Path(__file__).parents[1]
 QUESTIONS = 5
-
-
-def maskdpo(*arguments: str, code: int = 0) -> str:
-    """What the command printed; it must end with this status."""
-    done = subprocess.run(
-        [sys.executable, "-m", "maskdpo_ray", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=REPOSITORY,
-        check=False,
-    )
-    assert done.returncode == code, done.stderr
-    return done.stderr + done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +64,7 @@ def verdicts(tree: dict) -> tuple[list[str], dict, set]:
     return found, stages.annotate().store.manifest()["counts"], parts
 
 
-def test_judge_then_anah_on_the_same_samples(made):
+def test_judge_then_anah_on_the_same_samples(made, maskdpo):
     tree, path = made("judge")
     maskdpo("sample", path)
     maskdpo("annotate", path)
@@ -98,7 +81,7 @@ def test_judge_then_anah_on_the_same_samples(made):
     assert same == sampled, "another annotator samples nothing again"
 
 
-def test_a_judge_is_checked_against_labels(made, tmp_path):
+def test_a_judge_is_checked_against_labels(made, maskdpo, tmp_path):
     text = "She was born in 1901. She was a judge. She moved."
     cuts = [(0, 21, "ok"), (22, 38, "contradictory"), (39, 49, "nofact")]
     sentences = [{"start": a, "end": b, "label": label} for a, b, label in cuts]

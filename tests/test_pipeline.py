@@ -1,4 +1,5 @@
-"""The whole graph on the real engines: the miniature closed world, killed and unkilled."""
+"""The whole graph on the real engines: the miniature closed world, killed and unkilled, as a job
+and from the command line."""
 
 import json
 import os
@@ -10,13 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
+from job_head import REPOSITORY, Head, job_head
 from node_cluster import node_cluster
 
 from maskdpo_ray.annotation.calls import count_calls
 from maskdpo_ray.config import read_config
 from maskdpo_ray.stages import Stages
 
-REPOSITORY = Path(__file__).parents[1]
 SMOKE = REPOSITORY / "jobs" / "configs" / "smoke.yaml"
 STEPS = 24  # enough of them to be killed in between
 LONGER = [f"training.max_steps={STEPS}", "training.epochs=20", "training.checkpoint_every=4"]
@@ -35,44 +36,64 @@ def command(run_dir: Path, *overrides: str, verb: str = "run") -> list[str]:
     ]
 
 
-def run(run_dir: Path, *overrides: str) -> subprocess.CompletedProcess:
+@pytest.fixture(scope="module")
+def head(tmp_path_factory):
+    """One Ray for all jobs and most commands of this file."""
+    with job_head(tmp_path_factory.mktemp("head")) as head:
+        yield head
+
+
+def run(head: Head, verb: str, run_dir: Path, *overrides: str) -> None:
     done = subprocess.run(
-        command(run_dir, *overrides), capture_output=True, text=True, cwd=REPOSITORY, check=False
-    )
+        command(run_dir, *overrides, verb=verb),
+        capture_output=True, text=True, cwd=REPOSITORY, check=False, env=head.environment,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    return done
 
 
-@pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory, small_world):
-    """A finished run, and what its command printed."""
+@pytest.fixture(scope="module")
+def submitted(head, tmp_path_factory, small_world):
+    """The run directory of a finished job; its exit code, its status, and what it printed."""
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
     shutil.copytree(small_world, folder / "world" / "small-0")
-    return folder, run(folder)
+    return folder, head.submit("jobs/pipeline.py", SMOKE, f"run_dir={folder}", *LONGER)
+
+
+@pytest.fixture
+def undisturbed(submitted) -> Path:
+    """The run directory of a run that nothing happened to."""
+    return submitted[0]
 
 
 def stages(run_dir: Path, *overrides: str) -> Stages:
     return Stages(read_config(SMOKE, [f"run_dir={run_dir}", *LONGER, *overrides]))
 
 
-def outputs(run_dir: Path) -> dict:
-    """What a run came to: rows without the paths of its models, losses, scores."""
+def rows(run_dir: Path) -> dict[str, list[str]]:
+    """What each stage before training came to, without the paths of its models."""
     found = stages(run_dir)
-    rows = {
+    return {
         stage.store.name: sorted(
             json.dumps(_without_paths(row), sort_keys=True) for row in stage.store.rows()
         )
         for stage in (found.sample(), found.annotate(), found.pair(), found.reference())
     }
-    metrics = found.train("mask_dpo").folder.read("metrics.jsonl").decode().splitlines()
+
+
+def metrics(run_dir: Path) -> list[dict]:
+    """What training logged, a line per step; the last may be cut by a kill."""
+    store = stages(run_dir).train("mask_dpo")
+    lines = store.folder.read("metrics.jsonl").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith(b"\n")]
+
+
+def losses(run_dir: Path) -> list[float]:
+    return [line["loss"] for line in metrics(run_dir)]
+
+
+def scores(run_dir: Path) -> dict:
     report = json.loads((run_dir / "report.json").read_text())
-    return {
-        "rows": rows,
-        "losses": [json.loads(line)["loss"] for line in metrics],
-        "systems": report["systems"],
-        "best_of_n": report["best_of_n"],
-        "pairs": report["pairs"],
-    }
+    return {key: report[key] for key in ("systems", "best_of_n", "pairs")}
 
 
 def _without_paths(row: dict) -> dict:
@@ -80,9 +101,11 @@ def _without_paths(row: dict) -> dict:
     return {**row, **({"candidates": candidates} if candidates else {})}
 
 
-def test_the_graph_ends_with_a_table_and_a_report(undisturbed):
-    folder, done = undisturbed
-    assert "base" in done.stdout and "mask_dpo" in done.stdout
+def test_the_graph_ends_as_a_job_with_a_table_and_a_report(submitted):
+    folder, (code, status, printed) = submitted
+    assert code == 0, printed
+    assert "succeeded" in status
+    assert "base" in printed and "mask_dpo" in printed
     report = json.loads((folder / "report.json").read_text())
     assert set(report) >= {
         "run", "seed", "versions", "pairs", "systems", "best_of_n", "seconds"
@@ -101,35 +124,34 @@ def test_the_graph_ends_with_a_table_and_a_report(undisturbed):
 
 
 def test_every_row_that_enters_a_stage_leaves_it(undisturbed):
-    folder, _ = undisturbed
-    manifests = [json.loads(p.read_text()) for p in folder.glob("*/*/manifest.json")]
+    manifests = [json.loads(p.read_text()) for p in undisturbed.glob("*/*/manifest.json")]
     assert len(manifests) >= 9
     for manifest in manifests:
         assert manifest["state"] == "complete"
         counts = manifest["counts"]
         if "in" in counts:
             assert counts["in"] == counts["out"] + sum(counts["rejected"].values())
-    report = json.loads((folder / "report.json").read_text())
+    report = json.loads((undisturbed / "report.json").read_text())
     pairs = report["pairs"]
     assert pairs["questions"] == pairs["kept"] + sum(pairs["dropped"].values())
 
 
 def test_training_starts_at_ln_2(undisturbed):
-    folder, _ = undisturbed
-    losses = outputs(folder)["losses"]
-    assert losses[0] == pytest.approx(0.6931472, abs=1e-5)
-    assert len(losses) == STEPS
+    found = losses(undisturbed)
+    assert found[0] == pytest.approx(0.6931472, abs=1e-5)
+    assert len(found) == STEPS
 
 
-def test_the_same_command_again_does_nothing_new(undisturbed):
-    folder, _ = undisturbed
-    parts = {p: p.stat().st_mtime_ns for p in folder.glob("*/*/part-*.parquet")}
-    run(folder)
-    assert {p: p.stat().st_mtime_ns for p in folder.glob("*/*/part-*.parquet")} == parts
+def test_the_same_command_again_does_nothing_new(undisturbed, head):
+    parts = {p: p.stat().st_mtime_ns for p in undisturbed.glob("*/*/part-*.parquet")}
+    run(head, "run", undisturbed)
+    assert {p: p.stat().st_mtime_ns for p in undisturbed.glob("*/*/part-*.parquet")} == parts
 
 
-def test_a_changed_setting_is_refused_then_redoes_only_what_depends_on_it(undisturbed, tmp_path):
-    folder = shutil.copytree(undisturbed[0], tmp_path / "run")
+def test_a_changed_setting_is_refused_then_redoes_only_what_depends_on_it(
+    undisturbed, head, tmp_path
+):
+    folder = shutil.copytree(undisturbed, tmp_path / "run")
     changed = command(folder, "preference.eos=mask", "data.limit=12")
     refused = subprocess.run(changed, capture_output=True, text=True, check=False)
     assert refused.returncode == 2
@@ -138,20 +160,15 @@ def test_a_changed_setting_is_refused_then_redoes_only_what_depends_on_it(undist
     def folders(stage: str) -> int:
         return len(list(folder.glob(f"{stage}/*/manifest.json")))
 
-    redone = command(folder, "preference.eos=mask", "--rerun", verb="pair")
-    subprocess.run(redone, check=True, cwd=REPOSITORY)
+    run(head, "pair", folder, "preference.eos=mask", "--rerun")
     assert [folders(stage) for stage in ("sample", "annotate", "pair")] == [1, 1, 2]
 
 
-def test_pruned_annotation_asks_less_and_gives_the_same_pairs(undisturbed, tmp_path):
-    folder = shutil.copytree(undisturbed[0], tmp_path / "run")
+def test_pruned_annotation_asks_less_and_gives_the_same_pairs(undisturbed, head, tmp_path):
+    folder = shutil.copytree(undisturbed, tmp_path / "run")
     for verb in ("annotate", "pair"):
-        subprocess.run(
-            command(folder, "annotation.prune=true", "--rerun", verb=verb),
-            check=True,
-            cwd=REPOSITORY,
-        )
-    full = stages(undisturbed[0])
+        run(head, verb, folder, "annotation.prune=true", "--rerun")
+    full = stages(undisturbed)
     pruned = stages(folder, "annotation.prune=true")
     assert sorted(pruned.pair().store.rows(), key=json.dumps) == sorted(
         full.pair().store.rows(), key=json.dumps
@@ -163,40 +180,52 @@ def test_pruned_annotation_asks_less_and_gives_the_same_pairs(undisturbed, tmp_p
     assert calls["distinct"] == count_calls(full.annotate().store.rows())["asked"]
 
 
+TO_TRAINING = """
+import sys
+from maskdpo_ray.config import read_config
+from maskdpo_ray.pipeline import VERBS
+from maskdpo_ray.stages import Stages
+stages = Stages(read_config(sys.argv[1], sys.argv[2:]))
+for verb in ("sample", "annotate", "pair", "reference", "train"):
+    VERBS[verb](stages)
+"""
+
+
 def test_a_run_over_several_nodes_gives_the_output_of_a_run_on_one(undisturbed, run_dir):
     """Two raylets with room for one engine or training worker each, and a head with none."""
-    folder = run_dir
     placed = [
         "resources.sampler={actors: 2, resources: {worker: 1}}",
         "resources.training={workers: 2, resources: {worker: 1}}",
     ]
+    settings = [f"run_dir={run_dir}", *LONGER, *placed]
     worker = {"num_cpus": 2, "resources": {"worker": 1}}
     with node_cluster({"num_cpus": 4}, worker) as cluster:
         done = subprocess.run(
-            command(folder, *placed), capture_output=True, text=True, check=False, cwd=REPOSITORY,
+            [sys.executable, "-c", TO_TRAINING, SMOKE, *settings],
+            capture_output=True, text=True, check=False, cwd=REPOSITORY,
             env={**os.environ, "RAY_ADDRESS": cluster.address()},
         )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    several, one = outputs(folder), outputs(undisturbed[0])
-    assert several["rows"] == one["rows"]
-    assert several["losses"] == pytest.approx(one["losses"], rel=1e-4)
-    assert several["systems"]["base"] == one["systems"]["base"]
+    assert rows(run_dir) == rows(undisturbed)
+    assert losses(run_dir) == pytest.approx(losses(undisturbed), rel=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("verb", "words"), [("report", "greedy"), ("evaluate", "greedy"), ("best-of-n", "macro")]
-)
-def test_a_finished_run_directory_answers_every_verb(undisturbed, tmp_path, verb, words):
-    folder = shutil.copytree(undisturbed[0], tmp_path / "moved")
-    done = subprocess.run(
-        [sys.executable, "-m", "maskdpo_ray", verb, str(folder), "evaluation.best_of_n=[2]"],
-        capture_output=True, text=True, check=False, cwd=tmp_path,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert words in done.stdout and "mask_dpo" in done.stdout
+def answers_of_every_verb(undisturbed: Path, folder: Path, words: str, printed: str) -> dict:
+    """The report of a moved run directory whose N of best-of-N are fewer now."""
+    assert words in printed and "mask_dpo" in printed
     report = json.loads((folder / "report.json").read_text())
     assert list(report["best_of_n"]["mask_dpo"]) == ["2"]
-    if verb == "best-of-n":
+    assert report["systems"] == json.loads((undisturbed / "report.json").read_text())["systems"]
+    return report
+
+
+@pytest.mark.parametrize(("verb", "words"), [("evaluate", "greedy"), ("best_of_n", "macro")])
+def test_a_finished_run_directory_is_examined_as_a_job(undisturbed, head, tmp_path, verb, words):
+    folder = shutil.copytree(undisturbed, tmp_path / "moved")
+    code, _, printed = head.submit(f"jobs/{verb}.py", folder, "evaluation.best_of_n=[2]")
+    assert code == 0, printed
+    report = answers_of_every_verb(undisturbed, folder, words, printed)
+    if verb == "best_of_n":
         lines = (folder / "best-of-2" / "mask_dpo.jsonl").read_text().splitlines()
         best = [json.loads(line) for line in lines]
         assert 0 < len(best) <= report["stages"]["questions-test"]["out"]
@@ -204,17 +233,35 @@ def test_a_finished_run_directory_answers_every_verb(undisturbed, tmp_path, verb
         assert mean == pytest.approx(report["best_of_n"]["mask_dpo"]["2"])
 
 
-def metrics(run_dir: Path) -> list[dict]:
-    """What training logged, a line per step; the last may be cut by a kill."""
-    store = stages(run_dir).train("mask_dpo")
-    lines = store.folder.read("metrics.jsonl").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith(b"\n")]
+def test_a_finished_run_directory_reports_from_anywhere(undisturbed, tmp_path):
+    folder = shutil.copytree(undisturbed, tmp_path / "moved")
+    done = subprocess.run(
+        [sys.executable, "-m", "maskdpo_ray", "report", folder, "evaluation.best_of_n=[2]"],
+        capture_output=True, text=True, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    answers_of_every_verb(undisturbed, folder, "greedy", done.stdout)
 
 
-def kill_when(run_dir: Path, happened) -> None:
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["sampling.candidates=1", "run_dir=/tmp/x"], "a preference pair needs a best and a worst"),
+        (["run_dir=runs/x"], "give an absolute path or a URL"),
+    ],
+)
+def test_a_bad_configuration_fails_the_job_with_its_reason(head, overrides, words):
+    code, status, printed = head.submit("jobs/pipeline.py", SMOKE, *overrides)
+    assert code != 0
+    assert "failed" in status
+    assert words in printed
+
+
+def kill_when(run_dir: Path, happened, environment: dict[str, str] | None = None) -> None:
     """Start the run, kill its driver with SIGKILL as soon as ``happened``."""
     driver = subprocess.Popen(
         command(run_dir),
+        env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         cwd=REPOSITORY,
@@ -230,8 +277,9 @@ def kill_when(run_dir: Path, happened) -> None:
 
 
 def test_a_driver_killed_in_sampling_and_in_training_ends_like_an_undisturbed_run(
-    undisturbed, run_dir
+    undisturbed, head, run_dir
 ):
+    """The first with a Ray of its own, which ends with it, the second on a cluster."""
     folder = run_dir
 
     def parts(stage: str) -> list[Path]:
@@ -244,14 +292,17 @@ def test_a_driver_killed_in_sampling_and_in_training_ends_like_an_undisturbed_ru
         or not stages(folder).sample().store.complete
     )
 
-    kill_when(folder, lambda: list(folder.glob("train-mask_dpo/*/checkpoints/checkpoint_*/seal-*")))
+    sealed = "train-mask_dpo/*/checkpoints/checkpoint_*/seal-*"
+    kill_when(folder, lambda: list(folder.glob(sealed)), head.environment)
     learnt = metrics(folder)[:4]  # up to the first checkpoint
     assert len(learnt) == 4
     now = {p: p.stat().st_mtime_ns for p in parts("sample")}
     assert sampled.items() <= now.items(), "finished questions were sampled again"
 
-    run(folder)
-    assert outputs(folder) == outputs(undisturbed[0])
+    run(head, "run", folder)
+    assert rows(folder) == rows(undisturbed)
+    assert losses(folder) == losses(undisturbed)
+    assert scores(folder) == scores(undisturbed)
     lines = metrics(folder)
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
     kept = [line["seconds"] for line in learnt]

@@ -2,16 +2,12 @@
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from maskdpo_ray.config import build_config
 from maskdpo_ray.stages import Stages
-
-REPOSITORY = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="session")
@@ -24,8 +20,8 @@ def llama3_policy(tmp_path_factory, llama3_tokenizer) -> Path:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(llama3_tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
+        hidden_size=32,
+        intermediate_size=64,
         num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=2,
@@ -55,16 +51,7 @@ def config_of(run_dir: Path, policy: Path, questions: Path) -> dict:
     }  # fmt: skip
 
 
-def maskdpo(verb: str, path: Path) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "maskdpo_ray", verb, str(path)],
-        capture_output=True, text=True, cwd=REPOSITORY, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stderr
-
-
-def test_biographies_train_from_ln_2_downwards(real_data, llama3_policy, tmp_path):
+def test_biographies_train_from_ln_2_downwards(real_data, llama3_policy, maskdpo, tmp_path):
     tree = config_of(tmp_path / "run", llama3_policy, real_data / "factscore_bio.jsonl")
     path = tmp_path / "c.yaml"
     path.write_text(json.dumps(tree))  # JSON is YAML
@@ -82,20 +69,15 @@ def test_biographies_train_from_ln_2_downwards(real_data, llama3_policy, tmp_pat
     assert sum(losses[-5:]) / 5 < 0.5
 
 
-def test_tofueval_gives_pairs_stage_by_stage(real_data, llama3_policy, tmp_path):
+def test_tofueval_gives_pairs_stage_by_stage(real_data, llama3_policy, maskdpo, tmp_path):
     """Pairs and masks only: the authors of this data ask that no model is trained on it."""
     tree = config_of(tmp_path / "run", llama3_policy, real_data / "tofueval.jsonl")
     path = tmp_path / "c.yaml"
     path.write_text(json.dumps(tree))
-    early = subprocess.run(
-        [sys.executable, "-m", "maskdpo_ray", "pair", str(path)],
-        capture_output=True, text=True, cwd=REPOSITORY, check=False,
-    )  # fmt: skip
-    assert early.returncode == 2
-    assert "stage annotate is not finished for this configuration: run `maskdpo annotate`" in (
-        early.stderr
-    )
-    said = "".join(maskdpo(verb, path) for verb in ("sample", "annotate", "pair"))
+    early = maskdpo("pair", path, code=2)
+    assert "stage annotate is not finished for this configuration: run `maskdpo annotate`" in early
+    verbs = ("sample", "annotate", "pair")
+    said = "".join(maskdpo(verb, path) for verb in verbs)
     assert "sample: 300 in, 299 out, 1 rejected (too_few_candidates)" in said
     assert "pair: 299 in, 251 out, 48 rejected (equal_scores)" in said
 

@@ -19,7 +19,7 @@ def drive(address: str | None, log: Path, script: str, *arguments: object) -> su
         [sys.executable, FOLDER / script, *map(str, arguments)],
         stdout=open(log, "w"),
         stderr=subprocess.STDOUT,
-        env={**os.environ, **cluster, "PYTHONPATH": PATHS, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, **cluster, "PYTHONPATH": PATHS},
     )
 
 

@@ -79,7 +79,6 @@ stream(stages, stages.questions("test"), stages.answer(stages.trained("mask_dpo"
 def test_a_run_in_an_object_store_from_labels_to_a_trained_model_that_answers(
     settings, bucket, s3, tmp_path, monkeypatch
 ):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "c.yaml").write_text(json.dumps(settings))
     maskdpo("run", str(tmp_path / "c.yaml"))
