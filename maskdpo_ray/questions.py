@@ -177,6 +177,24 @@ def _typed(value: Any, kind: type, what: str) -> Any:
     return value
 
 
+def as_input(row: Question) -> dict[str, Any]:
+    """A question as it may stand in a JSONL file: read again, it is the same question."""
+    given = {key: value for key, value in row.items() if value is not None and value != []}
+    if row["candidates"]:
+        given["candidates"] = [
+            {
+                "response": candidate["response"],
+                "model": candidate["model"],
+                "sentences": [
+                    {"start": each["start"], "end": each["end"], "label": each["verdict"]}
+                    for each in candidate["sentences"]
+                ],
+            }
+            for candidate in row["candidates"]
+        ]
+    return given
+
+
 def read_pairs(source: Source | str | Path, limit: int | None = None) -> Iterator[Outcome]:
     """Preference pairs in the public format, as questions with two labelled candidates.
 

@@ -79,6 +79,24 @@ def test_a_digest_follows_what_is_read(tmp_path):
     assert digest("e", [ROWS[0], {**ROWS[1], "entity": "Cy"}]) != first
 
 
+def test_every_setting_reaches_the_library(monkeypatch):
+    asked = []
+
+    def load_dataset(path, name=None, *, split=None, revision=None):
+        asked.append((path, name, split, revision))
+        return datasets.Dataset.from_list(ROWS)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    read("owner/name")
+    read("owner/name", "test", name="small", revision="v1")
+    read("owner/name", "test", split="dev")
+    assert asked == [
+        ("owner/name", None, "train", None),
+        ("owner/name", "small", "test", "v1"),
+        ("owner/name", None, "dev", None),
+    ]
+
+
 def test_a_data_set_that_the_hub_does_not_give():
     with pytest.raises(UserError, match=r"owner/none \(split train\): .*no such file or folder"):
         read("owner/none")

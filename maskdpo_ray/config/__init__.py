@@ -15,6 +15,7 @@ from maskdpo_ray.config.preference import PreferenceConfig
 from maskdpo_ray.config.resources import PoolConfig, ResourcesConfig, WorkersConfig
 from maskdpo_ray.config.run import Config
 from maskdpo_ray.config.sampling import SamplingConfig
+from maskdpo_ray.config.topics import TopicsConfig
 from maskdpo_ray.config.training import LoraConfig, TrackingConfig, TrainingConfig
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "SamplingConfig",
     "SourceConfig",
     "SplitConfig",
+    "TopicsConfig",
     "TrackingConfig",
     "TrainingConfig",
     "WorkersConfig",
