@@ -66,12 +66,12 @@ def read_questions(
 
 def _checked(record: dict[str, Any], place: str) -> dict[str, Any]:
     """The record with an id and a topic, its texts known to be texts."""
-    row = dict(record)
+    optional = ("topic", "document", "language")
+    row = {key: value for key, value in record.items() if key not in optional or value is not None}
     if isinstance(row.get("id"), int) and not isinstance(row["id"], bool):
         row["id"] = str(row["id"])
     for key in ("question", "id", "topic", "document", "language"):
-        optional = key in ("document", "language") and row.get(key) is None
-        if key in row and not optional and not isinstance(row[key], str):
+        if key in row and not isinstance(row[key], str):
             raise UserError(f"{place}: {key!r} must be a string, not {type(row[key]).__name__}")
     if "id" not in row:
         named = (row.get("topic", row["question"]), row["question"], row.get("document") or "")

@@ -138,7 +138,7 @@ def test_the_released_evaluation_file_comes_in_as_it_is(file):
         {"question": "When was she born?", "document": ada, "language": "en"},
         {"question": "她是谁？", "document": "艾达是数学家。" * 50, "language": "zh"},
         {"question": "Who was Bo?", "document": "Bo.", "language": "en", "topic": "Bo Diddley"},
-        {"question": "Who was Cy?", "document": "", "language": "en"},
+        {"question": "Who was Cy?", "document": "", "language": "en", "topic": None},
     ]
     rows = [row for _, row in read_questions(write(file, *lines))]
     assert [r["topic"] for r in rows] == [
