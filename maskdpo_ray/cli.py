@@ -10,6 +10,7 @@ from pathlib import Path
 from maskdpo_ray import __version__
 from maskdpo_ray.config import Config, read_config
 from maskdpo_ray.errors import UserError
+from maskdpo_ray.topics.options import add_topics, read_options
 
 ENGINES = ("ray", "vllm", "torch", "transformers", "deepspeed")  # of the extras `cpu` and `gpu`
 DEMO_CONFIG = Path(__file__).parent / "world" / "demo.yaml"
@@ -32,6 +33,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0 done, 2 something a person must mend."""
     given = _parse(arguments)
     try:
+        if given.verb == "topics":
+            options = read_options(given)
+            from maskdpo_ray.topics.command import choose_topics
+
+            choose_topics(options)
+            return 0
         if given.verb == "demo":
             config = read_config(DEMO_CONFIG, given.overrides)
         else:
@@ -70,9 +77,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Overrides may stand before and after options: argparse alone takes them in one piece."""
     parser = _parser()
     given, rest = parser.parse_known_args(arguments)
-    if unknown := [word for word in rest if word.startswith("-") or "=" not in word]:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    given.overrides += rest
+    takes_overrides = "overrides" in given
+    bad = [w for w in rest if not takes_overrides or w.startswith("-") or "=" not in w]
+    if bad:
+        parser.error(f"unrecognized arguments: {' '.join(bad)}")
+    if takes_overrides:
+        given.overrides += rest
     return given
 
 
@@ -92,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
         description="The whole graph on the embedded closed world: no download, no GPU.",
     )
     _add_common(demo)
+    add_topics(verbs)
     return parser
 
 

@@ -113,7 +113,7 @@ def judge_check(stages: Stages) -> None:
     labels = {row["id"]: row for row in labelled.rows()}
     pairs = ((row, labels[row["id"]]) for row in check.store.rows())
     found = agreement(pairs, resamples=stages.config.evaluation.bootstrap, seed=stages.config.seed)
-    annotation, labels_from = stages.config.annotation, stages.config.data.train
+    annotation, labels_from = stages.config.annotation, str(stages.config.data.train)
     of = {"annotator": annotation.annotator, "model": annotation.asked, "labels": labels_from}
     stages.dir.folder.write_json("judge-check.json", of | found)
     print(agreement_table(found))

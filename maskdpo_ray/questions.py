@@ -1,90 +1,92 @@
-"""Questions in: a JSONL file, checked line by line, into the first store of a run.
+"""Questions in: rows of a source, checked one by one, into the first store of a run.
 
-One object a line: ``question`` and optionally ``id``, ``topic``, ``document``, ``language``
-(``en`` unless said) and ``candidates``, a list of ``{"response", "model"?, "sentences"?}`` whose
-sentences are ``{"start", "end", "label"}``. Other keys are left alone. A line without ``id`` is
-named by its content, and without ``topic`` its question is its topic (the released evaluation's
-input has neither).
+A row holds ``question`` and optionally ``id``, ``topic``, ``document``, ``language`` (``en`` unless
+said) and ``candidates``, a list of ``{"response", "model"?, "sentences"?}`` whose sentences are
+``{"start", "end", "label"}``. Other keys are left alone. A row without ``id`` is named by its
+content. The topic of a row without one is the opening of its document, so that the questions about
+a document stay together; without a document it is the question itself (the released evaluation's
+input need have neither id nor topic).
 """
 
-import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from maskdpo_ray.config import DataConfig
+from maskdpo_ray.config import ColumnsConfig, DataConfig
 from maskdpo_ray.errors import RowRejected, UserError
-from maskdpo_ray.preference.public_format import read_public
+from maskdpo_ray.preference.public_format import from_public
 from maskdpo_ray.progress import say
 from maskdpo_ray.records import Candidate, Question
 from maskdpo_ray.rundir import StageStore, fingerprint
-from maskdpo_ray.storage import open_file
+from maskdpo_ray.sources import Source
+from maskdpo_ray.splits import comparable, part_of
 
 LANGUAGES = ("en", "zh")
 ROWS_PER_PART = 512
+OPENING = 100  # characters of a document that may name its topic
+
+Outcome = tuple[str, Question | RowRejected]
 
 
 def read_questions(
-    path: str | Path, limit: int | None = None
-) -> Iterator[tuple[str, Question | RowRejected]]:
-    """Each line's id with its row, or with the reason why it cannot be used.
+    source: Source | str | Path,
+    limit: int | None = None,
+    wanted: Callable[[str], bool] | None = None,
+) -> Iterator[Outcome]:
+    """Each row's id with the row, or with the reason why it cannot be used.
+
+    Args:
+        limit: read this many rows at most.
+        wanted: of the rows read, only those whose topic it takes.
 
     Raises:
-        UserError: the file is missing or empty, a line is no JSON object, a key is missing or has
-            the wrong type, or an id stands twice; the message names the line.
+        UserError: the source is missing, empty or not what its name says, a key is missing or has
+            the wrong type, or an id stands twice; the message names the row.
     """
-    seen: dict[str, int] = {}
-    with _opened(path, "question") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            if limit is not None and len(seen) == limit:
-                break
-            row = _parse(line, f"{path} line {number}")
-            # What cannot be written cannot name a row: it leaves the run under its escaped form.
-            row_id = _writable(row["id"])
-            if row_id in seen:
-                raise UserError(
-                    f"{path} line {number}: id {row_id!r} stands in line {seen[row_id]} already; "
-                    "give every question its own id"
-                )
-            seen[row_id] = number
-            yield row_id, _normalise(row, f"{path} line {number}")
+    if not isinstance(source, Source):
+        source = Source(source, ColumnsConfig())
+    seen: dict[str, str] = {}
+    for place, record in islice(source.rows(), limit):
+        row = _checked(record, place)
+        # What cannot be written cannot name a row: it leaves the run under its escaped form.
+        row_id = _writable(row["id"])
+        if row_id in seen:
+            raise UserError(
+                f"{place}: id {row_id!r} stands in {seen[row_id]} already; "
+                "give every question its own id"
+            )
+        seen[row_id] = place.removeprefix(f"{source} ")
+        if wanted is None or wanted(row["topic"]):
+            yield row_id, _normalise(row, place)
     if not seen:
-        raise UserError(f"{path} holds no question")
+        raise UserError(f"{source} holds no question")
 
 
-def _opened(path: str | Path, what: str) -> BinaryIO:
-    try:
-        return open_file(path)
-    except OSError as error:
-        raise UserError(f"no {what} file at {path}: {error.strerror or error}") from None
-
-
-def _parse(line: bytes, place: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except UnicodeDecodeError as error:
-        raise UserError(f"{place} is not UTF-8: {error}") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{place} is not JSON: {error}") from None
-    if not isinstance(row, dict):
-        raise UserError(f"{place} must be a JSON object, not {type(row).__name__}")
-    if "question" not in row:
-        raise UserError(f"{place}: key 'question' is missing")
+def _checked(record: dict[str, Any], place: str) -> dict[str, Any]:
+    """The record with an id and a topic, its texts known to be texts."""
+    optional = ("topic", "document", "language")
+    row = {key: value for key, value in record.items() if key not in optional or value is not None}
+    if isinstance(row.get("id"), int) and not isinstance(row["id"], bool):
+        row["id"] = str(row["id"])
     for key in ("question", "id", "topic", "document", "language"):
-        optional = key in ("document", "language") and row.get(key) is None
-        if key in row and not optional and not isinstance(row[key], str):
+        if key in row and not isinstance(row[key], str):
             raise UserError(f"{place}: {key!r} must be a string, not {type(row[key]).__name__}")
-    row = {"topic": row["question"], **row}
     if "id" not in row:
-        content = (row["topic"], row["question"], row.get("document") or "")
-        row["id"] = fingerprint(*map(_writable, content))
+        named = (row.get("topic", row["question"]), row["question"], row.get("document") or "")
+        row["id"] = fingerprint(*map(_writable, named))
     if not row["id"].strip():
         raise UserError(f"{place}: 'id' is empty; give every question its own id")
+    if "topic" not in row:
+        row["topic"] = _opening(row.get("document") or "") or row["question"]
     return row
+
+
+def _opening(document: str) -> str:
+    """The first line of a document that is not blank, or what fits of it."""
+    first = next(filter(None, map(str.strip, document.splitlines())), "")
+    return first[:OPENING].rstrip()
 
 
 def _writable(text: str) -> str:
@@ -175,37 +177,79 @@ def _typed(value: Any, kind: type, what: str) -> Any:
     return value
 
 
-def read_pairs(
-    path: str | Path, limit: int | None = None
-) -> Iterator[tuple[str, Question | RowRejected]]:
+def as_input(row: Question) -> dict[str, Any]:
+    """A question as it may stand in a JSONL file: read again, it is the same question."""
+    given = {key: value for key, value in row.items() if value is not None and value != []}
+    if row["candidates"]:
+        given["candidates"] = [
+            {
+                "response": candidate["response"],
+                "model": candidate["model"],
+                "sentences": [
+                    {"start": each["start"], "end": each["end"], "label": each["verdict"]}
+                    for each in candidate["sentences"]
+                ],
+            }
+            for candidate in row["candidates"]
+        ]
+    return given
+
+
+def read_pairs(source: Source | str | Path, limit: int | None = None) -> Iterator[Outcome]:
     """Preference pairs in the public format, as questions with two labelled candidates.
 
     Raises:
-        UserError: the file is missing or empty, or a line is not of the format.
+        UserError: the source is missing or empty, or a record is not of the format.
     """
-    _opened(path, "pair").close()
+    if not isinstance(source, Source):
+        source = Source(source, what="pair")
     count = 0
-    for row in islice(read_public(path), limit):
+    for place, record in islice(source.rows(), limit):
+        row = from_public(record, count, place=place)
         count += 1
-        yield row["id"], _readable(row, f"{path} pair {row['id']!r}")
+        yield row["id"], _readable(row, f"{place}, pair {row['id']!r}")
     if not count:
-        raise UserError(f"{path} holds no pair")
+        raise UserError(f"{source} holds no pair")
 
 
-READERS = {"questions": read_questions, "pairs": read_pairs}
+def source_of(data: DataConfig, split: str) -> Source:
+    """Where the questions, or pairs, of ``train`` or ``test`` are read.
+
+    Raises:
+        UserError: the configuration names none.
+    """
+    given = data.source(split)
+    if given is None:
+        raise UserError(f"data.{split} is missing: a file or data set of questions")
+    key = f"data.{'train' if data.split else split}"
+    if split == "train" and data.format == "pairs":
+        return Source(given, None, "train", "pair", key)
+    columns_key = f"{key}.columns" if given.columns else "data.columns"
+    default = "train" if data.split else split
+    return Source(given, given.columns or data.columns, default, "question", key, columns_key)
 
 
 def import_questions(
-    path: str, data: DataConfig, store: StageStore, group: int, versions: dict
+    source: Source | str,
+    data: DataConfig,
+    store: StageStore,
+    group: int,
+    versions: dict,
+    split: str = "train",
 ) -> None:
-    """Bring a question file into ``store``; nothing to do where that happened already."""
+    """Bring the questions of ``train`` or ``test`` into ``store``; nothing to do where that
+    happened already.
+
+    Raises:
+        UserError: the source cannot be used, or holds no topic for this part of a split.
+    """
     for line in store.drop_damaged():
         say(line)
     if store.complete and not store.lacks_rows():
         return
     begun = time.perf_counter()
     ids: list[str] = []
-    rows = READERS[data.format](path, data.limit)
+    rows = _read(source, data, split)
     while batch := list(islice(rows, ROWS_PER_PART)):
         if not ids:  # a file that is refused at its head leaves no trace
             store.begin(versions)
@@ -213,20 +257,43 @@ def import_questions(
         rejected = [(row_id, row) for row_id, row in batch if isinstance(row, RowRejected)]
         kept = [row for _, row in batch if not isinstance(row, RowRejected)]
         store.write([row_id for row_id, _ in batch], kept, rejected, group)
+    if not ids:
+        raise UserError(
+            f"data.split: none of the topics of {source} falls to {split} with a test share of "
+            f"{data.split.test:g}: choose another share or seed"
+        )
     store.finish_rows(ids, time.perf_counter() - begun)
 
 
-def check_disjoint(train: StageStore, test: StageStore) -> None:
-    """No topic and no question of the test file may be trained on (paper, section 2.2).
+def _read(source: Source | str, data: DataConfig, split: str) -> Iterator[Outcome]:
+    if split == "train" and data.format == "pairs":
+        return read_pairs(source, data.limit)
+    taken = data.split
+    wanted = taken and (lambda topic: part_of(topic, taken) == split)
+    return read_questions(source, data.limit, wanted)
+
+
+def check_disjoint(train: StageStore, test: StageStore, split: bool = False) -> None:
+    """No topic and no question of the test rows may be trained on (paper, section 2.2).
+
+    Args:
+        split: both come from one source, by topic.
 
     Raises:
         UserError: names what overlaps.
     """
     for what in ("topic", "question"):
-        trained = {row[what].strip().casefold() for row in train.rows()}
-        shared = [r for r in test.rows() if r[what].strip().casefold() in trained]
-        if shared:
+        trained = {comparable(row[what]) for row in train.rows()}
+        shared = [r for r in test.rows() if comparable(r[what]) in trained]
+        if not shared:
+            continue
+        example = f"first {shared[0][what]!r} (id {shared[0]['id']})"
+        if split:
             raise UserError(
-                f"data.test: {len(shared)} rows share a {what} with data.train, "
-                f"first {shared[0][what]!r} (id {shared[0]['id']}); remove them from one file"
+                f"data.split: {len(shared)} test rows share a {what} with training rows of "
+                f"another topic, {example}; give rows with one {what} one topic"
             )
+        raise UserError(
+            f"data.test: {len(shared)} rows share a {what} with data.train, {example}; "
+            "remove them from one file"
+        )

@@ -22,12 +22,13 @@ from maskdpo_ray.engine.arguments import what_decides
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.identity import commit_of, file_digest, model_identity, versions
 from maskdpo_ray.preference.processor import PairBuilder
-from maskdpo_ray.questions import check_disjoint, import_questions
+from maskdpo_ray.questions import check_disjoint, import_questions, source_of
 from maskdpo_ray.records import PAIR_SCHEMA, QUESTION_SCHEMA, REFERENCE_SCHEMA
 from maskdpo_ray.rundir import RunDir, StageStore
 from maskdpo_ray.sampling.factory import build_endpoint_sampler, build_given, build_sampler
 from maskdpo_ray.sampling.sampler import decoding_of
 from maskdpo_ray.sampling.seeds import round_seed
+from maskdpo_ray.sources import Source
 from maskdpo_ray.stream import StreamStage
 from maskdpo_ray.training.reference import ReferenceProcessor
 from maskdpo_ray.training.worker import TrainingJob
@@ -102,26 +103,31 @@ class Stages:
             splits = ["train", "test"] if self.config.evaluates else ["train"]
             self._imported = {name: self._import(name) for name in splits}
             if self.config.evaluates:
-                check_disjoint(*self._imported.values())
+                check_disjoint(*self._imported.values(), split=self.config.data.split is not None)
         if split not in self._imported:
-            raise UserError(f"data.{split} is missing: a JSONL file of questions")
+            raise UserError(f"data.{split} is missing: a file or data set of questions")
         return self._imported[split]
 
     def _import(self, split: str) -> StageStore:
         data = self.config.data
-        path = self._world_questions(split) if self.world else getattr(data, split)
-        if split == "test":
-            data = data.model_copy(update={"format": "questions"})
-        settings = {"sha256": file_digest(path), "limit": data.limit, "format": data.format}
+        world = self.world and Source(self._world_questions(split), data.columns)
+        source = world or source_of(data, split)
+        settings = {
+            "sha256": source.digest(),
+            "limit": data.limit,
+            "format": data.format if split == "train" else "questions",
+            "columns": source.columns,
+            "split": data.split and data.split.model_dump(),
+        }
         store = self.dir.store(f"questions-{split}", settings, QUESTION_SCHEMA)
         if self._look:
             if not store.complete:
                 raise UserError(f"{self.dir.folder}: the questions are not there yet")
             return store
         group = self.config.resources.questions_per_block
-        import_questions(path, data, store, group, self.versions)
+        import_questions(source, data, store, group, self.versions, split)
         if not store.finished()[0]:
-            raise UserError(f"{path}: every question was rejected; see {store.folder}")
+            raise UserError(f"{source}: every question was rejected; see {store.folder}")
         return store
 
     def _world_questions(self, split: str) -> str:

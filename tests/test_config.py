@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from maskdpo_ray.config import build_config, differing_keys, read_config
+from maskdpo_ray.config import SourceConfig, build_config, differing_keys, read_config
 from maskdpo_ray.errors import UserError
 
 CONFIGS = sorted((Path(__file__).parents[1] / "jobs" / "configs").glob("*.yaml"))
@@ -129,6 +129,43 @@ def test_what_answers_the_test_questions_may_be_set_only_where_there_are_any():
     assert "would start only to answer data.test" in message(**{**LABELLED, **engine})
     words = "evaluation.samples is of answers to data.test"
     assert words in message(**LABELLED, evaluation={"samples": 32})
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"train": 7}, "data.train: a path, a URL or the id of a data set, or a mapping"),
+        ({"train": {"name": "x"}}, "data.train.path is missing"),
+        ({"train": {"path": "a/b", "splitt": "x"}}, "'data.train.splitt': did you mean 'split'?"),
+        ({"train": {"path": "q.jsonl", "split": "train"}}, "split is of a data set, and q.jsonl"),
+        ({"train": "q.parquet", "columns": {"topik": "x"}}, "did you mean 'topic'?"),
+        (
+            {"train": "q.jsonl", "columns": {"prompt": "question"}},
+            "comes first: {question: prompt}",
+        ),
+        ({"train": "q.jsonl", "test": "t.jsonl", "split": {"test": 0.1}}, "remove it, or test"),
+        ({"train": "q.jsonl", "split": {"test": 1}}, "data.split.test: Input should be less than"),
+        ({"train": "q", "format": "pairs", "split": {"test": 0.1}}, "brings answers, not test"),
+        ({"train": "q", "format": "pairs", "columns": {"topic": "t"}}, "remove columns"),
+        ({"train": {"path": "q", "columns": {}}, "format": "pairs"}, "remove train.columns"),
+    ],
+)
+def test_data_that_could_not_be_read_as_told_is_refused(data, words):
+    assert words in message(**{**LABELLED, "data": data})
+
+
+@pytest.mark.parametrize("section", [{"split": {"test": 0.1}}, {"columns": {"topic": "t"}}])
+def test_the_world_has_questions_of_its_own(section):
+    assert f"remove model.path, data.{next(iter(section))}, or world" in message(data=section)
+
+
+def test_a_path_alone_is_a_source_and_a_split_makes_test_questions():
+    judge = {"annotation": {"annotator": "judge", "model": "j"}}
+    data = {"train": "q.jsonl", "split": {"test": 0.1}}
+    config = build_config(tree(**{**LABELLED, "data": data, "evaluation": judge}))
+    assert config.evaluates
+    assert config.data.source("test") == config.data.train == SourceConfig(path="q.jsonl")
+    assert build_config(config.model_dump(mode="json")) == config
 
 
 def test_a_system_changes_what_it_names_and_nothing_else():

@@ -121,10 +121,41 @@ def test_a_line_with_a_question_alone_is_named_by_its_content(file):
         list(read_questions(write(file, lines[0], lines[0])))
 
 
-def make_store(tmp_path, name, *rows):
+def test_a_whole_number_may_name_a_row(file):
+    rows = list(read_questions(write(file, row(id=7), row(id=0))))
+    assert [row_id for row_id, _ in rows] == ["7", "0"] == [r["id"] for _, r in rows]
+    with pytest.raises(UserError, match="line 2: id '7' stands in line 1 already"):
+        list(read_questions(write(file, row(id=7), row(id="7"))))
+    with pytest.raises(UserError, match="'id' must be a string, not bool"):
+        list(read_questions(write(file, row(id=True))))
+
+
+def test_the_released_evaluation_file_comes_in_as_it_is(file):
+    """Rows of {question, document, language, topic?}, no id."""
+    ada = "\n Ada Lovelace \nwas a mathematician."
+    lines = [
+        {"question": "Who was Ada?", "document": ada, "language": "en"},
+        {"question": "When was she born?", "document": ada, "language": "en"},
+        {"question": "她是谁？", "document": "艾达是数学家。" * 50, "language": "zh"},
+        {"question": "Who was Bo?", "document": "Bo.", "language": "en", "topic": "Bo Diddley"},
+        {"question": "Who was Cy?", "document": "", "language": "en", "topic": None},
+    ]
+    rows = [row for _, row in read_questions(write(file, *lines))]
+    assert [r["topic"] for r in rows] == [
+        "Ada Lovelace",
+        "Ada Lovelace",
+        ("艾达是数学家。" * 50)[:100],
+        "Bo Diddley",
+        "Who was Cy?",
+    ]
+    assert [r["document"] for r in rows] == [line["document"] for line in lines]
+    assert len({r["id"] for r in rows}) == 5
+
+
+def make_store(tmp_path, name, *rows, part="train", **data):
     path = write(tmp_path / f"{name}.jsonl", *rows)
     store = StageStore(Folder(tmp_path / name), name, "k", {}, QUESTION_SCHEMA)
-    import_questions(str(path), DataConfig(), store, 8, {})
+    import_questions(str(path), DataConfig(**data), store, 8, {}, part)
     return store
 
 
@@ -140,8 +171,46 @@ def test_a_topic_or_question_in_both_files_is_refused(tmp_path):
     check_disjoint(train, make_store(tmp_path, "fine", row(topic="Bo", question="Who is Bo?")))
     with pytest.raises(UserError, match="share a topic with data.train, first ' ada'"):
         check_disjoint(train, make_store(tmp_path, "t", row(topic=" ada", question="Other?")))
+    with pytest.raises(UserError, match="share a topic with data.train"):
+        check_disjoint(train, make_store(tmp_path, "v", row(topic="Ａda\u00a0", question="Else?")))
     with pytest.raises(UserError, match="share a question"):
         check_disjoint(train, make_store(tmp_path, "u", row(topic="Bo")))
+
+
+def test_a_split_takes_whole_topics_and_every_row_once(tmp_path):
+    rows = [
+        row(id=f"q{n}", topic=f"T{n % 40}", question="" if n in (3, 13) else f"Who {n}?")
+        for n in range(120)
+    ]
+    parts = {
+        part: make_store(tmp_path, part, *rows, part=part, split={"test": 0.25})
+        for part in ("train", "test")
+    }
+    check_disjoint(parts["train"], parts["test"], split=True)
+    topics = {part: {r["topic"] for r in store.rows()} for part, store in parts.items()}
+    assert topics["train"] and topics["test"]
+    assert topics["train"] | topics["test"] == {f"T{n}" for n in range(40)}
+    counts = [store.manifest()["counts"] for store in parts.values()]
+    assert sum(each["in"] for each in counts) == 120
+    assert sum(each["rejected"].get("empty_question", 0) for each in counts) == 2
+    more = [*rows, *(row(id=f"r{n}", topic=f"U{n}", question=f"More {n}?") for n in range(50))]
+    grown = make_store(tmp_path, "grown", *more, part="test", split={"test": 0.25})
+    assert {r["topic"] for r in grown.rows() if r["topic"] in topics["train"]} == set()
+
+
+def test_a_split_whose_parts_share_a_question_is_refused(tmp_path):
+    rows = [row(id=f"q{n}", topic=f"T{n}", question="Who is it?") for n in range(40)]
+    parts = [
+        make_store(tmp_path, part, *rows, part=part, split={"test": 0.25})
+        for part in ("train", "test")
+    ]
+    with pytest.raises(UserError, match="data.split: .* share a question with training rows of an"):
+        check_disjoint(*parts, split=True)
+
+
+def test_a_split_that_leaves_a_part_empty_is_refused(tmp_path):
+    with pytest.raises(UserError, match="none of the topics of .* falls to test with a test share"):
+        make_store(tmp_path, "one", row(), part="test", split={"test": 0.001})
 
 
 def test_pairs_of_the_public_format_come_in_labelled(tmp_path):

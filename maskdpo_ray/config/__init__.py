@@ -6,19 +6,22 @@ before anything heavy is imported.
 """
 
 from maskdpo_ray.config.annotation import AnnotationConfig
+from maskdpo_ray.config.data import ColumnsConfig, DataConfig, SourceConfig, SplitConfig
 from maskdpo_ray.config.endpoint import AnnotatorEndpointConfig, Constrain, EndpointConfig
 from maskdpo_ray.config.evaluation import EvaluationConfig
 from maskdpo_ray.config.file import apply_override, build_config, differing_keys, read_config
-from maskdpo_ray.config.inputs import DataConfig, ModelConfig, WorldConfig
+from maskdpo_ray.config.inputs import ModelConfig, WorldConfig
 from maskdpo_ray.config.preference import PreferenceConfig
 from maskdpo_ray.config.resources import PoolConfig, ResourcesConfig, WorkersConfig
 from maskdpo_ray.config.run import Config
 from maskdpo_ray.config.sampling import SamplingConfig
+from maskdpo_ray.config.topics import TopicsConfig
 from maskdpo_ray.config.training import LoraConfig, TrackingConfig, TrainingConfig
 
 __all__ = [
     "AnnotationConfig",
     "AnnotatorEndpointConfig",
+    "ColumnsConfig",
     "Config",
     "Constrain",
     "DataConfig",
@@ -30,6 +33,9 @@ __all__ = [
     "PreferenceConfig",
     "ResourcesConfig",
     "SamplingConfig",
+    "SourceConfig",
+    "SplitConfig",
+    "TopicsConfig",
     "TrackingConfig",
     "TrainingConfig",
     "WorkersConfig",

@@ -1,9 +1,9 @@
-"""What comes in: the policy, the questions, or the closed world that provides both."""
+"""What a run starts from: the policy, or the closed world that provides it and the questions."""
 
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import field_validator
 
 from maskdpo_ray.config.section import Section
 
@@ -38,16 +38,3 @@ class WorldConfig(Section):
     """A miniature for tests: few people, seconds of pre-training."""
     evaluate_on: Literal["test", "validation"] = "test"
     """The people whose answers are scored; settings are chosen on `validation`."""
-
-
-class DataConfig(Section):
-    """The questions. One JSON object a line: docs/data.md."""
-
-    train: str | None = None
-    """Questions to sample preference pairs from."""
-    test: str | None = None
-    """Held-out questions to evaluate on. No topic and no question may stand in both files."""
-    format: Literal["questions", "pairs"] = "questions"
-    """Of `train`: questions (docs/data.md), or preference pairs in the public Mask-DPO format."""
-    limit: int | None = Field(default=None, ge=1)
-    """Use only the first questions of each file."""

@@ -5,9 +5,10 @@ from typing import Any
 from pydantic import Field, ValidationError, model_validator
 
 from maskdpo_ray.config.annotation import AnnotationConfig
+from maskdpo_ray.config.data import DataConfig
 from maskdpo_ray.config.errors import explain
 from maskdpo_ray.config.evaluation import EvaluationConfig
-from maskdpo_ray.config.inputs import DataConfig, ModelConfig, WorldConfig
+from maskdpo_ray.config.inputs import ModelConfig, WorldConfig
 from maskdpo_ray.config.preference import PreferenceConfig
 from maskdpo_ray.config.resources import ResourcesConfig
 from maskdpo_ray.config.sampling import SamplingConfig
@@ -48,18 +49,18 @@ class Config(Section):
     @model_validator(mode="after")
     def _policy_and_questions(self) -> "Config":
         if self.world is not None:
-            given = [k for k in ("train", "test") if getattr(self.data, k)]
+            given = self.data.changed("train", "test", "split", "columns")
             if self.model.path or given:
                 raise ValueError(
                     "world provides the model and the questions: remove model.path, "
-                    "data.train and data.test, or world"
+                    f"{''.join(f'data.{key}, ' for key in given)}or world"
                 )
             if given := self.model.changed("revision", "trust_remote_code"):
                 raise ValueError(f"world provides the model: remove model.{given[0]}")
         elif not self.model.path:
             raise ValueError("model.path is missing: a local folder or a hub id")
         elif not self.data.train:
-            raise ValueError("data.train is missing: a JSONL file of questions")
+            raise ValueError("data.train is missing: a file or data set of questions")
         if self.data.format == "pairs" and self.annotation.annotator != "labels":
             raise ValueError(
                 "data.format=pairs brings answers and verdicts along: set annotation.annotator="
@@ -85,7 +86,7 @@ class Config(Section):
     @property
     def evaluates(self) -> bool:
         """Whether there are test questions."""
-        return self.world is not None or self.data.test is not None
+        return self.world is not None or self.data.tested
 
     @model_validator(mode="after")
     def _examiner(self) -> "Config":
@@ -126,7 +127,7 @@ class Config(Section):
                 )
                 raise ValueError("; ".join(problems)) from None
         trained = [self.training_of(name) for name in self.systems]
-        answers = self.world is not None or self.data.test or self.rounds > 1
+        answers = self.evaluates or self.rounds > 1
         if answers and any(each.lora and each.lora.export == "adapter" for each in trained):
             raise ValueError(
                 "training.lora.export=adapter leaves no whole model to evaluate or to sample in a "

@@ -12,16 +12,12 @@ an incorrect one contradicts the facts or only lacks support is lost, and so are
 document, which the format does not hold.
 """
 
-import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.preference.token_spans import MaskError
 from maskdpo_ray.preference.weights import tile_sentences
 from maskdpo_ray.records import Candidate, Pair, Question, Sentence, Side, is_correct
-from maskdpo_ray.storage import open_file
 
 VERDICT_OF_TYPE = {"no_hallucination": "ok", "hallucination": "unverifiable"}
 
@@ -52,20 +48,23 @@ def _item(side: Side) -> dict[str, list[str]]:
     }
 
 
-def from_public(record: dict[str, Any], index: int, language: str = "en") -> Question:
+def from_public(
+    record: dict[str, Any], index: int, language: str = "en", place: str | None = None
+) -> Question:
     """A record as a question with two candidates, the chosen one first, their verdicts filled in.
 
     The topic is the question itself. Token ids come later, from the policy's tokenizer; best and
     worst are found again from the verdicts, as for any other question.
 
     Args:
-        index: of the line in its file, from 0; it makes the ``id`` and stands in errors from 1.
+        index: of the record in its file, from 0; it makes the ``id``.
+        place: of the record, for errors; by default its line, from 1.
 
     Raises:
-        UserError: naming line and sentence, where a key is missing, the prompt is not one user's
+        UserError: naming place and sentence, where a key is missing, the prompt is not one user's
             message, or sentences and types do not fit the answer.
     """
-    place = f"line {index + 1}"
+    place = place or f"line {index + 1}"
     question = _message(record, "prompt", "user", place)
     return {
         "id": f"public-{index:06}",
@@ -134,22 +133,3 @@ def _candidate(record: dict[str, Any], name: str, index: int, place: str) -> Can
         "decoding": "input",
         "sentences": tiled,
     }
-
-
-def read_public(path: str | Path, language: str = "en") -> Iterator[Question]:
-    """The questions of a JSONL file, in order; blank lines are skipped. Errors name the file."""
-    with open_file(path) as lines:
-        for index, line in enumerate(lines):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-                if not isinstance(record, dict):
-                    raise UserError(f"line {index + 1} is no JSON object")
-                yield from_public(record, index, language)
-            except UnicodeDecodeError as error:
-                raise UserError(f"{path} line {index + 1} is not UTF-8: {error}") from None
-            except json.JSONDecodeError as error:
-                raise UserError(f"{path} line {index + 1} is not JSON: {error}") from None
-            except UserError as error:
-                raise UserError(f"{path} {error}") from None

@@ -7,7 +7,6 @@ from maskdpo_ray.config import PreferenceConfig
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.preference.public_format import (
     from_public,
-    read_public,
     to_public,
 )
 from maskdpo_ray.preference.select import build_pair
@@ -83,7 +82,7 @@ def test_pairs_survive_the_round_trip(tmp_path):
 
     path = tmp_path / "public.jsonl"
     path.write_text((json.dumps(to_public(pair)) + "\n") * 2)
-    first, second = read_public(path)
+    first, second = (row for _, row in read_pairs(path))
     assert (first["id"], second["id"]) == ("public-000000", "public-000001")
     for read, side in zip(first["candidates"], (pair["chosen"], pair["rejected"]), strict=True):
         assert read["response"] == side["response"]
@@ -111,7 +110,7 @@ def test_a_file_that_is_not_utf_8_is_named_with_its_line(tmp_path):
     path = tmp_path / "pairs.jsonl"
     path.write_bytes(json.dumps(record()).encode() + b'\n{"prompt": "caf\xe9"}\n')
     with pytest.raises(UserError, match="line 2 is not UTF-8"):
-        list(read_public(path))
+        list(read_pairs(path))
 
 
 @pytest.mark.parametrize("line", ["{", "[]", '{"prompt": 1}'])
@@ -119,4 +118,4 @@ def test_errors_name_the_file_too(tmp_path, line):
     path = tmp_path / "x.jsonl"
     path.write_text(f"\n{line}\n")
     with pytest.raises(UserError, match=r"x\.jsonl line 2"):
-        list(read_public(path))
+        list(read_pairs(path))
