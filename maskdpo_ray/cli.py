@@ -23,7 +23,7 @@ VERBS = {
     "train": "masked DPO, for every system of the configuration",
     "evaluate": "sentence score of base and trained systems on held-out topics",
     "best-of-n": "the same answers, as expected best of N",
-    "judge-check": "the annotator against human labels in data.train: precision, recall, kappa",
+    "judge-check": "all annotators against human labels in data.train: precision, recall, kappa",
     "report": "report.json and report.html of what is done",
 }
 

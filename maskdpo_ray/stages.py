@@ -279,33 +279,66 @@ class Stages:
         )
         return StreamStage(store, build, config.resources.sampler)
 
-    def evaluate(self, policy: Policy) -> StreamStage:
-        annotation = self.config.evaluation_annotation
+    @cached_property
+    def _asked(self) -> dict[str | None, str | None]:
+        """For each examiner the first with its settings: verdicts are not made twice."""
+        examiners = self.config.examiners
+        settings = {name: self._annotation(each) for name, each in examiners.items()}
+        return {
+            name: next(other for other in examiners if settings[other] == settings[name])
+            for name in examiners
+        }
+
+    @property
+    def judges(self) -> list[str]:
+        """The judges that have verdicts of their own to make."""
+        return [name for name, asked in self._asked.items() if name and name == asked]
+
+    def evaluate(self, policy: Policy, judge: str | None = None) -> StreamStage:
+        """Verdicts on the answers: the first examiner's, or those of one of the judges."""
+        asked = self._asked[judge]
+        annotation = self.config.examiners[asked]
         store = self.dir.store(
-            f"evaluate-{policy.name}",
+            f"evaluate-{policy.name}-by-{asked}" if asked else f"evaluate-{policy.name}",
             self._annotation(annotation),
             QUESTION_SCHEMA,
             self.answer(policy).store,
         )
         return self._annotate(store, annotation)
 
-    def judge_check(self) -> tuple[StageStore, StreamStage]:
-        """Answers with human labels, and the annotator's own verdicts on the same sentences.
+    def judge_checks(self) -> tuple[StageStore, list[tuple[str, AnnotationConfig, StreamStage]]]:
+        """Answers with human labels, and every examiner's own verdicts on the same sentences.
+
+        Examiners go by where their settings stand; those that stand twice are asked once.
 
         Raises:
             UserError: there is nothing to check.
         """
-        annotation = self.config.annotation.model_copy(update={"prune": False})
-        if annotation.annotator in ("labels", "closed_world"):
+        evaluation = self.config.evaluation
+        examiners = {
+            "annotation": self.config.annotation.model_copy(update={"prune": False}),
+            "evaluation.annotation": evaluation.annotation,
+            **{f"evaluation.judges.{name}": judge for name, judge in evaluation.judges.items()},
+        }
+        examiners = {
+            key: examiner
+            for key, examiner in examiners.items()
+            if examiner and examiner.annotator not in ("labels", "closed_world")
+        }
+        if not examiners:
             raise UserError(
-                f"annotator {annotation.annotator!r} has no judgement to check: set annotation to "
-                "anah or judge"
+                f"annotator {self.config.annotation.annotator!r} has no judgement to check: set "
+                "annotation, evaluation.annotation or one of evaluation.judges to anah or judge"
             )
         labelled = self._import("train")
-        store = self.dir.store(
-            "judge-check", self._annotation(annotation), QUESTION_SCHEMA, labelled
-        )
-        return labelled, self._annotate(store, annotation, labelled=True)
+        checks: dict[str, tuple[str, AnnotationConfig, StreamStage]] = {}
+        for key, annotation in examiners.items():
+            store = self.dir.store(
+                "judge-check", self._annotation(annotation), QUESTION_SCHEMA, labelled
+            )
+            stage = self._annotate(store, annotation, labelled=True)
+            checks.setdefault(store.key, (key, annotation, stage))
+        return labelled, list(checks.values())
 
     def stores(self) -> list[StageStore]:
         """The stores of all stages, in the order of the graph."""
@@ -322,6 +355,7 @@ class Stages:
             made.append(self.questions("test"))
             for policy in self.policies():
                 made += [self.answer(policy).store, self.evaluate(policy).store]
+                made += [self.evaluate(policy, judge).store for judge in self.judges]
         return made
 
     # -- shared ---------------------------------------------------------------------------------

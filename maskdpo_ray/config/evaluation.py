@@ -20,6 +20,8 @@ class EvaluationConfig(Section):
     """Resamples of the topics for the 95 % interval."""
     annotation: AnnotationConfig | None = None
     """The examiner; the annotator that made the pairs if left out."""
+    judges: dict[str, AnnotationConfig] = {}
+    """Further examiners of the same answers, by name: their scores stand beside the examiner's."""
 
     @model_validator(mode="after")
     def _enough_samples(self) -> "EvaluationConfig":
@@ -34,4 +36,19 @@ class EvaluationConfig(Section):
             raise ValueError(
                 "a score needs a verdict on every sentence: remove evaluation.annotation.prune"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _judges(self) -> "EvaluationConfig":
+        for name, judge in self.judges.items():
+            if not name.isidentifier():
+                raise ValueError(
+                    f"judges: {name!r} cannot name a judge: letters, digits and underscores"
+                )
+            if judge.annotator == "labels":
+                raise ValueError(f"judges.{name}: annotator 'labels' cannot judge new answers")
+            if judge.prune:
+                raise ValueError(
+                    f"a score needs a verdict on every sentence: remove judges.{name}.prune"
+                )
         return self

@@ -92,7 +92,7 @@ class Config(Section):
         evaluates = self.evaluates
         examiners = {self.annotation.annotator}
         if evaluates:
-            examiners.add(self.evaluation_annotation.annotator)
+            examiners |= {examiner.annotator for examiner in self.examiners.values()}
         if self.world is None and "closed_world" in examiners:
             raise ValueError("annotator 'closed_world' knows only the closed world: set world={}")
         if evaluates and self.evaluation_annotation.annotator == "labels":
@@ -145,7 +145,7 @@ class Config(Section):
         for pool, engine in (
             ("sampler", self.sampling.engine),
             ("annotator", self.annotation.engine),
-            ("annotator", self.evaluation_annotation.engine),
+            *(("annotator", examiner.engine) for examiner in self.examiners.values()),
         ):
             parallel, gpus = parallel_size(engine), getattr(self.resources, pool).gpus
             if parallel > 1 and gpus != parallel:
@@ -165,6 +165,11 @@ class Config(Section):
     def evaluation_annotation(self) -> AnnotationConfig:
         """The examiner's, who judges every sentence."""
         return self.evaluation.annotation or self.annotation.model_copy(update={"prune": False})
+
+    @property
+    def examiners(self) -> dict[str | None, AnnotationConfig]:
+        """All who judge the answers to the test questions: the first as None, judges by name."""
+        return {None: self.evaluation_annotation, **self.evaluation.judges}
 
 
 def _merged(tree: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 from maskdpo_ray.report.table import (
     best_of_n_rows,
     count_rows,
+    judge_rows,
     score_rows,
     stage_rows,
 )
@@ -57,6 +58,7 @@ def render_html(
         report=report,
         scores=score_rows(report),
         counts=count_rows(report),
+        judges=judge_rows(report),
         best_of_n=best_of_n_rows(report),
         stages=stage_rows(report),
         training_plot=_training_plot(curves) if curves else None,

@@ -11,7 +11,7 @@ from maskdpo_ray.errors import UserError
 from maskdpo_ray.preference.token_spans import token_spans
 from maskdpo_ray.progress import say
 from maskdpo_ray.records import Pair, is_correct
-from maskdpo_ray.report.build import build_report, score_system
+from maskdpo_ray.report.build import build_report, score_again, score_system
 from maskdpo_ray.report.html import render_html
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def write_report(stages: "Stages") -> dict[str, Any]:
     graph = stages.stores()
     done = [store for store in graph if store.complete]
     systems, best, not_scored = {}, {}, {}
+    judges: dict[str, Any] = {}
     if stages.config.evaluates:
         for policy in stages.policies():
             store = stages.evaluate(policy).store
@@ -43,6 +44,14 @@ def write_report(stages: "Stages") -> dict[str, Any]:
                     )
                 except UserError as error:
                     not_scored[policy.name] = f"{error} in {store.folder}"
+        for name in config.evaluation.judges:
+            if systems_judged := _judged(stages, name, not_scored):
+                annotation = config.evaluation.judges[name]
+                judges[name] = {
+                    "annotator": annotation.annotator,
+                    "model": annotation.asked,
+                    "systems": systems_judged,
+                }
     report = build_report(
         run=str(folder),
         seed=config.seed,
@@ -51,6 +60,7 @@ def write_report(stages: "Stages") -> dict[str, Any]:
         manifests=[_manifest(store, config.annotation.annotator != "labels") for store in done],
         systems=systems,
         best=best,
+        judges=judges,
         not_scored=not_scored,
     )
     training = {
@@ -63,6 +73,22 @@ def write_report(stages: "Stages") -> dict[str, Any]:
         say(f"system {name} has no score: {reason}")
     say(f"report: {folder}/report.html")
     return report
+
+
+def _judged(stages: "Stages", name: str, not_scored: dict[str, str]) -> dict[str, Any]:
+    """The systems under a further judge; why one has no score goes to ``not_scored``."""
+    evaluation, seed = stages.config.evaluation, stages.config.seed
+    systems = {}
+    for policy in stages.policies():
+        store, first = stages.evaluate(policy, name).store, stages.evaluate(policy).store
+        if store.complete and first.complete:
+            try:
+                systems[policy.name] = score_again(
+                    store.rows(), first.rows(), evaluation.bootstrap, seed
+                )
+            except UserError as error:
+                not_scored[f"{policy.name} by {name}"] = f"{error} in {store.folder}"
+    return systems
 
 
 def _manifest(store: "StageStore", asks: bool) -> dict[str, Any]:

@@ -56,6 +56,7 @@ def parts() -> dict:
         "manifests": MANIFESTS,
         "systems": {name: scores for name, (scores, _) in scored.items()},
         "best": {name: best for name, (_, best) in scored.items()},
+        "judges": {},
         "not_scored": {},
     }
 
