@@ -85,14 +85,17 @@ def starts(stages: Stages) -> list[Policy]:
 
 
 def evaluate(stages: Stages) -> None:
-    """Answer the test questions with base and trained systems, and examine the answers."""
+    """Answer the test questions with all that is evaluated, and examine the answers."""
     for training in stages.trainings():
         finished(stages.train(*training))
     for policy in stages.policies():
-        stream(stages, stages.questions("test"), stages.answer(policy), stages.evaluate(policy))
+        if stages.is_given(policy):
+            stream(stages, finished(stages.answered(policy)), stages.evaluate(policy))
+        else:
+            stream(stages, stages.questions("test"), stages.answer(policy), stages.evaluate(policy))
         # A stream is a chain: who judges the same answers again comes after the first examiner.
         for judge in stages.judges:
-            stream(stages, finished(stages.answer(policy).store), stages.evaluate(policy, judge))
+            stream(stages, finished(stages.answered(policy)), stages.evaluate(policy, judge))
 
 
 def evaluate_and_report(stages: Stages) -> None:
@@ -131,7 +134,7 @@ def judge_check(stages: Stages) -> None:
         raise UserError("; ".join(failed))
     for line in failed:
         say(line)
-    found = {"labels": stages.config.data.train, "examiners": examiners}
+    found = {"labels": str(stages.config.data.train), "examiners": examiners}
     stages.dir.folder.write_json("judge-check.json", found)
     print(agreement_table(examiners))
 

@@ -56,10 +56,13 @@ class Config(Section):
                 )
             if given := self.model.changed("revision", "trust_remote_code"):
                 raise ValueError(f"world provides the model: remove model.{given[0]}")
-        elif not self.model.path:
+        elif not self.model.path and (self.systems or not self.evaluation.models):
             raise ValueError("model.path is missing: a local folder or a hub id")
-        elif not self.data.train:
-            raise ValueError("data.train is missing: a JSONL file of questions")
+        elif not self.data.train and (self.systems or not self.evaluates):
+            only = "; to evaluate without training set systems={}" if self.evaluates else ""
+            raise ValueError(f"data.train is missing: a JSONL file of questions{only}")
+        elif not self.model.path and (given := self.model.changed(*ModelConfig.model_fields)):
+            raise ValueError(f"model.{given[0]} is of a policy, and there is none: give model.path")
         if self.data.format == "pairs" and self.annotation.annotator != "labels":
             raise ValueError(
                 "data.format=pairs brings answers and verdicts along: set annotation.annotator="
@@ -87,6 +90,11 @@ class Config(Section):
         """Whether there are test questions."""
         return self.world is not None or self.data.test is not None
 
+    @property
+    def has_policy(self) -> bool:
+        """Whether there is a base; further models can be evaluated without one."""
+        return self.world is not None or self.model.path is not None
+
     @model_validator(mode="after")
     def _examiner(self) -> "Config":
         evaluates = self.evaluates
@@ -104,6 +112,12 @@ class Config(Section):
             raise ValueError(
                 f"evaluation.{given[0]} is of answers to data.test: give that too, or remove it"
             )
+        generated = [each for each in self.evaluation.models.values() if not each.responses]
+        decoding = self.evaluation.changed("temperature", "top_k", "top_p", "max_tokens")
+        if decoding and not generated and not self.has_policy:
+            raise ValueError(
+                f"evaluation.{decoding[0]}: all answers exist already: remove it, or give a model"
+            )
         return self
 
     @model_validator(mode="after")
@@ -111,6 +125,8 @@ class Config(Section):
         for name in self.systems:
             if name == "base" or not name.isidentifier():
                 raise ValueError(f"systems: {name!r} cannot name a trained system")
+            if name in self.evaluation.models:
+                raise ValueError(f"{name!r} stands in systems and in evaluation.models: rename one")
             for key in ("attention", "packing"):
                 if key in self.systems[name]:
                     raise ValueError(
@@ -145,6 +161,7 @@ class Config(Section):
         for pool, engine in (
             ("sampler", self.sampling.engine),
             ("annotator", self.annotation.engine),
+            *(("sampler", other.engine or {}) for other in self.evaluation.models.values()),
             *(("annotator", examiner.engine) for examiner in self.examiners.values()),
         ):
             parallel, gpus = parallel_size(engine), getattr(self.resources, pool).gpus

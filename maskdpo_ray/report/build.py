@@ -29,6 +29,7 @@ def build_report(
     Args:
         manifests: of the complete stages, in the order of the graph.
         systems: by name, ``{"greedy": S, "sampled": S}`` (``sentence_score``).
+            A decoding that given answers lack is None.
         best: by name, the result of ``best_of_n``.
         judges: by name, ``annotator``, ``model`` and ``systems``: by name, ``{"greedy": S,
             "sampled": S, "agreement": A}`` (``score_again``).
@@ -68,11 +69,19 @@ def build_report(
 
 def score_system(
     rows: Iterable[Question], ns: Sequence[int], resamples: int, seed: int
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Greedy and sampled score, and best of N, from one system's annotated answers."""
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Greedy and sampled score, and best of N, from one system's annotated answers.
+
+    Answers that were given may lack a decoding, whose score is None, and have best of N only for
+    those N of which every question has so many.
+    """
     rows = list(rows)
     scores = _scores(rows, resamples, seed)
-    return scores, best_of_n(rows, ns, resamples=resamples, seed=seed)
+    fewest = min(
+        sum(candidate["decoding"] == "sampled" for candidate in row["candidates"]) for row in rows
+    )
+    ns = [n for n in ns if n <= fewest]
+    return scores, best_of_n(rows, ns, resamples=resamples, seed=seed) if ns else None
 
 
 def score_again(
@@ -89,7 +98,10 @@ def score_again(
 
 
 def _scores(rows: list[Question], resamples: int, seed: int) -> dict[str, Any]:
+    there = {candidate["decoding"] for row in rows for candidate in row["candidates"]}
     return {
         decoding: sentence_score(rows, decoding, resamples=resamples, seed=seed)
+        if decoding in there or not there
+        else None
         for decoding in ("greedy", "sampled")
     }

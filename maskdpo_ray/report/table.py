@@ -12,40 +12,39 @@ Table = list[list[str]]
 def score_rows(report: Mapping[str, Any]) -> Table:
     """Score and its interval, and beside it what the greedy answers consist of."""
     header = ["system", "greedy", "95 %", "sampled", "95 %"]
-    rows = [[*header, "correct", "incorrect", "sentences", "tokens"]]
+    rows = [[*header, "correct", "incorrect", "sentences", "tokens", "responded"]]
     for name, system in report["systems"].items():
         greedy, sampled = system["greedy"], system["sampled"]
-        rows.append(
-            [
-                name,
-                f"{greedy['micro']:.1f}",
-                _interval(greedy["ci95"]),
-                f"{sampled['micro']:.1f}",
-                _interval(sampled["ci95"]),
+        of_greedy = [""] * 5
+        if greedy:
+            of_greedy = [
                 str(greedy["correct"]),
                 str(greedy["incorrect"]),
                 f"{greedy['mean_sentences']:.1f}",
-                f"{greedy['mean_tokens']:.0f}",
+                _mean(greedy["mean_tokens"], 0),
+                f"{greedy['respond_ratio']:.0f}",
             ]
-        )
+        rows.append([name, *_score(greedy), *_score(sampled), *of_greedy])
     return rows
 
 
 def count_rows(report: Mapping[str, Any]) -> Table:
     """What was counted and what could not be, per system and decoding."""
-    keys = ["responses", "unscored", "correct", "no_fact", "incorrect", "errors"]
-    names = ["responses", "no verdict", "correct", "(no fact)", "incorrect", "errors"]
+    keys = ["responses", "abstained", "unscored", "correct", "no_fact", "incorrect", "errors"]
+    names = ["responses", "abstained", "no verdict", "correct", "(no fact)", "incorrect", "errors"]
     lengths = ["sentences", "correct", "tokens"]
     rows = [["system", "answers", "macro", *names, *(f"{what} each" for what in lengths)]]
     for name, system in report["systems"].items():
         for decoding, score in system.items():
+            if score is None:
+                continue
             rows.append(
                 [
                     name,
                     decoding,
                     f"{score['macro']:.1f}",
                     *(str(score[key]) for key in keys),
-                    *(f"{score[f'mean_{what}']:.1f}" for what in lengths),
+                    *(_mean(score[f"mean_{what}"], 1) for what in lengths),
                 ]
             )
     return rows
@@ -59,8 +58,8 @@ def judge_rows(report: Mapping[str, Any]) -> Table:
         for name, system in judged["systems"].items():
             cells = [judge, name]
             for score in (system["greedy"], system["sampled"]):
-                verdicts = score["correct"] + score["incorrect"]
-                cells += [f"{score['micro']:.1f}", _interval(score["ci95"]), str(verdicts)]
+                verdicts = str(score["correct"] + score["incorrect"]) if score else ""
+                cells += [*_score(score), verdicts]
             for figure in ("accuracy", "kappa"):
                 cells += _figure(system["agreement"][figure])
             rows.append(cells)
@@ -181,6 +180,15 @@ def aligned(table: Table, names: int = 1) -> str:
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def _score(score: Mapping[str, Any] | None) -> list[str]:
+    """A score and its interval; given answers may lack a decoding."""
+    return [f"{score['micro']:.1f}", _interval(score["ci95"])] if score else ["", ""]
+
+
+def _mean(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
 
 
 def _interval(edges: tuple[float, float]) -> str:

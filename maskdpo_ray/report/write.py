@@ -36,12 +36,13 @@ def write_report(stages: "Stages") -> dict[str, Any]:
             store = stages.evaluate(policy).store
             if store.complete:
                 try:
-                    systems[policy.name], best[policy.name] = score_system(
+                    systems[policy.name], of_n = score_system(
                         store.rows(),
                         config.evaluation.best_of_n,
                         config.evaluation.bootstrap,
                         config.seed,
                     )
+                    best |= {policy.name: of_n} if of_n else {}
                 except UserError as error:
                     not_scored[policy.name] = f"{error} in {store.folder}"
         for name in config.evaluation.judges:
@@ -110,6 +111,8 @@ def _metrics(store: "StageStore") -> list[dict[str, Any]]:
 
 def _examples(stages: "Stages") -> list[dict[str, Any]]:
     """A few pairs for the viewer."""
+    if not stages.config.systems:
+        return []
     store = stages.pair().store
     pairs = telling_pairs(store.rows(), EXAMPLES) if store.complete else []
     if not pairs:

@@ -31,7 +31,7 @@ def tree(**judges):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        (tree(**{"a-b": OTHER}), "evaluation: judges: 'a-b' cannot name a judge"),
+        (tree(**{"a-b": OTHER}), "evaluation: judges: 'a-b' cannot name one of them"),
         (tree(a={"annotator": "labels"}), "judges.a: annotator 'labels' cannot judge new answers"),
         (tree(a={**OTHER, "prune": True}), "remove judges.a.prune"),
         (tree(a={"annotator": "closed_world"}), "knows only the closed world"),
