@@ -37,7 +37,10 @@ class Counting:
 def row(row_id: str, *responses: str) -> dict:
     candidates = [
         {
-            "index": i, "response": text, "token_ids": [1] if text else [2], "decoding": "input",
+            "index": i,
+            "response": text,
+            "token_ids": [1] if text else [2],
+            "decoding": "input",
             "sentences": [],
         }  # fmt: skip
         for i, text in enumerate(responses)
