@@ -87,6 +87,8 @@ class Stages:
         self._imported: dict[str, StageStore] = {}
         if config.world is None and config.has_policy:
             _ = self.base  # a model that cannot be reached must not take the directory
+        for name in config.evaluation.models:
+            self._further(name)
         if look:
             self.dir.look()
         else:
@@ -123,18 +125,20 @@ class Stages:
         Raises:
             UserError: the two share a topic or a question.
         """
-        if not self._imported:
-            there = {"train": self.world or self.config.data.train, "test": self.config.evaluates}
-            self._imported = {name: self._import(name) for name, given in there.items() if given}
-            if len(self._imported) == 2:
-                check_disjoint(*self._imported.values())
         if split not in self._imported:
-            raise UserError(f"data.{split} is missing: a JSONL file of questions")
+            # Where nothing is trained, training questions need not be there.
+            both = self.config.systems and self.config.evaluates
+            for name in ("train", "test") if both else (split,):
+                self._imported[name] = self._import(name)
+            if both:
+                check_disjoint(self._imported["train"], self._imported["test"])
         return self._imported[split]
 
     def _import(self, split: str) -> StageStore:
         data = self.config.data
         path = self._world_questions(split) if self.world else getattr(data, split)
+        if path is None:
+            raise UserError(f"data.{split} is missing: a JSONL file of questions")
         if split == "test":
             data = data.model_copy(update={"format": "questions"})
         settings = {"sha256": file_digest(path), "limit": data.limit, "format": data.format}

@@ -15,6 +15,7 @@ from maskdpo_ray.report.build import build_report, score_again, score_system
 from maskdpo_ray.report.html import render_html
 
 if TYPE_CHECKING:
+    from maskdpo_ray.config import Config
     from maskdpo_ray.rundir import StageStore
     from maskdpo_ray.stages import Stages
 
@@ -43,6 +44,7 @@ def write_report(stages: "Stages") -> dict[str, Any]:
                         config.seed,
                     )
                     best |= {policy.name: of_n} if of_n else {}
+                    not_scored |= _too_few(policy.name, systems[policy.name], of_n, config)
                 except UserError as error:
                     not_scored[policy.name] = f"{error} in {store.folder}"
         for name in config.evaluation.judges:
@@ -74,6 +76,17 @@ def write_report(stages: "Stages") -> dict[str, Any]:
         say(f"system {name} has no score: {reason}")
     say(f"report: {folder}/report.html")
     return report
+
+
+def _too_few(
+    name: str, scores: dict[str, Any], of_n: dict[str, Any] | None, config: "Config"
+) -> dict[str, str]:
+    """The N that given answers are too few for, and why."""
+    told = of_n["macro"] if of_n else {}
+    lacking = [str(n) for n in config.evaluation.best_of_n if str(n) not in told]
+    if scores["sampled"] is None or not lacking:
+        return {}
+    return {f"{name}, best of {', '.join(lacking)},": "some questions have fewer responses"}
 
 
 def _judged(stages: "Stages", name: str, not_scored: dict[str, str]) -> dict[str, Any]:

@@ -241,7 +241,9 @@ def test_given_answers_are_scored_as_sampled_ones_are(opened, capsys):
                                            "2": pytest.approx(100 * (1 + 1 + 0.5) / 3)}  # fmt: skip
     assert made["best_of_n_detail"]["theirs"]["short"] == {"1": 0, "2": 1}
     assert list(made["stages"]) == ["questions-test", "answer-theirs", "evaluate-theirs"]
-    header, _, row = capsys.readouterr().out.splitlines()
+    printed = capsys.readouterr()
+    assert "theirs, best of 4, has no score: some questions have fewer responses" in printed.err
+    header, _, row = printed.out.splitlines()
     assert row.split()[:2] == ["theirs", "75.0"] and "responded" in header
     page = stages.dir.folder.read("report.html").decode()
     assert "theirs" in page and "Preference pairs" not in page
@@ -281,6 +283,23 @@ def test_what_needs_a_policy_says_that_there_is_none(opened):
         stages.sample()
     with pytest.raises(UserError, match="data.train is missing"):
         stages.questions("train")
+    with pytest.raises(UserError, match="data.train is missing"):
+        stages.judge_checks()
+
+
+def test_what_is_not_there_does_not_take_the_directory(opened, tmp_path):
+    with pytest.raises(UserError, match="evaluation.models.other.path 'no/such/model' is neither"):
+        models_ = {"other": {"path": "no/such/model"}}
+        run = {"run_dir": str(tmp_path / "other"), "data": {"test": str(tmp_path / "t.jsonl")}}
+        Stages(build_config(tree(**run, evaluation={"models": models_})))
+    assert not (tmp_path / "other").exists()
+
+
+def test_questions_to_train_on_are_not_read_where_nothing_is_trained(opened, tmp_path):
+    stages = opened()
+    data = {"train": str(tmp_path / "none.jsonl"), "test": str(tmp_path / "t.jsonl")}
+    given = stages.config.model_dump(mode="json") | {"data": data, "run_dir": str(tmp_path / "r")}
+    assert len(list(Stages(build_config(given)).questions("test").rows())) == 4
 
 
 def test_a_further_model_has_settings_of_its_own(tmp_path):
