@@ -546,8 +546,9 @@ def test_a_served_model_and_given_answers_under_two_judges_without_a_policy(
     given = [{"id": f"q{n}", "response": "She ran. He swam."} for n in range(2)]
     for name, rows in (("t.jsonl", questions), ("a.jsonl", given)):
         (tmp_path / name).write_text("\n".join(map(json.dumps, rows)))
-    judge = {"annotator": "judge", "endpoint": {**JUDGE, "base_url": scripted.url}}
-    other = {**judge, "endpoint": {"base_url": scripted.url, "model": "m", "constrain": "none"}}
+    endpoint = {**JUDGE, "base_url": scripted.url, "constrain": "none"}
+    judge = {"annotator": "judge", "endpoint": endpoint}
+    other = {**judge, "max_tokens": 9}
     served = {"endpoint": {"base_url": scripted.url, "model": "m"}}
     small = {"cpus": 0.5}
     config = build_config(
