@@ -145,7 +145,7 @@ def report(stages: Stages) -> None:
     if made["systems"]:
         print(systems_table(made))
     if made["judges"]:
-        print(judges_table(made))
+        print(f"\n{judges_table(made)}")
 
 
 def stream(stages: Stages, source: StageStore, *graph: StreamStage) -> None:
