@@ -22,9 +22,9 @@ VERBS = {
     "pair": "best and worst candidate of each question, with token weights",
     "reference": "log-probabilities of the pairs under the frozen base",
     "train": "masked DPO, for every system of the configuration",
-    "evaluate": "sentence score of base and trained systems on held-out topics",
+    "evaluate": "sentence score of base, trained systems and further models on held-out topics",
     "best-of-n": "the same answers, as expected best of N",
-    "judge-check": "the annotator against human labels in data.train: precision, recall, kappa",
+    "judge-check": "all annotators against human labels in data.train: precision, recall, kappa",
     "report": "report.json and report.html of what is done",
 }
 

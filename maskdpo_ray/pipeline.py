@@ -9,11 +9,16 @@ import time
 from collections.abc import Callable, Iterable
 
 from maskdpo_ray.errors import UserError
-from maskdpo_ray.evaluation.agreement import agreement
+from maskdpo_ray.evaluation.agreement import agreement, same_questions
 from maskdpo_ray.evaluation.best_answers import best_answers
 from maskdpo_ray.preference.public_format import to_public
 from maskdpo_ray.progress import say
-from maskdpo_ray.report.table import agreement_table, best_of_n_table, systems_table
+from maskdpo_ray.report.table import (
+    agreement_table,
+    best_of_n_table,
+    judges_table,
+    systems_table,
+)
 from maskdpo_ray.report.write import write_report
 from maskdpo_ray.rundir import StageStore
 from maskdpo_ray.stages import Policy, Stages
@@ -80,11 +85,17 @@ def starts(stages: Stages) -> list[Policy]:
 
 
 def evaluate(stages: Stages) -> None:
-    """Answer the test questions with base and trained systems, and examine the answers."""
+    """Answer the test questions with all that is evaluated, and examine the answers."""
     for training in stages.trainings():
         finished(stages.train(*training))
     for policy in stages.policies():
-        stream(stages, stages.questions("test"), stages.answer(policy), stages.evaluate(policy))
+        if stages.is_given(policy):
+            stream(stages, finished(stages.answered(policy)), stages.evaluate(policy))
+        else:
+            stream(stages, stages.questions("test"), stages.answer(policy), stages.evaluate(policy))
+        # A stream is a chain: who judges the same answers again comes after the first examiner.
+        for judge in stages.judges:
+            stream(stages, finished(stages.answered(policy)), stages.evaluate(policy, judge))
 
 
 def evaluate_and_report(stages: Stages) -> None:
@@ -107,23 +118,34 @@ def best_of_n(stages: Stages) -> None:
 
 
 def judge_check(stages: Stages) -> None:
-    """The annotator against human labels; the figures go to ``judge-check.json`` too."""
-    labelled, check = stages.judge_check()
-    stream(stages, labelled, check)
-    labels = {row["id"]: row for row in labelled.rows()}
-    pairs = ((row, labels[row["id"]]) for row in check.store.rows())
-    found = agreement(pairs, resamples=stages.config.evaluation.bootstrap, seed=stages.config.seed)
-    annotation, labels_from = stages.config.annotation, str(stages.config.data.train)
-    of = {"annotator": annotation.annotator, "model": annotation.asked, "labels": labels_from}
-    stages.dir.folder.write_json("judge-check.json", of | found)
-    print(agreement_table(found))
+    """All examiners against human labels; the figures go to ``judge-check.json`` too."""
+    labelled, checks = stages.judge_checks()
+    resamples, seed = stages.config.evaluation.bootstrap, stages.config.seed
+    examiners, failed = {}, []
+    for key, annotation, check in checks:
+        stream(stages, labelled, check)
+        pairs = same_questions(check.store.rows(), labelled.rows())
+        of = {"annotator": annotation.annotator, "model": annotation.asked}
+        try:
+            examiners[key] = of | agreement(pairs, resamples=resamples, seed=seed)
+        except UserError as error:
+            failed.append(f"{key} cannot be checked: {error}")
+    if not examiners:
+        raise UserError("; ".join(failed))
+    for line in failed:
+        say(line)
+    found = {"labels": str(stages.config.data.train), "examiners": examiners}
+    stages.dir.folder.write_json("judge-check.json", found)
+    print(agreement_table(examiners))
 
 
 def report(stages: Stages) -> None:
-    """``report.json`` and ``report.html`` of all that is done, and the table of the systems."""
+    """``report.json`` and ``report.html`` of all that is done, and the tables of the systems."""
     made = write_report(stages)
     if made["systems"]:
         print(systems_table(made))
+    if made["judges"]:
+        print(f"\n{judges_table(made)}")
 
 
 def stream(stages: Stages, source: StageStore, *graph: StreamStage) -> None:

@@ -35,7 +35,7 @@ class Candidate(TypedDict):
     response: str
     token_ids: list[int]  # as sampled, end-of-turn token included when it was sampled
     finish_reason: str  # "stop", "length", or "input"
-    decoding: str  # "sampled", "greedy", or "input"
+    decoding: str  # "sampled", "greedy", or "input"; of a given test answer what it is held against
     sentences: list[Sentence]  # tile the response; empty until annotated
 
 

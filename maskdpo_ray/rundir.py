@@ -366,12 +366,20 @@ def _dump(config: Config) -> dict[str, Any]:
         "training": set(TrainingConfig.HOW),
         "sampling": asked,
         "annotation": asked,
-        "evaluation": {"best_of_n": True, "bootstrap": True, "annotation": asked},
+        "evaluation": {
+            "best_of_n": True,
+            "bootstrap": True,
+            "annotation": asked,
+            "judges": {"__all__": asked},
+            "models": {"__all__": asked},
+        },
     }
     dumped = config.model_dump(mode="json", exclude=exclude)
     for name, changes in dumped["systems"].items():
         dumped["systems"][name] = {k: v for k, v in changes.items() if k not in TrainingConfig.HOW}
-    for section in (dumped["sampling"], dumped["annotation"], dumped["evaluation"]["annotation"]):
-        if section:
+    evaluation = dumped["evaluation"]
+    others = (*evaluation["judges"].values(), *evaluation["models"].values())
+    for section in (dumped["sampling"], dumped["annotation"], evaluation["annotation"], *others):
+        if section and section["engine"] is not None:
             section["engine"] = what_decides(section["engine"])
     return dumped

@@ -11,22 +11,30 @@ from typing import Any
 import pyarrow as pa
 
 from maskdpo_ray.annotation.factory import build_annotator
+from maskdpo_ray.answers import import_answers
 from maskdpo_ray.config import (
     AnnotationConfig,
     Config,
     EndpointConfig,
+    EvaluatedConfig,
     ModelConfig,
     TrainingConfig,
 )
 from maskdpo_ray.engine.arguments import what_decides
+from maskdpo_ray.engine.chat import load_tokenizer
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.identity import commit_of, file_digest, model_identity, versions
 from maskdpo_ray.preference.processor import PairBuilder
 from maskdpo_ray.questions import check_disjoint, import_questions, source_of
 from maskdpo_ray.records import PAIR_SCHEMA, QUESTION_SCHEMA, REFERENCE_SCHEMA
 from maskdpo_ray.rundir import RunDir, StageStore
-from maskdpo_ray.sampling.factory import build_endpoint_sampler, build_given, build_sampler
-from maskdpo_ray.sampling.sampler import decoding_of
+from maskdpo_ray.sampling.factory import (
+    build_chat_sampler,
+    build_endpoint_sampler,
+    build_given,
+    build_sampler,
+)
+from maskdpo_ray.sampling.sampler import Decoding, decoding_of
 from maskdpo_ray.sampling.seeds import round_seed
 from maskdpo_ray.sources import Source
 from maskdpo_ray.stream import StreamStage
@@ -42,9 +50,20 @@ def _after(system: str, round: int) -> str:
     return system if round == 1 else f"{system}-round{round}"
 
 
+def _settings_of(model: ModelConfig) -> dict[str, Any]:
+    """What of a model section changes answers, beside the weights."""
+    template = model.chat_template and file_digest(model.chat_template)
+    return {
+        "dtype": model.dtype,
+        "chat_template": template,
+        "system_prompt": model.system_prompt,
+    }
+
+
 @dataclass(frozen=True)
 class Policy:
-    """A model that answers: the base, or a system after one of its rounds of training."""
+    """A model that answers: the base, a system after one of its rounds of training, or a further
+    one that is only evaluated."""
 
     name: str
     path: str
@@ -67,8 +86,10 @@ class Stages:
         self.versions = versions()
         self.dir = RunDir(config)
         self._imported: dict[str, StageStore] = {}
-        if config.world is None:
+        if config.world is None and config.has_policy:
             _ = self.base  # a model that cannot be reached must not take the directory
+        for name in config.evaluation.models:
+            self._further(name)
         if look:
             self.dir.look()
         else:
@@ -86,8 +107,14 @@ class Stages:
 
     @cached_property
     def base(self) -> Policy:
-        """The policy before training."""
+        """The policy before training.
+
+        Raises:
+            UserError: there is none, only answers of others.
+        """
         model = self.config.model
+        if not self.config.has_policy:
+            raise UserError("model.path is missing: there is no policy, only evaluation.models")
         path = f"{self.world.shared}/policy" if self.world else str(model.path)
         here = f"{self.world.built}/policy" if self.world else path
         identity = model_identity(here, model.revision)
@@ -99,13 +126,17 @@ class Stages:
         Raises:
             UserError: the two share a topic or a question.
         """
-        if not self._imported:
-            splits = ["train", "test"] if self.config.evaluates else ["train"]
-            self._imported = {name: self._import(name) for name in splits}
-            if self.config.evaluates:
-                check_disjoint(*self._imported.values(), split=self.config.data.split is not None)
         if split not in self._imported:
-            raise UserError(f"data.{split} is missing: a file or data set of questions")
+            # Where nothing is trained, training questions need not be there.
+            both = self.config.systems and self.config.evaluates
+            for name in ("train", "test") if both else (split,):
+                self._imported[name] = self._import(name)
+            if both:
+                check_disjoint(
+                    self._imported["train"],
+                    self._imported["test"],
+                    split=self.config.data.split is not None,
+                )
         return self._imported[split]
 
     def _import(self, split: str) -> StageStore:
@@ -263,59 +294,159 @@ class Stages:
     # -- evaluation -----------------------------------------------------------------------------
 
     def policies(self) -> list[Policy]:
-        """Everything that is evaluated, the base first."""
-        return [self.base, *(self.trained(*training) for training in self.trainings())]
+        """Everything that is evaluated: the base, what was trained from it, further models."""
+        base = [self.base] if self.config.has_policy else []
+        trained = (self.trained(*training) for training in self.trainings())
+        return [*base, *trained, *map(self._further, self.config.evaluation.models)]
+
+    def _further(self, name: str) -> Policy:
+        """A model of ``evaluation.models``, a served one, or the file of its answers."""
+        further = self.config.evaluation.models[name]
+        if further.responses:
+            return Policy(name, further.responses, file_digest(further.responses))
+        if further.endpoint:
+            return Policy(name, further.endpoint.model, f"endpoint {further.endpoint.model}")
+        key = f"evaluation.models.{name}.path"
+        identity = model_identity(str(further.path), further.revision, key)
+        return Policy(name, str(further.path), identity, commit_of(identity))
 
     def answer(self, policy: Policy) -> StreamStage:
         """Greedy and sampled answers to the test questions."""
         config = self.config
         decoding = decoding_of(config.evaluation, config.evaluation.samples, greedy=True)
+        further = config.evaluation.models.get(policy.name)
+        if further and further.endpoint:
+            return self._served(policy, further, decoding)
+        model, engine = self.model_of(policy), config.sampling.engine
+        if further:
+            of_model = {key: getattr(further, key) for key in ModelConfig.model_fields}
+            model = ModelConfig(**of_model | {"revision": policy.revision})
+            engine = config.sampling.engine if further.engine is None else further.engine
         settings = {
             "policy": policy.identity,
-            "model": self._model_settings,
+            "model": _settings_of(model),
             "decoding": vars(decoding),
-            "engine": what_decides(config.sampling.engine),
+            "engine": what_decides(engine),
             "seed": config.seed,
         }
-        store = self.dir.store(
-            f"answer-{policy.name}", settings, QUESTION_SCHEMA, self.questions("test")
-        )
-        build = partial(
-            build_sampler, self.model_of(policy), decoding, config.seed, config.sampling.engine
-        )
-        return StreamStage(store, build, config.resources.sampler)
+        build = partial(build_sampler, model, decoding, config.seed, engine)
+        return StreamStage(self._answers(policy, settings), build, config.resources.sampler)
 
-    def evaluate(self, policy: Policy) -> StreamStage:
-        annotation = self.config.evaluation_annotation
+    def _served(self, policy: Policy, further: EvaluatedConfig, decoding: Decoding) -> StreamStage:
+        settings = {
+            "policy": policy.identity,
+            "system_prompt": further.system_prompt,
+            "decoding": vars(decoding),
+            "seed": self.config.seed,
+            "tokenizer": self._measure and self.base.identity,
+        }
+        build = partial(
+            build_chat_sampler,
+            further.endpoint,
+            decoding,
+            self.config.seed,
+            further.system_prompt,
+            self._measure,
+        )
+        pool = self.config.resources.sampler.model_copy(update={"gpus": 0})  # it only asks
+        return StreamStage(self._answers(policy, settings), build, pool)
+
+    def answered(self, policy: Policy) -> StageStore:
+        """The store of a policy's answers; those of a file are brought in if need be."""
+        if not self.is_given(policy):
+            return self.answer(policy).store
+        settings = {
+            "responses": policy.identity,
+            "tokenizer": self._measure and self.base.identity,
+        }
+        store = self._answers(policy, settings)
+        if not self._look and not (store.complete and not store.lacks_rows()):
+            tokenizer = self._measure and load_tokenizer(self._measure)
+            group = self.config.resources.questions_per_block
+            questions = self.questions("test")
+            import_answers(
+                policy.path, policy.name, questions, store, tokenizer, group, self.versions
+            )
+        return store
+
+    def is_given(self, policy: Policy) -> bool:
+        """Whether its answers exist in a file."""
+        further = self.config.evaluation.models.get(policy.name)
+        return further is not None and further.responses is not None
+
+    def _answers(self, policy: Policy, settings: dict[str, Any]) -> StageStore:
+        name = f"answer-{policy.name}"
+        return self.dir.store(name, settings, QUESTION_SCHEMA, self.questions("test"))
+
+    @property
+    def _measure(self) -> ModelConfig | None:
+        """The policy, whose tokens tell the length of texts that come without."""
+        return self.model_of(self.base) if self.config.has_policy else None
+
+    @cached_property
+    def _asked(self) -> dict[str | None, str | None]:
+        """For each examiner the first with its settings: verdicts are not made twice."""
+        examiners = self.config.examiners
+        settings = {name: self._annotation(each) for name, each in examiners.items()}
+        return {
+            name: next(other for other in examiners if settings[other] == settings[name])
+            for name in examiners
+        }
+
+    @property
+    def judges(self) -> list[str]:
+        """The judges that have verdicts of their own to make."""
+        return [name for name, asked in self._asked.items() if name and name == asked]
+
+    def evaluate(self, policy: Policy, judge: str | None = None) -> StreamStage:
+        """Verdicts on the answers: the first examiner's, or those of one of the judges."""
+        asked = self._asked[judge]
+        annotation = self.config.examiners[asked]
         store = self.dir.store(
-            f"evaluate-{policy.name}",
+            f"evaluate-{policy.name}-by-{asked}" if asked else f"evaluate-{policy.name}",
             self._annotation(annotation),
             QUESTION_SCHEMA,
-            self.answer(policy).store,
+            self.answered(policy),
         )
         return self._annotate(store, annotation)
 
-    def judge_check(self) -> tuple[StageStore, StreamStage]:
-        """Answers with human labels, and the annotator's own verdicts on the same sentences.
+    def judge_checks(self) -> tuple[StageStore, list[tuple[str, AnnotationConfig, StreamStage]]]:
+        """Answers with human labels, and every examiner's own verdicts on the same sentences.
+
+        Examiners go by where their settings stand; those that stand twice are asked once.
 
         Raises:
             UserError: there is nothing to check.
         """
-        annotation = self.config.annotation.model_copy(update={"prune": False})
-        if annotation.annotator in ("labels", "closed_world"):
+        evaluation = self.config.evaluation
+        examiners = {
+            "annotation": self.config.annotation.model_copy(update={"prune": False}),
+            "evaluation.annotation": evaluation.annotation,
+            **{f"evaluation.judges.{name}": judge for name, judge in evaluation.judges.items()},
+        }
+        examiners = {
+            key: examiner
+            for key, examiner in examiners.items()
+            if examiner and examiner.annotator not in ("labels", "closed_world")
+        }
+        if not examiners:
             raise UserError(
-                f"annotator {annotation.annotator!r} has no judgement to check: set annotation to "
-                "anah or judge"
+                f"annotator {self.config.annotation.annotator!r} has no judgement to check: set "
+                "annotation, evaluation.annotation or one of evaluation.judges to anah or judge"
             )
         labelled = self._import("train")
-        store = self.dir.store(
-            "judge-check", self._annotation(annotation), QUESTION_SCHEMA, labelled
-        )
-        return labelled, self._annotate(store, annotation, labelled=True)
+        checks: dict[str, tuple[str, AnnotationConfig, StreamStage]] = {}
+        for key, annotation in examiners.items():
+            store = self.dir.store(
+                "judge-check", self._annotation(annotation), QUESTION_SCHEMA, labelled
+            )
+            stage = self._annotate(store, annotation, labelled=True)
+            checks.setdefault(store.key, (key, annotation, stage))
+        return labelled, list(checks.values())
 
     def stores(self) -> list[StageStore]:
         """The stores of all stages, in the order of the graph."""
-        made = [self.questions("train")]
+        made = [self.questions("train")] if self.config.systems else []
         starts: list[Policy] = []
         for system, round in self.trainings():
             start = self.start(system, round)
@@ -327,21 +458,15 @@ class Stages:
         if self.config.evaluates:
             made.append(self.questions("test"))
             for policy in self.policies():
-                made += [self.answer(policy).store, self.evaluate(policy).store]
+                made += [self.answered(policy), self.evaluate(policy).store]
+                made += [self.evaluate(policy, judge).store for judge in self.judges]
         return made
 
     # -- shared ---------------------------------------------------------------------------------
 
     @cached_property
     def _model_settings(self) -> dict[str, Any]:
-        """What of the model section changes answers, beside the weights."""
-        model = self.config.model
-        template = model.chat_template and file_digest(model.chat_template)
-        return {
-            "dtype": model.dtype,
-            "chat_template": template,
-            "system_prompt": model.system_prompt,
-        }
+        return _settings_of(self.config.model)
 
     def _annotation(self, annotation: AnnotationConfig) -> dict[str, Any]:
         """What an annotator's verdicts depend on."""

@@ -81,7 +81,7 @@ def test_judge_then_anah_on_the_same_samples(made, maskdpo):
     assert same == sampled, "another annotator samples nothing again"
 
 
-def test_a_judge_is_checked_against_labels(made, maskdpo, tmp_path):
+def test_judges_are_checked_against_labels(made, maskdpo, tmp_path):
     text = "She was born in 1901. She was a judge. She moved."
     cuts = [(0, 21, "ok"), (22, 38, "contradictory"), (39, 49, "nofact")]
     sentences = [{"start": a, "end": b, "label": label} for a, b, label in cuts]
@@ -94,15 +94,25 @@ def test_a_judge_is_checked_against_labels(made, maskdpo, tmp_path):
         for n in range(4)
     ]
     (tmp_path / "labelled.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    _, path = made("judge")
-    data = [f"data.train={tmp_path / 'labelled.jsonl'}", f"run_dir={tmp_path / 'run'}"]
-    table = maskdpo("judge-check", path, *data)
+    tree, path = made("judge")
+    judges = {"same": tree["annotation"], "other": {**tree["annotation"], "max_tokens": 24}}
+    data = [
+        f"data.train={tmp_path / 'labelled.jsonl'}",
+        f"data.test={tree['data']['train']}",
+        f"run_dir={tmp_path / 'run'}",
+    ]
+    both = [*data, f"evaluation.judges={json.dumps(judges)}"]
+    table = maskdpo("judge-check", path, *both)
     found = json.loads((tmp_path / "run" / "judge-check.json").read_text())
-    assert (found["annotator"], found["sentences"], found["questions"]) == ("judge", 9, 3)
-    assert found["hallucinated_believed"] == 3
+    assert list(found["examiners"]) == ["annotation", "evaluation.judges.other"]
+    for examiner in found["examiners"].values():
+        assert (examiner["annotator"], examiner["model"]) == ("judge", models.tiny_llama())
+        assert (examiner["sentences"], examiner["questions"]) == (9, 3)
+        assert examiner["hallucinated_believed"] == 3
     assert "kappa" in table and "9 sentences of 3 questions" in table
-    assert "1 rejected (labels_missing)" in table
+    assert table.count("1 rejected (labels_missing)") == 2
 
-    assert maskdpo("judge-check", path, *data).splitlines()[-8:] == table.splitlines()[-8:]
+    assert maskdpo("judge-check", path, *both).splitlines()[-6:] == table.splitlines()[-6:]
     refused = ["annotation={annotator: labels}", "sampling={source: input}", "--rerun"]
+    refused += ["data.test=null"]
     assert "no judgement to check" in maskdpo("judge-check", path, *data, *refused, code=2)

@@ -38,8 +38,8 @@ class Annotate:
 
     All questions of a row are asked at once, so an engine behind the annotator stays full, and a
     sentence that several candidates share is asked once: white space around it does not count.
-    A candidate with an empty response, or one that is not usable (a text without token ids), has
-    no sentences.
+    A candidate with an empty response, or one of the input that is not usable for pairs (a text
+    without token ids), has no sentences.
 
     Args:
         prune: ask in rounds, and only what best and worst candidate depend on (``pruning.py``);
@@ -82,8 +82,10 @@ class Annotate:
         return {**row, "candidates": candidates}
 
     def _spans(self, candidate: Candidate, language: str) -> list[Span]:
-        usable = candidate["response"] and candidate["token_ids"]
-        return self._split(candidate["response"], language) if usable else []
+        # Answers that are only examined need no ids.
+        usable = candidate["token_ids"] or candidate["decoding"] != "input"
+        response = candidate["response"]
+        return self._split(response, language) if response and usable else []
 
     async def _ask(self, row: Question, text: str) -> Verdict:
         if not text:

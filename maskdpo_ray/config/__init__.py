@@ -8,6 +8,7 @@ before anything heavy is imported.
 from maskdpo_ray.config.annotation import AnnotationConfig
 from maskdpo_ray.config.data import ColumnsConfig, DataConfig, SourceConfig, SplitConfig
 from maskdpo_ray.config.endpoint import AnnotatorEndpointConfig, Constrain, EndpointConfig
+from maskdpo_ray.config.evaluated import EvaluatedConfig
 from maskdpo_ray.config.evaluation import EvaluationConfig
 from maskdpo_ray.config.file import apply_override, build_config, differing_keys, read_config
 from maskdpo_ray.config.inputs import ModelConfig, WorldConfig
@@ -26,6 +27,7 @@ __all__ = [
     "Constrain",
     "DataConfig",
     "EndpointConfig",
+    "EvaluatedConfig",
     "EvaluationConfig",
     "LoraConfig",
     "ModelConfig",

@@ -1,7 +1,7 @@
 """What is wrong with a setting, in words: the key, the reason, the nearest valid key."""
 
 import difflib
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -23,8 +23,11 @@ def explain(problem: Any, section: type[BaseModel], prefix: str = "") -> str:
 
 
 def _fields_at(section: Any, location: list[str]) -> list[str]:
-    for part in location:
+    parts = iter(location)
+    for part in parts:
         annotation = section.model_fields[part].annotation
+        if get_origin(annotation) is dict:
+            next(parts)  # the name of an entry
         options = [annotation, *get_args(annotation)]
         section = next(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
     return list(section.model_fields)

@@ -3,6 +3,7 @@
 from pydantic import Field, model_validator
 
 from maskdpo_ray.config.annotation import AnnotationConfig
+from maskdpo_ray.config.evaluated import EvaluatedConfig, check_names
 from maskdpo_ray.config.section import Section
 
 
@@ -20,6 +21,10 @@ class EvaluationConfig(Section):
     """Resamples of the topics for the 95 % interval."""
     annotation: AnnotationConfig | None = None
     """The examiner; the annotator that made the pairs if left out."""
+    judges: dict[str, AnnotationConfig] = {}
+    """Further examiners of the same answers, by name: their scores stand beside the examiner's."""
+    models: dict[str, EvaluatedConfig] = {}
+    """Further models, servers and given answers, by name: evaluated beside base and systems."""
 
     @model_validator(mode="after")
     def _enough_samples(self) -> "EvaluationConfig":
@@ -34,4 +39,23 @@ class EvaluationConfig(Section):
             raise ValueError(
                 "a score needs a verdict on every sentence: remove evaluation.annotation.prune"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _judges(self) -> "EvaluationConfig":
+        check_names(self.judges, "judges")
+        for name, judge in self.judges.items():
+            if judge.annotator == "labels":
+                raise ValueError(f"judges.{name}: annotator 'labels' cannot judge new answers")
+            if judge.prune:
+                raise ValueError(
+                    f"a score needs a verdict on every sentence: remove judges.{name}.prune"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _models(self) -> "EvaluationConfig":
+        check_names(self.models, "models")
+        if "base" in self.models:
+            raise ValueError("models: 'base' is the policy before training: choose another name")
         return self

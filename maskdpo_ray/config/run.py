@@ -57,10 +57,13 @@ class Config(Section):
                 )
             if given := self.model.changed("revision", "trust_remote_code"):
                 raise ValueError(f"world provides the model: remove model.{given[0]}")
-        elif not self.model.path:
+        elif not self.model.path and (self.systems or not self.evaluation.models):
             raise ValueError("model.path is missing: a local folder or a hub id")
-        elif not self.data.train:
-            raise ValueError("data.train is missing: a file or data set of questions")
+        elif not self.data.train and (self.systems or not self.evaluates):
+            only = "; to evaluate without training set systems={}" if self.evaluates else ""
+            raise ValueError(f"data.train is missing: a file or data set of questions{only}")
+        elif not self.model.path and (given := self.model.changed(*ModelConfig.model_fields)):
+            raise ValueError(f"model.{given[0]} is of a policy, and there is none: give model.path")
         if self.data.format == "pairs" and self.annotation.annotator != "labels":
             raise ValueError(
                 "data.format=pairs brings answers and verdicts along: set annotation.annotator="
@@ -88,12 +91,17 @@ class Config(Section):
         """Whether there are test questions."""
         return self.world is not None or self.data.tested
 
+    @property
+    def has_policy(self) -> bool:
+        """Whether there is a base; further models can be evaluated without one."""
+        return self.world is not None or self.model.path is not None
+
     @model_validator(mode="after")
     def _examiner(self) -> "Config":
         evaluates = self.evaluates
         examiners = {self.annotation.annotator}
         if evaluates:
-            examiners.add(self.evaluation_annotation.annotator)
+            examiners |= {examiner.annotator for examiner in self.examiners.values()}
         if self.world is None and "closed_world" in examiners:
             raise ValueError("annotator 'closed_world' knows only the closed world: set world={}")
         if evaluates and self.evaluation_annotation.annotator == "labels":
@@ -105,6 +113,12 @@ class Config(Section):
             raise ValueError(
                 f"evaluation.{given[0]} is of answers to data.test: give that too, or remove it"
             )
+        generated = [each for each in self.evaluation.models.values() if not each.responses]
+        decoding = self.evaluation.changed("temperature", "top_k", "top_p", "max_tokens")
+        if decoding and not generated and not self.has_policy:
+            raise ValueError(
+                f"evaluation.{decoding[0]}: all answers exist already: remove it, or give a model"
+            )
         return self
 
     @model_validator(mode="after")
@@ -112,6 +126,8 @@ class Config(Section):
         for name in self.systems:
             if name == "base" or not name.isidentifier():
                 raise ValueError(f"systems: {name!r} cannot name a trained system")
+            if name in self.evaluation.models:
+                raise ValueError(f"{name!r} stands in systems and in evaluation.models: rename one")
             for key in ("attention", "packing"):
                 if key in self.systems[name]:
                     raise ValueError(
@@ -146,7 +162,8 @@ class Config(Section):
         for pool, engine in (
             ("sampler", self.sampling.engine),
             ("annotator", self.annotation.engine),
-            ("annotator", self.evaluation_annotation.engine),
+            *(("sampler", other.engine or {}) for other in self.evaluation.models.values()),
+            *(("annotator", examiner.engine) for examiner in self.examiners.values()),
         ):
             parallel, gpus = parallel_size(engine), getattr(self.resources, pool).gpus
             if parallel > 1 and gpus != parallel:
@@ -166,6 +183,11 @@ class Config(Section):
     def evaluation_annotation(self) -> AnnotationConfig:
         """The examiner's, who judges every sentence."""
         return self.evaluation.annotation or self.annotation.model_copy(update={"prune": False})
+
+    @property
+    def examiners(self) -> dict[str | None, AnnotationConfig]:
+        """All who judge the answers to the test questions: the first as None, judges by name."""
+        return {None: self.evaluation_annotation, **self.evaluation.judges}
 
 
 def _merged(tree: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """How far two annotators agree on the same sentences: one examined, one believed."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -85,6 +85,14 @@ def agreement(
         "questions": questions,
         "topics": len(topics),
     }
+
+
+def same_questions(
+    examined: Iterable[Question], believed: Iterable[Question]
+) -> Iterator[tuple[Question, Question]]:
+    """Each question that both annotators judged, as the one and as the other left it."""
+    known = {row["id"]: row for row in believed}
+    return ((row, known[row["id"]]) for row in examined if row["id"] in known)
 
 
 def _sentences(examined: Question, believed: Question) -> Iterable[tuple[str, str]]:

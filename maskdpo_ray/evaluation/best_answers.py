@@ -4,8 +4,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from maskdpo_ray.preference.ranking import as_best, tally
-from maskdpo_ray.preference.select import is_usable, score
-from maskdpo_ray.records import Question
+from maskdpo_ray.preference.select import score
+from maskdpo_ray.records import ERROR_VERDICT, Candidate, Question
 
 
 def best_answers(rows: Iterable[Question], best_of: int) -> Iterator[dict[str, Any]]:
@@ -21,7 +21,7 @@ def best_answers(rows: Iterable[Question], best_of: int) -> Iterator[dict[str, A
     """
     for row in rows:
         sampled = [each for each in row["candidates"] if each["decoding"] == "sampled"][:best_of]
-        usable = [candidate for candidate in sampled if is_usable(candidate)]
+        usable = [candidate for candidate in sampled if _scored(candidate)]
         if not usable:
             continue
         standing = [
@@ -41,3 +41,8 @@ def best_answers(rows: Iterable[Question], best_of: int) -> Iterator[dict[str, A
             "index": best["index"],
             "of": len(usable),
         }
+
+
+def _scored(candidate: Candidate) -> bool:
+    verdicts = [sentence["verdict"] for sentence in candidate["sentences"]]
+    return bool(verdicts) and ERROR_VERDICT not in verdicts

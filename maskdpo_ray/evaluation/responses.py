@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from maskdpo_ray.records import ERROR_VERDICT, Question, is_correct
+from maskdpo_ray.evaluation.abstention import abstains
+from maskdpo_ray.records import ERROR_VERDICT, Candidate, Question, is_correct
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,8 @@ class Responses:
         incorrect: contradictory and unverifiable sentences.
         no_fact: sentences without facts.
         errors: sentences that the annotator failed on: neither correct nor incorrect.
-        tokens: tokens as sampled.
+        tokens: tokens as sampled; 0 of a text whose tokens nobody knows.
+        abstained: 1 where the answer says that it does not know (``abstention.py``), else 0.
     """
 
     question: np.ndarray
@@ -29,6 +31,7 @@ class Responses:
     no_fact: np.ndarray
     errors: np.ndarray
     tokens: np.ndarray
+    abstained: np.ndarray
 
     def __len__(self) -> int:
         return len(self.question)
@@ -67,7 +70,14 @@ def read_responses(rows: Iterable[Question], decoding: str) -> Responses:
                         verdicts.count("nofact"),
                         len(verdicts) - len(judged),
                         len(candidate["token_ids"]),
+                        abstains(_opening(candidate), row["language"]),
                     )
                 )
-    columns = np.array(table, dtype=np.int64).reshape(-1, 7).T
+    columns = np.array(table, dtype=np.int64).reshape(-1, 8).T
     return Responses(*columns)
+
+
+def _opening(candidate: Candidate) -> str:
+    """The first sentence, which says whether it is an answer; it need not be split once more."""
+    sentences = candidate["sentences"]
+    return candidate["response"][: sentences[0]["end"]] if sentences else candidate["response"]

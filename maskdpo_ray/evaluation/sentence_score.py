@@ -28,8 +28,10 @@ def sentence_score(
         ``macro``: mean over questions of the percent over all sentences of a question's
         responses; ``correct``, ``incorrect``, ``no_fact``, ``errors``: sentences; ``responses``,
         ``unscored``, ``questions``, ``topics``: counts; ``mean_sentences``, ``mean_correct``
-        (correct sentences), ``mean_tokens``: per response, those without a score included. A
-        model can raise its score by saying less: read the counts beside it.
+        (correct sentences), ``mean_tokens`` (None where texts came without tokens): per response,
+        those without a score included; ``abstained``: responses that say they do not know, or
+        nothing; ``respond_ratio``: percent of the others. A model can raise its score by saying
+        less: read the counts beside it.
 
     Raises:
         UserError: no response has a score.
@@ -64,5 +66,7 @@ def sentence_score(
         "topics": len(set(scored.topic.tolist())),
         "mean_sentences": float(sentences.mean()),
         "mean_correct": float(everything.correct.mean()),
-        "mean_tokens": float(everything.tokens.mean()),
+        "mean_tokens": float(everything.tokens.mean()) if everything.tokens.any() else None,
+        "abstained": int(everything.abstained.sum()),
+        "respond_ratio": 100 * float(1 - everything.abstained.mean()),
     }

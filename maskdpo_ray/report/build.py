@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from maskdpo_ray.evaluation.agreement import agreement, same_questions
 from maskdpo_ray.evaluation.best_of_n import best_of_n
 from maskdpo_ray.evaluation.sentence_score import sentence_score
 from maskdpo_ray.records import Question
@@ -20,6 +21,7 @@ def build_report(
     manifests: Sequence[Mapping[str, Any]],
     systems: Mapping[str, Mapping[str, Any]],
     best: Mapping[str, Mapping[str, Any]],
+    judges: Mapping[str, Mapping[str, Any]],
     not_scored: Mapping[str, str],
 ) -> dict[str, Any]:
     """Put a report together.
@@ -27,7 +29,10 @@ def build_report(
     Args:
         manifests: of the complete stages, in the order of the graph.
         systems: by name, ``{"greedy": S, "sampled": S}`` (``sentence_score``).
+            A decoding that given answers lack is None.
         best: by name, the result of ``best_of_n``.
+        judges: by name, ``annotator``, ``model`` and ``systems``: by name, ``{"greedy": S,
+            "sampled": S, "agreement": A}`` (``score_again``).
         not_scored: by name, why an evaluated system has no score.
 
     Returns:
@@ -53,6 +58,7 @@ def build_report(
         "unfinished_questions": questions - kept - dropped.total(),
         "systems": {name: dict(scores) for name, scores in systems.items()},
         "not_scored": dict(not_scored),
+        "judges": {name: dict(judge) for name, judge in judges.items()},
         "best_of_n": {name: dict(result["macro"]) for name, result in best.items()},
         "best_of_n_detail": {name: dict(result) for name, result in best.items()},
         "seconds": {name: manifest.get("seconds", 0.0) for name, manifest in stages.items()},
@@ -63,11 +69,39 @@ def build_report(
 
 def score_system(
     rows: Iterable[Question], ns: Sequence[int], resamples: int, seed: int
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Greedy and sampled score, and best of N, from one system's annotated answers."""
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Greedy and sampled score, and best of N, from one system's annotated answers.
+
+    Answers that were given may lack a decoding, whose score is None, and have best of N only for
+    those N of which every question has so many.
+    """
     rows = list(rows)
-    scores = {
+    scores = _scores(rows, resamples, seed)
+    fewest = min(
+        sum(candidate["decoding"] == "sampled" for candidate in row["candidates"]) for row in rows
+    )
+    ns = [n for n in ns if n <= fewest]
+    return scores, best_of_n(rows, ns, resamples=resamples, seed=seed) if ns else None
+
+
+def score_again(
+    judged: Iterable[Question], first: Iterable[Question], resamples: int, seed: int
+) -> dict[str, Any]:
+    """Greedy and sampled score of one system under a further judge, and how far the judge agrees
+    with the first examiner on the same sentences, greedy and sampled answers together."""
+    rows = list(judged)
+    both = same_questions(rows, first)
+    return {
+        **_scores(rows, resamples, seed),
+        "agreement": agreement(both, resamples=resamples, seed=seed),
+    }
+
+
+def _scores(rows: list[Question], resamples: int, seed: int) -> dict[str, Any]:
+    there = {candidate["decoding"] for row in rows for candidate in row["candidates"]}
+    return {
         decoding: sentence_score(rows, decoding, resamples=resamples, seed=seed)
+        if decoding in there or not there
+        else None
         for decoding in ("greedy", "sampled")
     }
-    return scores, best_of_n(rows, ns, resamples=resamples, seed=seed)

@@ -8,6 +8,7 @@ from typing import Any
 from maskdpo_ray.report.table import (
     best_of_n_rows,
     count_rows,
+    judge_rows,
     score_rows,
     stage_rows,
 )
@@ -57,6 +58,7 @@ def render_html(
         report=report,
         scores=score_rows(report),
         counts=count_rows(report),
+        judges=judge_rows(report),
         best_of_n=best_of_n_rows(report),
         stages=stage_rows(report),
         training_plot=_training_plot(curves) if curves else None,
@@ -160,7 +162,8 @@ def _best_plot(best: Mapping[str, Mapping[str, Any]]) -> str:
         axis.plot(ns, result["macro"].values(), label=name, **look)
         axis.fill_between(ns, low, high, color=look["color"], alpha=0.12, linewidth=0)
     axis.set_xscale("log", base=2)
-    axis.set_xticks(ns, [str(n) for n in ns])
+    every = sorted({int(n) for result in best.values() for n in result["macro"]})
+    axis.set_xticks(every, [str(n) for n in every])
     axis.minorticks_off()
     axis.set_xlabel("N")
     axis.set_ylabel("sentence score, %")

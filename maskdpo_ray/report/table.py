@@ -1,6 +1,6 @@
 """The tables of a report, as rows of text: a header, then one row per system or stage.
 
-The console shows the first as aligned text, the page shows all of them.
+The console shows the scores as aligned text, the page shows all of them.
 """
 
 from collections.abc import Mapping
@@ -12,42 +12,57 @@ Table = list[list[str]]
 def score_rows(report: Mapping[str, Any]) -> Table:
     """Score and its interval, and beside it what the greedy answers consist of."""
     header = ["system", "greedy", "95 %", "sampled", "95 %"]
-    rows = [[*header, "correct", "incorrect", "sentences", "tokens"]]
+    rows = [[*header, "correct", "incorrect", "sentences", "tokens", "responded"]]
     for name, system in report["systems"].items():
         greedy, sampled = system["greedy"], system["sampled"]
-        rows.append(
-            [
-                name,
-                f"{greedy['micro']:.1f}",
-                _interval(greedy["ci95"]),
-                f"{sampled['micro']:.1f}",
-                _interval(sampled["ci95"]),
+        of_greedy = [""] * 5
+        if greedy:
+            of_greedy = [
                 str(greedy["correct"]),
                 str(greedy["incorrect"]),
                 f"{greedy['mean_sentences']:.1f}",
-                f"{greedy['mean_tokens']:.0f}",
+                _mean(greedy["mean_tokens"], 0),
+                f"{greedy['respond_ratio']:.0f}",
             ]
-        )
+        rows.append([name, *_score(greedy), *_score(sampled), *of_greedy])
     return rows
 
 
 def count_rows(report: Mapping[str, Any]) -> Table:
     """What was counted and what could not be, per system and decoding."""
-    keys = ["responses", "unscored", "correct", "no_fact", "incorrect", "errors"]
-    names = ["responses", "no verdict", "correct", "(no fact)", "incorrect", "errors"]
+    keys = ["responses", "abstained", "unscored", "correct", "no_fact", "incorrect", "errors"]
+    names = ["responses", "abstained", "no verdict", "correct", "(no fact)", "incorrect", "errors"]
     lengths = ["sentences", "correct", "tokens"]
     rows = [["system", "answers", "macro", *names, *(f"{what} each" for what in lengths)]]
     for name, system in report["systems"].items():
         for decoding, score in system.items():
+            if score is None:
+                continue
             rows.append(
                 [
                     name,
                     decoding,
                     f"{score['macro']:.1f}",
                     *(str(score[key]) for key in keys),
-                    *(f"{score[f'mean_{what}']:.1f}" for what in lengths),
+                    *(_mean(score[f"mean_{what}"], 1) for what in lengths),
                 ]
             )
+    return rows
+
+
+def judge_rows(report: Mapping[str, Any]) -> Table:
+    """The same answers under every further judge, and its agreement with the first examiner."""
+    scores = ["greedy", "95 %", "verdicts", "sampled", "95 %", "verdicts"]
+    rows = [["judge", "system", *scores, "same verdict", "95 %", "kappa", "95 %"]]
+    for judge, judged in report["judges"].items():
+        for name, system in judged["systems"].items():
+            cells = [judge, name]
+            for score in (system["greedy"], system["sampled"]):
+                verdicts = str(score["correct"] + score["incorrect"]) if score else ""
+                cells += [*_score(score), verdicts]
+            for figure in ("accuracy", "kappa"):
+                cells += _figure(system["agreement"][figure])
+            rows.append(cells)
     return rows
 
 
@@ -110,44 +125,70 @@ def systems_table(report: Mapping[str, Any]) -> str:
     return aligned(system_rows(report))
 
 
+def judges_table(report: Mapping[str, Any]) -> str:
+    """The judges beside the first examiner as aligned text, and who they are."""
+    who = [f"{name}: {_who(judge)}" for name, judge in report["judges"].items()]
+    return "\n".join([aligned(judge_rows(report), names=2), *who])
+
+
 def best_of_n_table(report: Mapping[str, Any]) -> str:
     """Best of N as aligned text."""
     return aligned(best_of_n_rows(report))
 
 
-def agreement_table(found: Mapping[str, Any]) -> str:
-    """An annotator against human labels, of hallucinated sentences, as aligned text."""
-    rows = [["of hallucinated sentences", "", "95 %"]]
-    for name in ("precision", "recall", "f1", "accuracy", "kappa"):
-        value, *edges = found[name] or (None,)
-        cells = (
-            ["undefined", ""] if value is None else [f"{value:.3f}", "{:.3f}-{:.3f}".format(*edges)]
+def agreement_table(examiners: Mapping[str, Mapping[str, Any]]) -> str:
+    """Annotators against human labels, of hallucinated sentences, as aligned text."""
+    names = ["precision", "recall", "f1", "accuracy", "kappa"]
+    rows = [["of hallucinated sentences", *(cell for name in names for cell in (name, "95 %"))]]
+    lines = []
+    for key, found in examiners.items():
+        rows.append([key, *(cell for name in names for cell in _figure(found[name]))])
+        judged = (
+            f"{key}, {_who(found)}: {found['sentences']} sentences of {found['questions']} "
+            f"questions; hallucinated are {found['hallucinated_believed']} by the labels, "
+            f"{found['hallucinated_examined']} by the annotator"
         )
-        rows.append([name, *cells])
-    judged = (
-        f"{found['sentences']} sentences of {found['questions']} questions; hallucinated are "
-        f"{found['hallucinated_believed']} by the labels, {found['hallucinated_examined']} by the "
-        "annotator"
-    )
-    if found["errors_examined"] or found["errors_believed"]:
-        judged += (
-            f"; left out: {found['errors_examined']} that the annotator failed on, "
-            f"{found['errors_believed']} labelled error"
-        )
-    return f"{aligned(rows)}\n{judged}"
+        if found["errors_examined"] or found["errors_believed"]:
+            judged += (
+                f"; left out: {found['errors_examined']} that the annotator failed on, "
+                f"{found['errors_believed']} labelled error"
+            )
+        lines.append(judged)
+    return "\n".join([aligned(rows), *lines])
 
 
-def aligned(table: Table) -> str:
-    """A table as text; names to the left, figures to the right."""
+def _who(examiner: Mapping[str, Any]) -> str:
+    return f"{examiner['annotator']} {examiner['model'] or ''}".strip()
+
+
+def _figure(found: list[float] | None) -> list[str]:
+    """A share or kappa, and its interval."""
+    if found is None:
+        return ["undefined", ""]
+    value, low, high = found
+    return [f"{value:.3f}", f"{low:.3f}-{high:.3f}"]
+
+
+def aligned(table: Table, names: int = 1) -> str:
+    """A table as text; the columns of names to the left, figures to the right."""
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
     lines = []
     for row in table:
         cells = [
-            cell.ljust(width) if column == 0 else cell.rjust(width)
+            cell.ljust(width) if column < names else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def _score(score: Mapping[str, Any] | None) -> list[str]:
+    """A score and its interval; given answers may lack a decoding."""
+    return [f"{score['micro']:.1f}", _interval(score["ci95"])] if score else ["", ""]
+
+
+def _mean(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
 
 
 def _interval(edges: tuple[float, float]) -> str:

@@ -11,10 +11,11 @@ from maskdpo_ray.errors import UserError
 from maskdpo_ray.preference.token_spans import token_spans
 from maskdpo_ray.progress import say
 from maskdpo_ray.records import Pair, is_correct
-from maskdpo_ray.report.build import build_report, score_system
+from maskdpo_ray.report.build import build_report, score_again, score_system
 from maskdpo_ray.report.html import render_html
 
 if TYPE_CHECKING:
+    from maskdpo_ray.config import Config
     from maskdpo_ray.rundir import StageStore
     from maskdpo_ray.stages import Stages
 
@@ -30,19 +31,30 @@ def write_report(stages: "Stages") -> dict[str, Any]:
     graph = stages.stores()
     done = [store for store in graph if store.complete]
     systems, best, not_scored = {}, {}, {}
+    judges: dict[str, Any] = {}
     if stages.config.evaluates:
         for policy in stages.policies():
             store = stages.evaluate(policy).store
             if store.complete:
                 try:
-                    systems[policy.name], best[policy.name] = score_system(
+                    systems[policy.name], of_n = score_system(
                         store.rows(),
                         config.evaluation.best_of_n,
                         config.evaluation.bootstrap,
                         config.seed,
                     )
+                    best |= {policy.name: of_n} if of_n else {}
+                    not_scored |= _too_few(policy.name, systems[policy.name], of_n, config)
                 except UserError as error:
                     not_scored[policy.name] = f"{error} in {store.folder}"
+        for name in config.evaluation.judges:
+            if systems_judged := _judged(stages, name, not_scored):
+                annotation = config.evaluation.judges[name]
+                judges[name] = {
+                    "annotator": annotation.annotator,
+                    "model": annotation.asked,
+                    "systems": systems_judged,
+                }
     report = build_report(
         run=str(folder),
         seed=config.seed,
@@ -51,6 +63,7 @@ def write_report(stages: "Stages") -> dict[str, Any]:
         manifests=[_manifest(store, config.annotation.annotator != "labels") for store in done],
         systems=systems,
         best=best,
+        judges=judges,
         not_scored=not_scored,
     )
     training = {
@@ -63,6 +76,33 @@ def write_report(stages: "Stages") -> dict[str, Any]:
         say(f"system {name} has no score: {reason}")
     say(f"report: {folder}/report.html")
     return report
+
+
+def _too_few(
+    name: str, scores: dict[str, Any], of_n: dict[str, Any] | None, config: "Config"
+) -> dict[str, str]:
+    """The N that given answers are too few for, and why."""
+    told = of_n["macro"] if of_n else {}
+    lacking = [str(n) for n in config.evaluation.best_of_n if str(n) not in told]
+    if scores["sampled"] is None or not lacking:
+        return {}
+    return {f"{name}, best of {', '.join(lacking)},": "some questions have fewer responses"}
+
+
+def _judged(stages: "Stages", name: str, not_scored: dict[str, str]) -> dict[str, Any]:
+    """The systems under a further judge; why one has no score goes to ``not_scored``."""
+    evaluation, seed = stages.config.evaluation, stages.config.seed
+    systems = {}
+    for policy in stages.policies():
+        store, first = stages.evaluate(policy, name).store, stages.evaluate(policy).store
+        if store.complete and first.complete:
+            try:
+                systems[policy.name] = score_again(
+                    store.rows(), first.rows(), evaluation.bootstrap, seed
+                )
+            except UserError as error:
+                not_scored[f"{policy.name} by {name}"] = f"{error} in {store.folder}"
+    return systems
 
 
 def _manifest(store: "StageStore", asks: bool) -> dict[str, Any]:
@@ -84,6 +124,8 @@ def _metrics(store: "StageStore") -> list[dict[str, Any]]:
 
 def _examples(stages: "Stages") -> list[dict[str, Any]]:
     """A few pairs for the viewer."""
+    if not stages.config.systems:
+        return []
     store = stages.pair().store
     pairs = telling_pairs(store.rows(), EXAMPLES) if store.complete else []
     if not pairs:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from maskdpo_ray.config import EndpointConfig, ModelConfig
 
 if TYPE_CHECKING:
+    from maskdpo_ray.sampling.chat_endpoint import ChatSampler
     from maskdpo_ray.sampling.given import GivenCandidates
     from maskdpo_ray.sampling.sampler import Decoding, Sampler
 
@@ -63,6 +64,34 @@ def build_endpoint_sampler(
         model=endpoint.model,
         seed=seed,
         system_prompt=model.system_prompt,
+    )
+
+
+def build_chat_sampler(
+    endpoint: EndpointConfig,
+    decoding: "Decoding",
+    seed: int,
+    system_prompt: str | None,
+    measure: ModelConfig | None,
+) -> "ChatSampler":
+    """Ask a chat model behind ``endpoint`` for texts that are only examined.
+
+    Args:
+        seed: the run's.
+        measure: the policy, whose tokens tell how long the answers are.
+
+    Raises:
+        UserError: the endpoint will not do.
+    """
+    from maskdpo_ray.engine.chat import load_tokenizer
+    from maskdpo_ray.sampling.chat_endpoint import open_chat_sampler
+
+    return open_chat_sampler(
+        endpoint,
+        decoding,
+        seed=seed,
+        system_prompt=system_prompt,
+        tokenizer=load_tokenizer(measure) if measure else None,
     )
 
 

@@ -36,7 +36,13 @@ class Counting:
 
 def row(row_id: str, *responses: str) -> dict:
     candidates = [
-        {"index": i, "response": text, "token_ids": [1] if text else [2], "sentences": []}
+        {
+            "index": i,
+            "response": text,
+            "token_ids": [1] if text else [2],
+            "decoding": "input",
+            "sentences": [],
+        }  # fmt: skip
         for i, text in enumerate(responses)
     ]
     question = {"id": row_id, "question": "?", "document": None, "language": "en"}

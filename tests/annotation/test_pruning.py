@@ -42,7 +42,8 @@ def question(*answers):
     for index, numbers in enumerate(answers):
         text = "".join(f"s{n:03d} " for n in numbers or ())
         ids = [] if numbers is None else [1]
-        candidates.append({"index": index, "response": text, "token_ids": ids, "sentences": []})
+        given = {"index": index, "response": text, "token_ids": ids, "decoding": "input"}
+        candidates.append({**given, "sentences": []})
     row = {"id": "q", "question": "?", "document": None, "language": "en"}
     return {**row, "candidates": candidates}
 

@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 import traceback
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -28,7 +29,9 @@ from maskdpo_ray.engine.endpoint_chat import ChatEndpoint, open_chat
 from maskdpo_ray.engine.endpoint_tokens import TokenEndpoint, open_tokens
 from maskdpo_ray.engine.refusal import RequestRefused
 from maskdpo_ray.errors import RowRejected, UserError
-from maskdpo_ray.pipeline import stream
+from maskdpo_ray.pipeline import evaluate_and_report, stream
+from maskdpo_ray.sampling.chat_endpoint import open_chat_sampler
+from maskdpo_ray.sampling.sampler import Decoding
 from maskdpo_ray.stages import Stages
 
 KEY = "sk-a-secret-that-must-not-leak"
@@ -482,6 +485,104 @@ def test_an_endpoint_that_fails_later_ends_the_run_and_keeps_what_is_finished(
     assert store.manifest()["counts"] == {"in": 8, "out": 8, "rejected": {}}
     # One probe, and two sentences of every question that was not finished.
     assert len(mended.asked) == 1 + 2 * (8 - len(kept))
+
+
+# -- answers that are only examined ---------------------------------------------------------------
+
+DECODING = Decoding(2, temperature=0.7, top_k=5, top_p=0.9, max_tokens=6, greedy=True)
+
+
+def answers(scripted, row, decoding=DECODING, **more):
+    sampler = open_chat_sampler(settings(scripted, concurrency=1), decoding, seed=3, **more)
+    return asyncio.run(sampler([row]))[0]
+
+
+def test_each_answer_is_a_request_with_its_own_seed(serve, tokenizer):
+    refused = said(None, refusal="I cannot help.")
+    scripted = serve(YES, said("A.", finish="length"), refused, said(None, "content_filter"))
+    row = {"id": "q", "question": "Who?", "candidates": []}
+    out = answers(scripted, row, system_prompt="Be brief.", tokenizer=tokenizer)
+    given = [(c["response"], c["finish_reason"], c["decoding"]) for c in out["candidates"]]
+    assert given == [
+        ("A.", "length", "greedy"),
+        ("I cannot help.", "stop", "sampled"),
+        ("", "stop", "sampled"),
+    ]
+    assert [c["index"] for c in out["candidates"]] == [0, 1, 2]
+    assert out["candidates"][0]["token_ids"][:-1] == tokenizer.encode("A.")
+    _, greedy, *sampled = scripted.asked
+    roles = [message["role"] for message in greedy["messages"]]
+    assert roles == ["system", "user"] and greedy["max_completion_tokens"] == 6
+    assert greedy["temperature"] == 0 and "seed" not in greedy and "top_k" not in greedy
+    for body in sampled:
+        assert (body["temperature"], body["top_p"], body["top_k"]) == (0.7, 0.9, 5)
+    assert [body["seed"] for body in sampled] == [c["seed"] for c in out["candidates"][1:]]
+    assert sampled[1]["seed"] == sampled[0]["seed"] + 1
+
+
+def test_a_server_that_does_not_know_top_k_ends_the_start_with_the_remedy(serve):
+    with pytest.raises(UserError, match="unknown: top_k; .*evaluation.top_k=0 leaves it out"):
+        open_chat_sampler(settings(serve(failed(400, "unknown: top_k"))), DECODING, seed=0)
+    scripted = serve(YES)
+    open_chat_sampler(settings(scripted), replace(DECODING, top_k=0), seed=0)
+    assert "top_k" not in scripted.asked[0]
+
+
+def test_a_question_that_the_server_refuses_is_rejected_and_has_no_tokens_without_a_policy(serve):
+    row = {"id": "q", "question": "Who?", "candidates": []}
+    out = answers(serve(YES, failed(400, "too long")), row)
+    assert isinstance(out, RowRejected) and out.reason == "refused_by_engine"
+    out = answers(serve(YES), row)
+    assert [c["token_ids"] for c in out["candidates"]] == [[], [], []]
+
+
+def test_a_served_model_and_given_answers_under_two_judges_without_a_policy(
+    serve, tmp_path, ray_cluster, capsys
+):
+    """The whole of an evaluation without training; all models are this one server."""
+    scripted = serve(said("Supported"))
+    row = {"document": "d", "topic": "t"}
+    questions = [{**row, "id": f"q{n}", "question": f"Who was {n}?"} for n in range(3)]
+    given = [{"id": f"q{n}", "response": "She ran. He swam."} for n in range(2)]
+    for name, rows in (("t.jsonl", questions), ("a.jsonl", given)):
+        (tmp_path / name).write_text("\n".join(map(json.dumps, rows)))
+    endpoint = {**JUDGE, "base_url": scripted.url, "constrain": "none"}
+    judge = {"annotator": "judge", "endpoint": endpoint}
+    other = {**judge, "max_tokens": 9}
+    served = {"endpoint": {"base_url": scripted.url, "model": "m"}}
+    small = {"cpus": 0.5}
+    config = build_config(
+        {
+            "run_dir": str(tmp_path / "run"),
+            "data": {"test": str(tmp_path / "t.jsonl")},
+            "systems": {},
+            "annotation": judge,
+            "evaluation": {
+                "models": {"given": {"responses": str(tmp_path / "a.jsonl")}, "served": served},
+                "judges": {"same": judge, "other": other},
+                "samples": 2,
+                "best_of_n": [1, 2],
+            },
+            "resources": {"annotator": small, "sampler": small},
+        }
+    )
+    evaluate_and_report(Stages(config))
+    made = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert set(made["systems"]) == {"given", "served"}
+    assert made["systems"]["given"]["greedy"]["correct"] == 4
+    assert made["systems"]["given"]["sampled"] is None
+    assert made["systems"]["served"]["sampled"]["responses"] == 6
+    assert list(made["best_of_n"]) == ["served"]
+    assert set(made["judges"]) == {"same", "other"}
+    assert made["judges"]["other"]["systems"]["given"]["agreement"]["accuracy"] == [1.0, 1.0, 1.0]
+    folders = {path.name for path in (tmp_path / "run").iterdir()}
+    assert "evaluate-given-by-other" in folders and "evaluate-given-by-same" not in folders
+    assert made["stages"]["answer-given"]["rejected"] == {"response_missing": 1}
+    asked = len(scripted.asked)
+    evaluate_and_report(Stages(config))
+    assert len(scripted.asked) == asked, "nothing is asked again"
+    printed = capsys.readouterr().out
+    assert "other" in printed and "served" in printed
 
 
 # -- the key --------------------------------------------------------------------------------------

@@ -25,11 +25,13 @@ def row(topic: str, *answers: str, decoding: str = "sampled") -> dict:
     """A question whose answers are given as one letter per sentence."""
     return {
         "topic": topic,
+        "language": "en",
         "candidates": [
             {
                 "decoding": decoding,
+                "response": "She sang." * len(answer),
                 "token_ids": [7] * 10,
-                "sentences": [{"verdict": LETTERS[letter]} for letter in answer],
+                "sentences": [{"verdict": LETTERS[letter], "end": 9} for letter in answer],
             }
             for answer in answers
         ],

@@ -12,8 +12,11 @@ ANSWERS = {
 
 
 def candidate(answer: str, decoding: str) -> dict:
-    sentences = [{"verdict": LETTERS[letter]} for letter in answer]
-    return {"decoding": decoding, "token_ids": [7] * 8, "sentences": sentences}
+    sentences = [{"verdict": LETTERS[letter], "end": 9} for letter in answer]
+    response = "She sang." * len(answer)
+    return {
+        "decoding": decoding, "response": response, "token_ids": [7] * 8, "sentences": sentences
+    }  # fmt: skip
 
 
 def rows(answers: list[tuple[str, ...]]) -> list[dict]:
@@ -21,6 +24,7 @@ def rows(answers: list[tuple[str, ...]]) -> list[dict]:
     return [
         {
             "topic": str(number),
+            "language": "en",
             "candidates": [
                 candidate(greedy, "greedy"),
                 *(candidate(answer, "sampled") for answer in sampled),
@@ -56,6 +60,7 @@ def parts() -> dict:
         "manifests": MANIFESTS,
         "systems": {name: scores for name, (scores, _) in scored.items()},
         "best": {name: best for name, (_, best) in scored.items()},
+        "judges": {},
         "not_scored": {},
     }
 

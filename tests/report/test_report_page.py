@@ -128,6 +128,7 @@ def test_hostile_text_stays_text(text):
         ],
         systems={},
         best={},
+        judges={},
         not_scored={},
     )
     page = Page(render_html(report, {}, [{"question": text, "chosen": side, "rejected": side}]))

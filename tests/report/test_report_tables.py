@@ -1,4 +1,5 @@
 from maskdpo_ray.report.table import (
+    agreement_table,
     best_of_n_rows,
     count_rows,
     stage_rows,
@@ -49,3 +50,27 @@ def test_stages_show_what_was_rejected_and_why(report):
     assert stages["pair"] == ["8", "4", "2.0", "3 equal_scores, 1 too_long"]
     assert stages["annotate"] == ["8", "8", "30.0", ""]
     assert stages["train-mask_dpo"] == ["", "3 steps", "40.0", ""]
+
+
+def test_annotators_against_labels_stand_in_one_table():
+    figures = dict.fromkeys(("precision", "recall", "f1", "accuracy"), [0.5, 0.25, 0.75])
+    counts = {
+        "sentences": 9, "questions": 3, "hallucinated_believed": 4, "hallucinated_examined": 5,
+        "errors_believed": 0,
+    }  # fmt: skip
+    found = {**figures, **counts, "kappa": [0.1, -0.2, 0.3]}
+    table = agreement_table(
+        {
+            "annotation": {"annotator": "anah", "model": "m", **found, "errors_examined": 2},
+            "evaluation.judges.j": {
+                "annotator": "judge", "model": "n", **found, "kappa": None, "errors_examined": 0,
+            },
+        }
+    )  # fmt: skip
+    header, _, first, second, *who = table.splitlines()
+    assert header.split()[-3:] == ["kappa", "95", "%"]
+    assert first.split()[-2:] == ["0.100", "-0.200-0.300"]
+    assert second.split()[0] == "evaluation.judges.j" and second.split()[-1] == "undefined"
+    assert who[0].startswith("annotation, anah m: 9 sentences of 3 questions; hallucinated are 4")
+    assert who[0].endswith("2 that the annotator failed on, 0 labelled error")
+    assert who[1].endswith("5 by the annotator")

@@ -1,0 +1,220 @@
+"""Answers that exist already: a JSONL file, matched to the test questions, into a store of a run.
+
+One object a line: ``id`` or ``question`` (or both), and ``response``, one answer that is held
+against the greedy ones, or ``responses``, a list that is held against the sampled ones (or both).
+Other keys are left alone. A line belongs to the question with its id, or else to all questions with
+its text.
+"""
+
+import json
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from maskdpo_ray.engine.chat import check_unicode, end_of_turn_id
+from maskdpo_ray.errors import RowRejected, UserError
+from maskdpo_ray.progress import say
+from maskdpo_ray.records import Candidate, Question
+from maskdpo_ray.rundir import StageStore
+from maskdpo_ray.storage import open_file
+
+ROWS_PER_PART = 512
+NAMED = 5  # unmatched lines that a message names
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One line of the file."""
+
+    line: int
+    id: str | None
+    question: str | None
+    response: str | None
+    responses: list[str]
+
+    @property
+    def name(self) -> str:
+        """The id, or else the beginning of the question; what no UTF-8 can hold is escaped."""
+        name = self.id if self.id is not None else str(self.question).strip()[:80]
+        return name.encode("utf-8", "backslashreplace").decode()
+
+
+def read_answers(path: str) -> Iterator[Answers]:
+    """The lines of a file of answers.
+
+    Raises:
+        UserError: the file is missing or empty, or a line is not of the form above; names the line.
+    """
+    try:
+        lines = open_file(path)
+    except OSError as error:
+        raise UserError(f"no file of answers at {path}: {error.strerror or error}") from None
+    found = False
+    with lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                found = True
+                yield _parse(line, number, f"{path} line {number}")
+    if not found:
+        raise UserError(f"{path} holds no answer")
+
+
+def _parse(line: bytes, number: int, place: str) -> Answers:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{place} is not JSON in UTF-8: {error}") from None
+    if not isinstance(row, dict):
+        raise UserError(f"{place} must be a JSON object, not {type(row).__name__}")
+    if type(row.get("id")) is int:
+        row["id"] = str(row["id"])
+    named = {key: row[key] for key in ("id", "question") if row.get(key) is not None}
+    if not named:
+        raise UserError(f"{place} has neither 'id' nor 'question': which question does it answer?")
+    if "response" not in row and "responses" not in row:
+        raise UserError(f"{place} has neither 'response', a text, nor 'responses', a list of texts")
+    several = row.get("responses", [])
+    if not isinstance(several, list):
+        raise UserError(f"{place}: 'responses' must be a list, not {type(several).__name__}")
+    if not several and "response" not in row:
+        raise UserError(f"{place}: 'responses' is empty; give an answer that was refused as \"\"")
+    texts = {**named, **({"response": row["response"]} if "response" in row else {})}
+    texts |= {f"responses[{n}]": text for n, text in enumerate(several)}
+    for key, text in texts.items():
+        if not isinstance(text, str):
+            raise UserError(
+                f"{place}: {key!r} must be a string, not {type(text).__name__} (an answer that was "
+                'refused is "")'
+            )
+    return Answers(number, named.get("id"), named.get("question"), row.get("response"), several)
+
+
+def match(
+    answers: Iterable[Answers], questions: Iterable[tuple[str, str]], path: str
+) -> tuple[dict[str, Answers], list[str]]:
+    """The line of each question that has one, by the question's id; and what belongs to none.
+
+    Args:
+        questions: id and text of each.
+        path: names the file in errors.
+
+    Raises:
+        UserError: no line belongs to a question, or two belong to the same.
+    """
+    by_text: dict[str, list[str]] = {}
+    known = dict(questions)
+    for row_id, text in known.items():
+        by_text.setdefault(text.strip(), []).append(row_id)
+    found: dict[str, Answers] = {}
+    unmatched: list[Answers] = []
+    for each in answers:
+        ids = [each.id] if each.id in known else by_text.get((each.question or "").strip(), [])
+        for row_id in ids:
+            if row_id in found:
+                raise UserError(
+                    f"{path} line {each.line}: question {row_id!r} is answered in line "
+                    f"{found[row_id].line} already; put all its answers into one 'responses'"
+                )
+            found[row_id] = each
+        if not ids:
+            unmatched.append(each)
+    if not found:
+        first_id, first_text = next(iter(known.items()))
+        raise UserError(
+            f"{path}: none of its {len(unmatched)} lines answers a test question, by id or by text "
+            f"(first line: {unmatched[0].name!r}; first question: id {first_id!r}, {first_text!r})"
+        )
+    return found, [each.name for each in unmatched]
+
+
+def import_answers(
+    path: str,
+    name: str,
+    questions: StageStore,
+    store: StageStore,
+    tokenizer: Any,
+    group: int,
+    versions: dict,
+) -> None:
+    """Bring a file of answers into ``store``; nothing to do where that happened already.
+
+    A question without an answer is rejected (``response_missing``). Lines that belong to no
+    question are said, counted among the store's counts, and named in its manifest.
+
+    Args:
+        name: of the system whose answers they are.
+        questions: the finished test questions.
+        tokenizer: the policy's, which tells how long answers are; None where there is no policy.
+
+    Raises:
+        UserError: see ``read_answers`` and ``match``.
+    """
+    for line in store.drop_damaged():
+        say(line)
+    if store.complete and not store.lacks_rows():
+        return
+    begun = time.perf_counter()
+    texts = ((row["id"], row["question"]) for row in questions.rows())
+    found, unmatched = match(read_answers(path), texts, path)
+    end = tokenizer and end_of_turn_id(tokenizer)
+    store.begin(versions)
+    ids: list[str] = []
+    rows = questions.rows()
+    while batch := list(islice(rows, ROWS_PER_PART)):
+        outcomes = [_answered(row, found.get(row["id"]), name, tokenizer, end) for row in batch]
+        new = [row["id"] for row in batch]
+        rejected = [
+            (row_id, out)
+            for row_id, out in zip(new, outcomes, strict=True)
+            if isinstance(out, RowRejected)
+        ]
+        kept = [out for out in outcomes if not isinstance(out, RowRejected)]
+        store.write(new, kept, rejected, group)
+        ids += new
+    store.finish_rows(ids, time.perf_counter() - begun)
+    if unmatched:
+        counts = store.manifest()["counts"] | {"unmatched": len(unmatched)}
+        store.finish(counts, 0.0, unmatched=unmatched)
+        first = ", ".join(map(repr, unmatched[:NAMED]))
+        more = ", ..." if len(unmatched) > NAMED else ""
+        say(f"{path}: {len(unmatched)} lines answer no test question: {first}{more}")
+    if missing := store.rejected_rows():
+        first = ", ".join(repr(row["id"]) for row in missing[:NAMED])
+        more = ", ..." if len(missing) > NAMED else ""
+        say(f"{path}: {len(missing)} test questions have no usable answer: {first}{more}")
+
+
+def _answered(
+    row: Question, answers: Answers | None, name: str, tokenizer: Any, end: int | None
+) -> Question | RowRejected:
+    if answers is None:
+        return RowRejected(
+            "response_missing",
+            f"question {row['id']!r}: no line has this id or text: add one, with an empty response "
+            "where the model gave none",
+        )
+    greedy = [] if answers.response is None else [answers.response]
+    texts = [*greedy, *answers.responses]
+    try:
+        for text in texts:
+            check_unicode(text, f"line {answers.line} of the answers")
+    except RowRejected as rejected:
+        return rejected
+    candidates: list[Candidate] = []
+    for index, text in enumerate(texts):
+        ids = [*tokenizer.encode(text, add_special_tokens=False), end] if tokenizer else []
+        candidates.append(
+            {
+                "index": index,
+                "seed": 0,
+                "model": name,
+                "response": text,
+                "token_ids": ids,  # for the length alone: nothing is learnt from them
+                "finish_reason": "input",
+                "decoding": "greedy" if index < len(greedy) else "sampled",
+                "sentences": [],
+            }
+        )
+    return {**row, "candidates": candidates}

@@ -1,0 +1,184 @@
+"""Further judges of the same answers: their settings, whom they ask, and what the report says."""
+
+import json
+
+import models
+import pytest
+
+from maskdpo_ray.config import build_config
+from maskdpo_ray.errors import UserError
+from maskdpo_ray.evaluation.agreement import same_questions
+from maskdpo_ray.pipeline import report
+from maskdpo_ray.rundir import RunDir
+from maskdpo_ray.stages import Stages
+
+ENDPOINT = {"base_url": "http://host/v1", "model": "one", "constrain": "vllm"}
+FIRST = {"annotator": "judge", "endpoint": ENDPOINT}
+OTHER = {"annotator": "anah", "endpoint": {"base_url": "http://host/v1", "model": "two"}}
+ELSEWHERE = {"annotator": "judge", "endpoint": {**ENDPOINT, "base_url": "http://other/v1"}}
+
+
+def tree(**judges):
+    return {
+        "run_dir": "x",
+        "model": {"path": "m"},
+        "data": {"train": "a.jsonl", "test": "b.jsonl"},
+        "annotation": FIRST,
+        "evaluation": {"judges": judges},
+    }
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (tree(**{"a-b": OTHER}), "evaluation: judges: 'a-b' cannot name one of them"),
+        (tree(a={"annotator": "labels"}), "judges.a: annotator 'labels' cannot judge new answers"),
+        (tree(a={**OTHER, "prune": True}), "remove judges.a.prune"),
+        (tree(a={"annotator": "closed_world"}), "knows only the closed world"),
+        (tree(a={"annotator": "judge"}), "evaluation.judges.a: annotator 'judge' needs"),
+        (tree(a={**OTHER, "tempaltes": "x"}), "judges.a.tempaltes': did you mean 'templates'?"),
+        (
+            tree(a={"annotator": "anah", "model": "m", "engine": {"tensor_parallel_size": 2}}),
+            "an engine over 2 GPUs needs resources.annotator.gpus=2",
+        ),
+        (tree(a=OTHER) | {"data": {"train": "a.jsonl"}}, "evaluation.judges is of answers to"),
+    ],
+)
+def test_judges_are_examiners_of_new_answers(settings, words):
+    with pytest.raises(UserError) as caught:
+        build_config(settings)
+    assert words in str(caught.value)
+
+
+def test_a_world_may_have_its_exact_judge():
+    judges = {"exact": {"annotator": "closed_world"}}
+    given = {"run_dir": "x", "world": {}, "annotation": FIRST, "evaluation": {"judges": judges}}
+    config = build_config(given)
+    assert list(config.examiners) == [None, "exact"]
+    assert build_config(config.model_dump(mode="json")) == config
+
+
+def test_another_address_or_engine_room_is_the_same_run_and_another_judge_is_not(tmp_path):
+    def claim(**judges):
+        RunDir(build_config(tree(**judges) | {"run_dir": str(tmp_path / "run")})).claim()
+
+    local = {"annotator": "anah", "model": "m", "engine": {"max_num_seqs": 4}}
+    claim(far=OTHER, near=local)
+    (tmp_path / "run" / "evaluate-base").mkdir()  # something was made
+    claim(
+        far={**OTHER, "endpoint": {**OTHER["endpoint"], "base_url": "http://elsewhere/v1"}},
+        near={**local, "engine": {"max_num_seqs": 8}},
+    )
+    with pytest.raises(UserError, match="these keys differ: evaluation.judges.near.model"):
+        claim(far=OTHER, near={**local, "model": "n"})
+
+
+@pytest.fixture
+def opened(tmp_path):
+    """Opens the stages of a run on two test questions, with judges."""
+    for name in ("train", "test"):
+        lines = [{"id": f"{name}{n}", "question": f"Who was {name} {n}?"} for n in range(2)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+
+    def open_(**judges) -> Stages:
+        given = tree(**judges) | {
+            "run_dir": str(tmp_path / "run"),
+            "model": {"path": models.tiny_llama(), "dtype": "float32"},
+            "data": {name: str(tmp_path / f"{name}.jsonl") for name in ("train", "test")},
+        }
+        given["evaluation"] |= {"samples": 1, "best_of_n": [1]}
+        return Stages(build_config(given))
+
+    return open_
+
+
+def judged(stages: Stages, policy, judge: str | None, *verdicts: str) -> None:
+    """Write an examination: one answer of each decoding to each question, of two sentences each;
+    a question without letters is rejected."""
+    letters = {"o": "ok", "c": "contradictory", "e": "error"}
+    rows, ids = [], []
+    for row, words in zip(stages.questions("test").rows(), verdicts, strict=True):
+        sentences = [
+            {"start": 3 * n, "end": 3 * n + 3, "verdict": letters[word], "detail": ""}
+            for n, word in enumerate(words)
+        ]
+        candidate = {
+            "index": 0, "seed": 0, "model": "m", "response": "A. B. ", "token_ids": [1, 2],
+            "finish_reason": "stop", "decoding": "greedy",
+        }  # fmt: skip
+        answers = [
+            {**candidate, "sentences": sentences[:2]},
+            {**candidate, "decoding": "sampled", "index": 1, "sentences": sentences[2:]},
+        ]
+        rows += [{**row, "candidates": answers}] if words else []
+        ids += [row["id"]] if words else []
+    store = stages.evaluate(policy, judge).store
+    store.begin({})
+    store.write(ids, rows, [], group=8)
+    store.finish_rows(ids, 0.0)
+
+
+def test_one_with_the_settings_of_another_is_not_asked(opened):
+    stages = opened(same=ELSEWHERE, other=OTHER, again=OTHER)
+    assert stages.judges == ["other"]
+    of = [stages.evaluate(stages.base, judge).store for judge in (None, "same", "other", "again")]
+    assert of[0].folder.uri == of[1].folder.uri and of[2].folder.uri == of[3].folder.uri
+    assert [store.name for store in of[1:3]] == ["evaluate-base", "evaluate-base-by-other"]
+    names = [store.name for store in stages.stores()]
+    assert len(names) == len(set(names)) and "evaluate-mask_dpo-by-other" in names
+
+
+def test_the_report_holds_every_judge_and_its_agreement_with_the_first(opened, capsys):
+    stages = opened(same=ELSEWHERE, other=OTHER)
+    base, trained = stages.policies()
+    judged(stages, base, None, "oocc", "oooo")
+    judged(stages, base, "other", "occc", "")
+    judged(stages, trained, None, "oooo", "oooo")
+    report(stages)
+    made = json.loads(stages.dir.folder.read("report.json"))
+    assert made["systems"]["base"]["greedy"]["micro"] == 100
+    assert set(made["judges"]["other"]["systems"]) == {"base"}, "the rest is not judged yet"
+    assert (made["judges"]["other"]["annotator"], made["judges"]["other"]["model"]) == (
+        "anah",
+        "two",
+    )
+    other = made["judges"]["other"]["systems"]["base"]
+    assert (other["greedy"]["micro"], other["sampled"]["micro"]) == (50, 0)
+    # Of one question, that both have: first o o c c, other o c c c.
+    assert other["agreement"]["sentences"] == 4
+    assert other["agreement"]["accuracy"][0] == 0.75
+    assert other["agreement"]["kappa"][0] == pytest.approx(0.5)
+    same = made["judges"]["same"]["systems"]
+    assert same["base"]["greedy"] == made["systems"]["base"]["greedy"]
+    assert same["base"]["agreement"]["accuracy"] == [1.0, 1.0, 1.0]
+    printed = capsys.readouterr().out.splitlines()
+    [row] = [line.split() for line in printed if line.startswith("other ")]
+    assert row[:5] == ["other", "base", "50.0", "50.0-50.0", "2"]
+    assert row[-4:] == ["0.750", "0.750-0.750", "0.500", "0.500-0.500"]
+    assert "other: anah two" in printed
+    page = stages.dir.folder.read("report.html").decode()
+    assert "The same answers under other judges" in page and "other is anah two." in page
+
+
+def test_a_judge_that_fails_on_everything_is_told(opened, capsys):
+    stages = opened(other=OTHER)
+    judged(stages, stages.base, None, "oocc", "oooo")
+    judged(stages, stages.base, "other", "eeee", "eeee")
+    report(stages)
+    made = json.loads(stages.dir.folder.read("report.json"))
+    assert made["judges"] == {}
+    assert "no greedy answer could be scored" in made["not_scored"]["base by other"]
+    assert "base by other has no score" in capsys.readouterr().err
+
+
+def test_questions_of_two_annotators_are_held_together_by_their_ids():
+    ours, theirs = [{"id": "b"}, {"id": "a"}, {"id": "x"}], [{"id": "a"}, {"id": "b"}]
+    assert [(a["id"], b["id"]) for a, b in same_questions(ours, theirs)] == [("b", "b"), ("a", "a")]
+
+
+def test_every_examiner_is_checked_once_where_it_has_a_judgement(opened, tmp_path):
+    stages = opened(same=ELSEWHERE, other=OTHER)
+    labelled, checks = stages.judge_checks()
+    assert [key for key, _, _ in checks] == ["annotation", "evaluation.judges.other"]
+    folders = {stage.store.folder.uri for _, _, stage in checks}
+    assert len(folders) == 2 and labelled.name == "questions-train"
