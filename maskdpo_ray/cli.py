@@ -32,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0 done, 2 something a person must mend."""
     given = _parse(arguments)
     try:
+        if given.verb == "knowledge":
+            return _knowledge(given.out, given.pages)
         if given.verb == "demo":
             config = read_config(DEMO_CONFIG, given.overrides)
         else:
@@ -72,7 +74,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     given, rest = parser.parse_known_args(arguments)
     if unknown := [word for word in rest if word.startswith("-") or "=" not in word]:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    given.overrides += rest
+    if given.verb != "knowledge":
+        given.overrides += rest
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return given
 
 
@@ -92,7 +97,28 @@ def _parser() -> argparse.ArgumentParser:
         description="The whole graph on the embedded closed world: no download, no GPU.",
     )
     _add_common(demo)
+    knowledge = verbs.add_parser(
+        "knowledge",
+        help="a database of pages for FActScore, from JSON lines or a Wikipedia dump",
+        description='A database of pages for FActScore, from JSON lines {"title", "text"} or a '
+        "Wikipedia dump (pages-articles).",
+    )
+    knowledge.add_argument("out", metavar="OUT.db", help="the database to make")
+    knowledge.add_argument(
+        "pages",
+        metavar="PAGES",
+        nargs="+",
+        help=".jsonl, .xml or .xml.bz2; several are put together",
+    )
     return parser
+
+
+def _knowledge(out: str, pages: list[str]) -> int:
+    from maskdpo_ray.evaluation.factscore.knowledge import build_knowledge
+
+    counts = build_knowledge(out, pages)
+    print(f"{out}: {', '.join(f'{count} {what}' for what, count in counts.items())}")
+    return 0
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:

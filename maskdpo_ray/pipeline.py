@@ -13,7 +13,12 @@ from maskdpo_ray.evaluation.agreement import agreement
 from maskdpo_ray.evaluation.best_answers import best_answers
 from maskdpo_ray.preference.public_format import to_public
 from maskdpo_ray.progress import say
-from maskdpo_ray.report.table import agreement_table, best_of_n_table, systems_table
+from maskdpo_ray.report.table import (
+    agreement_table,
+    best_of_n_table,
+    factscore_table,
+    systems_table,
+)
 from maskdpo_ray.report.write import write_report
 from maskdpo_ray.rundir import StageStore
 from maskdpo_ray.stages import Policy, Stages
@@ -85,6 +90,8 @@ def evaluate(stages: Stages) -> None:
         finished(stages.train(*training))
     for policy in stages.policies():
         stream(stages, stages.questions("test"), stages.answer(policy), stages.evaluate(policy))
+        if stages.config.evaluation.factscore:
+            stream(stages, finished(stages.answer(policy).store), stages.factscore(policy))
 
 
 def evaluate_and_report(stages: Stages) -> None:
@@ -124,6 +131,8 @@ def report(stages: Stages) -> None:
     made = write_report(stages)
     if made["systems"]:
         print(systems_table(made))
+    if made["factscore"]:
+        print(f"\n{factscore_table(made)}")
 
 
 def stream(stages: Stages, source: StageStore, *graph: StreamStage) -> None:

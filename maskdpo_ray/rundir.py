@@ -366,12 +366,23 @@ def _dump(config: Config) -> dict[str, Any]:
         "training": set(TrainingConfig.HOW),
         "sampling": asked,
         "annotation": asked,
-        "evaluation": {"best_of_n": True, "bootstrap": True, "annotation": asked},
+        "evaluation": {
+            "best_of_n": True,
+            "bootstrap": True,
+            "annotation": asked,
+            "factscore": {"gamma": True, "writer": asked, "verifier": asked},
+        },
     }
     dumped = config.model_dump(mode="json", exclude=exclude)
     for name, changes in dumped["systems"].items():
         dumped["systems"][name] = {k: v for k, v in changes.items() if k not in TrainingConfig.HOW}
-    for section in (dumped["sampling"], dumped["annotation"], dumped["evaluation"]["annotation"]):
+    factscore = dumped["evaluation"]["factscore"] or {}
+    for section in (
+        dumped["sampling"],
+        dumped["annotation"],
+        dumped["evaluation"]["annotation"],
+        *map(factscore.get, ("writer", "verifier")),
+    ):
         if section:
             section["engine"] = what_decides(section["engine"])
     return dumped

@@ -8,6 +8,7 @@ before anything heavy is imported.
 from maskdpo_ray.config.annotation import AnnotationConfig
 from maskdpo_ray.config.endpoint import AnnotatorEndpointConfig, Constrain, EndpointConfig
 from maskdpo_ray.config.evaluation import EvaluationConfig
+from maskdpo_ray.config.factscore import ChatModelConfig, FactScoreConfig
 from maskdpo_ray.config.file import apply_override, build_config, differing_keys, read_config
 from maskdpo_ray.config.inputs import DataConfig, ModelConfig, WorldConfig
 from maskdpo_ray.config.preference import PreferenceConfig
@@ -19,11 +20,13 @@ from maskdpo_ray.config.training import LoraConfig, TrackingConfig, TrainingConf
 __all__ = [
     "AnnotationConfig",
     "AnnotatorEndpointConfig",
+    "ChatModelConfig",
     "Config",
     "Constrain",
     "DataConfig",
     "EndpointConfig",
     "EvaluationConfig",
+    "FactScoreConfig",
     "LoraConfig",
     "ModelConfig",
     "PoolConfig",

@@ -3,6 +3,7 @@
 from pydantic import Field, model_validator
 
 from maskdpo_ray.config.annotation import AnnotationConfig
+from maskdpo_ray.config.factscore import FactScoreConfig
 from maskdpo_ray.config.section import Section
 
 
@@ -20,6 +21,8 @@ class EvaluationConfig(Section):
     """Resamples of the topics for the 95 % interval."""
     annotation: AnnotationConfig | None = None
     """The examiner; the annotator that made the pairs if left out."""
+    factscore: FactScoreConfig | None = None
+    """FActScore of the same answers, beside the sentence score."""
 
     @model_validator(mode="after")
     def _enough_samples(self) -> "EvaluationConfig":

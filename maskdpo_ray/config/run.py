@@ -107,6 +107,20 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _knowledge(self) -> "Config":
+        factscore = self.evaluation.factscore
+        if factscore is None:
+            return self
+        if self.world is None and factscore.knowledge is None:
+            raise ValueError(
+                "evaluation.factscore.knowledge is missing: a database of pages, made with "
+                "`maskdpo knowledge OUT.db PAGES.jsonl`"
+            )
+        if self.world is not None and factscore.knowledge:
+            raise ValueError("world provides the pages: remove evaluation.factscore.knowledge")
+        return self
+
+    @model_validator(mode="after")
     def _systems(self) -> "Config":
         for name in self.systems:
             if name == "base" or not name.isidentifier():
@@ -146,6 +160,7 @@ class Config(Section):
             ("sampler", self.sampling.engine),
             ("annotator", self.annotation.engine),
             ("annotator", self.evaluation_annotation.engine),
+            ("factscore", self.evaluation.factscore.engine if self.evaluation.factscore else {}),
         ):
             parallel, gpus = parallel_size(engine), getattr(self.resources, pool).gpus
             if parallel > 1 and gpus != parallel:

@@ -21,6 +21,7 @@ def build_report(
     systems: Mapping[str, Mapping[str, Any]],
     best: Mapping[str, Mapping[str, Any]],
     not_scored: Mapping[str, str],
+    factscore: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Put a report together.
 
@@ -29,6 +30,8 @@ def build_report(
         systems: by name, ``{"greedy": S, "sampled": S}`` (``sentence_score``).
         best: by name, the result of ``best_of_n``.
         not_scored: by name, why an evaluated system has no score.
+        factscore: by name, ``{decoding: F}`` (``evaluation.factscore.score``), F with
+            ``unknown_topics`` or, where there is no score, with ``not_scored`` alone.
 
     Returns:
         The report. ``pairs.dropped`` counts, by reason, every training question that gave no
@@ -53,6 +56,7 @@ def build_report(
         "unfinished_questions": questions - kept - dropped.total(),
         "systems": {name: dict(scores) for name, scores in systems.items()},
         "not_scored": dict(not_scored),
+        "factscore": {name: dict(scores) for name, scores in factscore.items()},
         "best_of_n": {name: dict(result["macro"]) for name, result in best.items()},
         "best_of_n_detail": {name: dict(result) for name, result in best.items()},
         "seconds": {name: manifest.get("seconds", 0.0) for name, manifest in stages.items()},

@@ -57,6 +57,7 @@ def parts() -> dict:
         "systems": {name: scores for name, (scores, _) in scored.items()},
         "best": {name: best for name, (_, best) in scored.items()},
         "not_scored": {},
+        "factscore": {},
     }
 
 

@@ -129,6 +129,7 @@ def test_hostile_text_stays_text(text):
         systems={},
         best={},
         not_scored={},
+        factscore={},
     )
     page = Page(render_html(report, {}, [{"question": text, "chosen": side, "rejected": side}]))
     assert page.answers == [text, text]

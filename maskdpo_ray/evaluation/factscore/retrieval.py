@@ -21,23 +21,20 @@ Indexer = Callable[[Sequence[str]], Index]
 
 
 class Bm25Index:
-    """BM25 as Lucene computes it (k1 1.5, b 0.75), over lower-case words."""
+    """Okapi BM25 (k1 1.5, b 0.75) over lower-case words."""
 
     def __init__(self, texts: Sequence[str]) -> None:
-        import bm25s
+        # Not bm25s: it imports numba, and beside numba vLLM's engine does not start on CPU.
+        from rank_bm25 import BM25Okapi
 
         tokenized = [words(text) for text in texts]
+        self._scores = BM25Okapi(tokenized).get_scores if any(tokenized) else None
         self._size = len(texts)
-        self._known = {word for text in tokenized for word in text}
-        self._bm25 = bm25s.BM25(method="lucene", k1=1.5, b=0.75)
-        if self._known:
-            self._bm25.index(tokenized, show_progress=False)
 
     def best(self, query: str, k: int) -> list[int]:
         """Positions of the ``k`` texts closest to ``query``, or of all where there are fewer, in
         the order of the texts; of equally close ones the earlier."""
-        known = [word for word in words(query) if word in self._known]
-        scores = self._bm25.get_scores(known) if known else np.zeros(self._size)
+        scores = self._scores(words(query)) if self._scores else np.zeros(self._size)
         return closest(scores, k)
 
 

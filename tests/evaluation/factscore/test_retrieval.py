@@ -22,16 +22,14 @@ def test_ties_and_unknown_words_go_to_the_first():
 
 
 def test_bm25_by_hand():
-    """Lucene's formula over two texts; the scores decide, so they are checked as ranks."""
-    index = Bm25Index(["mill mill mill town", "mill", "town town"])
+    index = Bm25Index(["mill mill mill town", "mill", "town town", "house", "house", "road"])
+    idf = np.log((6 - 2 + 0.5) / (2 + 0.5))
 
-    def score(tf, length, df):
-        idf = np.log(1 + (3 - df + 0.5) / (df + 0.5))
-        return idf * tf / (tf + 1.5 * (1 - 0.75 + 0.75 * length / (7 / 3)))
+    def score(tf, length):
+        return idf * 2.5 * tf / (tf + 1.5 * (1 - 0.75 + 0.75 * length / (10 / 6)))
 
-    expected = [score(3, 4, 2), score(1, 1, 2), 0]
-    found = index._bm25.get_scores(["mill"])
-    assert found == pytest.approx(expected, rel=1e-5)
+    expected = [score(3, 4), score(1, 1), 0, 0, 0, 0]
+    assert index._scores(["mill"]) == pytest.approx(expected)
 
 
 def test_the_passage_that_states_a_fact_is_found_in_real_pages(biographies):
@@ -52,7 +50,7 @@ def test_the_passage_that_states_a_fact_is_found_in_real_pages(biographies):
                     searched += 1
                     found += bool(home & set(index.best(f"{row['topic']} {fact['text']}", 5)))
     assert searched > 5000
-    assert found / searched > 0.95
+    assert found / searched > 0.99
 
 
 def test_dense_retrieval_through_transformers(tmp_path):
