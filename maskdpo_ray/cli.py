@@ -116,8 +116,10 @@ def _parser() -> argparse.ArgumentParser:
 def _knowledge(out: str, pages: list[str]) -> int:
     from maskdpo_ray.evaluation.factscore.knowledge import build_knowledge
 
-    counts = build_knowledge(out, pages)
-    print(f"{out}: {', '.join(f'{count} {what}' for what, count in counts.items())}")
+    counts = build_knowledge(out, pages, progress=lambda line: print(line, file=sys.stderr))
+    made = counts.pop("pages")
+    left_out = ", ".join(f"{count} {reason}" for reason, count in counts.items())
+    print(f"{out}: {made} pages" + (f"; left out: {left_out}" if left_out else ""))
     return 0
 
 

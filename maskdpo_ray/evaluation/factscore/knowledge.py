@@ -11,8 +11,8 @@ import os
 import sqlite3
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, suppress
 from functools import cache
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from maskdpo_ray.evaluation.factscore.wikipedia import DUMP, read_dump
 
 TABLE = "CREATE TABLE documents (title TEXT PRIMARY KEY, text TEXT NOT NULL)"
 ABOUT = "CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT NOT NULL)"
+TELL = 100_000  # pages between two lines of progress
 
 Page = tuple[str, str]  # title and text
 
@@ -68,12 +69,15 @@ def knowledge_identity(path: str) -> str:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
-def build_knowledge(out: str | Path, sources: Sequence[str | Path]) -> dict[str, int]:
+def build_knowledge(
+    out: str | Path, sources: Sequence[str | Path], progress: Callable[[str], None] | None = None
+) -> dict[str, int]:
     """Make a database of the pages in ``sources``, whole or not at all.
 
     Args:
         sources: files of JSON lines ``{"title", "text"}`` (``.jsonl``), or of a Wikipedia dump
             ``pages-articles`` (``.xml`` or ``.xml.bz2``, whole or in parts).
+        progress: called with a line now and then; a whole dump takes hours.
 
     Returns:
         Counts: ``pages``, and by reason what was left out (``empty``; of a dump also
@@ -81,28 +85,34 @@ def build_knowledge(out: str | Path, sources: Sequence[str | Path]) -> dict[str,
 
     Raises:
         UserError: ``out`` exists, a source is missing, damaged or of another kind, a title stands
-            twice, or there is no page at all.
+            twice, there is no page at all, or the disk is full.
     """
     out = Path(out)
     if out.exists():
         raise UserError(f"{out} exists: remove it, or name another file")
     counts: Counter[str] = Counter()
     readers = [_reader(Path(source), counts) for source in sources]
-    return write_pages(out, (page for reader in readers for page in reader), counts)
+    pages = (page for reader in readers for page in reader)
+    return write_pages(out, pages, counts, progress)
 
 
-def write_pages(out: Path, pages: Iterable[Page], counts: Counter[str]) -> dict[str, int]:
+def write_pages(
+    out: Path,
+    pages: Iterable[Page],
+    counts: Counter[str],
+    progress: Callable[[str], None] | None = None,
+) -> dict[str, int]:
     """Write the database beside its name and rename it when it is complete.
 
     Raises:
-        UserError: a title stands twice, or there is no page.
+        UserError: as ``build_knowledge``.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
     unfinished = out.with_name(f"{out.name}.unfinished")
-    unfinished.unlink(missing_ok=True)
     digest = hashlib.sha256()
     counts["pages"] = 0
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.unlink(missing_ok=True)
         with closing(sqlite3.connect(unfinished, isolation_level=None)) as database:
             # It is thrown away unless it is finished, so nothing in it needs to survive.
             database.execute("PRAGMA journal_mode = OFF")
@@ -113,6 +123,8 @@ def write_pages(out: Path, pages: Iterable[Page], counts: Counter[str]) -> dict[
             for page in _filled(pages, counts):
                 _insert(database, page)
                 counts["pages"] += 1
+                if progress and counts["pages"] % TELL == 0:
+                    progress(f"{counts['pages']} pages")
                 digest.update(json.dumps(page).encode())
             database.execute("INSERT INTO about VALUES ('sha256', ?)", (digest.hexdigest(),))
             database.execute("COMMIT")
@@ -121,8 +133,11 @@ def write_pages(out: Path, pages: Iterable[Page], counts: Counter[str]) -> dict[
         with open(unfinished, "rb") as file:
             os.fsync(file.fileno())
         os.replace(unfinished, out)
+    except (OSError, sqlite3.OperationalError) as error:
+        raise UserError(f"cannot make {out}: {error}") from error
     finally:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
     return dict(counts)
 
 

@@ -146,6 +146,12 @@ def test_what_is_no_source_is_refused_before_anything_is_written(tmp_path):
         build_knowledge(tmp_path / "k.db", [good])
 
 
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    source = lines(tmp_path / "p.jsonl", {"title": "A", "text": "a"})
+    with pytest.raises(UserError, match="cannot make .*p.jsonl/k.db: "):
+        build_knowledge(source / "k.db", [source])
+
+
 def test_what_is_no_database_is_refused(tmp_path):
     with pytest.raises(UserError, match="no knowledge database at .*: make one with maskdpo"):
         Knowledge(tmp_path / "none.db")
