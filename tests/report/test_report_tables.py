@@ -1,6 +1,9 @@
+from maskdpo_ray.report.html import render_html
 from maskdpo_ray.report.table import (
     best_of_n_rows,
     count_rows,
+    factscore_rows,
+    factscore_table,
     stage_rows,
     system_rows,
     systems_table,
@@ -49,3 +52,46 @@ def test_stages_show_what_was_rejected_and_why(report):
     assert stages["pair"] == ["8", "4", "2.0", "3 equal_scores, 1 too_long"]
     assert stages["annotate"] == ["8", "8", "30.0", ""]
     assert stages["train-mask_dpo"] == ["", "3 steps", "40.0", ""]
+
+
+FACTSCORE = {
+    "macro": 58.31,
+    "ci95": [54.0, 62.0],
+    "penalised": 57.02,
+    "penalised_ci95": [53.0, 61.0],
+    "respond_ratio": 85.79,
+    "mean_supported": 19.94,
+    "mean_not_supported": 14.6,
+    "abstained": 26,
+    "without_facts": 1,
+    "errors": 2,
+    "unknown_topics": 3,
+}
+
+
+def test_factscore_is_shown_with_and_without_penalty_and_with_what_is_left_out(report):
+    report["factscore"] = {
+        "base": {"greedy": FACTSCORE},
+        "mask_dpo": {"greedy": {"not_scored": "no greedy answer has a FActScore"}},
+    }
+    header, base, ours = factscore_rows(report)
+    cells = dict(zip(header, base, strict=True))
+    assert base[2:6] == ["58.3", "54.0-62.0", "57.0", "53.0-61.0"]
+    assert (cells["responds"], cells["supported each"], cells["not"]) == ("85.8", "19.9", "14.6")
+    counts = ("abstained", "without facts", "errors", "unknown topics")
+    assert [cells[name] for name in counts] == ["26", "1", "2", "3"]
+    assert ours[:3] == ["mask_dpo", "greedy", "none"] and not any(ours[3:])
+    assert len({len(row) for row in (header, base, ours)}) == 1
+    assert "57.0" in factscore_table(report)
+
+
+def test_the_page_shows_factscore_where_there_is_one(report):
+    assert "FActScore" not in render_html(report, {}, [])
+    report["factscore"] = {
+        "base": {"greedy": FACTSCORE},
+        "mask_dpo": {"greedy": {"not_scored": "26 abstain <b>"}},
+    }
+    report["config"]["evaluation"] = {"factscore": {"gamma": 10}}
+    page = render_html(report, {}, [])
+    assert "<h2>FActScore</h2>" in page and "58.3" in page
+    assert "mask_dpo, greedy: 26 abstain &lt;b&gt;." in page

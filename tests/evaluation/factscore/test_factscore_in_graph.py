@@ -71,6 +71,17 @@ def by_id(rows) -> list[dict]:
     return sorted(rows, key=lambda row: row["id"])
 
 
+def test_the_configured_examiner_asks_the_server_and_finds_the_same(run_dir, server):
+    serving = server()
+    stages = with_answers(run_dir, serving.url)
+    examiner = stages.factscore(stages.base).build()
+    rows = list(stages.answer(stages.base).store.rows())
+    found = [row for row in asyncio.run(examiner(rows)) if isinstance(row, dict)]
+    assert by_id(found) == by_id(expected(stages))
+    verified = [text for text in serving.asked if "Statement: " in text]
+    assert len(verified) == len(set(verified)) > 20
+
+
 def test_the_stage_makes_a_score_of_answers_and_counts_what_it_could_not(
     run_dir, server, ray_cluster
 ):

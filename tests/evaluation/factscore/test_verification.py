@@ -63,3 +63,30 @@ def test_anything_else_is_an_error_and_never_supported(reply):
     found, detail, _ = judge(reply)
     assert found == "error"
     assert detail["reason"]
+
+
+def test_a_real_model_with_random_weights_answers_one_of_the_two(engine):
+    from maskdpo_ray.engine.chat_model import ChatModel
+
+    wording = read_wording()
+    for each in wording.languages.values():
+        each["verification"]["prompt"] = "{passages} {fact}"  # fits the tiny context
+    verifier = Verifier(ChatModel(engine, max_tokens=24), wording)
+
+    async def ask(language):
+        jobs = (verifier.judge("Ada", f"Fact {n}.", ["She."], language) for n in range(12))
+        return await asyncio.gather(*jobs)
+
+    for language in ("en", "zh"):
+        for verdict, detail in asyncio.run(ask(language)):
+            assert verdict in ("supported", "not_supported")
+            spoken = wording.languages[language]["verification"][verdict]
+            assert json.loads(detail) == {"reply": spoken}
+
+
+def test_a_prompt_beyond_the_context_of_a_real_model_is_an_error(engine):
+    from maskdpo_ray.engine.chat_model import ChatModel
+
+    verifier = Verifier(ChatModel(engine, max_tokens=24), read_wording())
+    verdict, detail = asyncio.run(verifier.judge("Ada", FACT, ["long " * 2000], "en"))
+    assert verdict == "error" and json.loads(detail)["reason"]
