@@ -39,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             choose_topics(options)
             return 0
+        if given.verb == "knowledge":
+            return _knowledge(given.out, given.pages)
         if given.verb == "demo":
             config = read_config(DEMO_CONFIG, given.overrides)
         else:
@@ -103,7 +105,30 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_common(demo)
     add_topics(verbs)
+    knowledge = verbs.add_parser(
+        "knowledge",
+        help="a database of pages for FActScore, from JSON lines or a Wikipedia dump",
+        description='A database of pages for FActScore, from JSON lines {"title", "text"} or a '
+        "Wikipedia dump (pages-articles).",
+    )
+    knowledge.add_argument("out", metavar="OUT.db", help="the database to make")
+    knowledge.add_argument(
+        "pages",
+        metavar="PAGES",
+        nargs="+",
+        help=".jsonl, .xml or .xml.bz2; several are put together",
+    )
     return parser
+
+
+def _knowledge(out: str, pages: list[str]) -> int:
+    from maskdpo_ray.evaluation.factscore.knowledge import build_knowledge
+
+    counts = build_knowledge(out, pages, progress=lambda line: print(line, file=sys.stderr))
+    made = counts.pop("pages")
+    left_out = ", ".join(f"{count} {reason}" for reason, count in counts.items())
+    print(f"{out}: {made} pages" + (f"; left out: {left_out}" if left_out else ""))
+    return 0
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:

@@ -21,6 +21,7 @@ PACKAGES = (
     "peft",
     "openai",
     "nltk",
+    "rank-bm25",
     "numpy",
 )
 

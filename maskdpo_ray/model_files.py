@@ -1,4 +1,4 @@
-"""Models in an object store, copied to this node's disk, where engines and tokenizers read them."""
+"""Models and files in an object store, copied to this node's disk, where engines read them."""
 
 import fcntl
 import os
@@ -31,7 +31,34 @@ def local_folder(path: str) -> str:
     files = [i for i in stored.filesystem.get_file_info(_listing(stored)) if i.is_file]
     if "config.json" not in {info.base_name for info in files}:
         raise UserError(f"{path} holds no config.json: it is no Hugging Face model")
-    key = fingerprint(path, sorted((i.base_name, i.size, i.mtime_ns) for i in files))
+    return str(_copy_of(stored, files))
+
+
+def local_file(path: str) -> str:
+    """One file on this node, as ``local_folder`` does it with a model.
+
+    Raises:
+        UserError: there is no file at this URL.
+    """
+    if "://" not in path:
+        return os.path.expanduser(path)
+    parent, _, name = path.rpartition("/")
+    stored = Folder(parent)
+    info = stored.filesystem.get_file_info(stored.path(name))
+    if not info.is_file:
+        raise UserError(f"no file at {path}")
+    return str(_copy_of(stored, [info]) / name)
+
+
+def cache_folder() -> Path:
+    """``$XDG_CACHE_HOME/maskdpo-ray/models``, by default under ``~/.cache``."""
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "maskdpo-ray" / "models"
+
+
+def _copy_of(stored: Folder, files: list[pafs.FileInfo]) -> Path:
+    """The folder on this node with these files of a stored one."""
+    key = fingerprint(str(stored), sorted((i.base_name, i.size, i.mtime_ns) for i in files))
     cache = cache_folder()
     cache.mkdir(parents=True, exist_ok=True)
     copy = cache / key
@@ -39,13 +66,7 @@ def local_folder(path: str) -> str:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not copy.exists():
             _download(stored, files, copy)
-    return str(copy)
-
-
-def cache_folder() -> Path:
-    """``$XDG_CACHE_HOME/maskdpo-ray/models``, by default under ``~/.cache``."""
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "maskdpo-ray" / "models"
+    return copy
 
 
 def _listing(folder: Folder) -> pafs.FileSelector:

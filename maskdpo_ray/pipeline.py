@@ -16,6 +16,7 @@ from maskdpo_ray.progress import say
 from maskdpo_ray.report.table import (
     agreement_table,
     best_of_n_table,
+    factscore_table,
     judges_table,
     systems_table,
 )
@@ -96,6 +97,8 @@ def evaluate(stages: Stages) -> None:
         # A stream is a chain: who judges the same answers again comes after the first examiner.
         for judge in stages.judges:
             stream(stages, finished(stages.answered(policy)), stages.evaluate(policy, judge))
+        if stages.config.evaluation.factscore:
+            stream(stages, finished(stages.answered(policy)), stages.factscore(policy))
 
 
 def evaluate_and_report(stages: Stages) -> None:
@@ -146,6 +149,8 @@ def report(stages: Stages) -> None:
         print(systems_table(made))
     if made["judges"]:
         print(f"\n{judges_table(made)}")
+    if made["factscore"]:
+        print(f"\n{factscore_table(made)}")
 
 
 def stream(stages: Stages, source: StageStore, *graph: StreamStage) -> None:

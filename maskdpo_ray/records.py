@@ -15,6 +15,7 @@ ERROR_VERDICT = "error"
 VERDICTS = (*CORRECT_VERDICTS, *INCORRECT_VERDICTS, ERROR_VERDICT)
 # Stands where no annotator was asked (annotation/pruning.py). No annotator may answer it.
 SKIPPED_VERDICT = "skipped"
+FACT_VERDICTS = ("supported", "not_supported", ERROR_VERDICT)  # on atomic facts
 
 
 class Sentence(TypedDict):
@@ -73,6 +74,44 @@ class Pair(TypedDict):
     digest: str  # names the token ids of prompt and both responses: the key of the reference
 
 
+class Fact(TypedDict):
+    """One atomic fact of a sentence."""
+
+    text: str
+    verdict: str  # one of FACT_VERDICTS
+    detail: str  # JSON: the verifier's raw reply, the positions of the passages it was shown
+
+
+class StatedFacts(TypedDict):
+    """One sentence of an answer and the facts that it states."""
+
+    start: int  # character (code point) offset, inclusive
+    end: int  # character offset, exclusive
+    facts: list[Fact]  # empty for a sentence that states nothing
+    error: bool  # the fact writer failed on this sentence: nobody knows its facts
+    detail: str  # JSON: the fact writer's raw reply and what of it was dropped
+
+
+class ExaminedAnswer(TypedDict):
+    """One answer, fact by fact."""
+
+    index: int  # position among the candidates of its question
+    response: str
+    decoding: str  # "sampled" or "greedy"
+    abstained: bool  # the answer says that it does not know
+    sentences: list[StatedFacts]  # tile the response; empty where it abstains
+
+
+class FactRow(TypedDict):
+    """A question and its answers, examined fact by fact."""
+
+    id: str
+    topic: str
+    question: str
+    language: str
+    answers: list[ExaminedAnswer]
+
+
 class Rejected(TypedDict):
     """A row that left the graph: kept beside the output, counted under ``reason``."""
 
@@ -127,6 +166,34 @@ PAIR_SCHEMA = pa.schema(
         ("chosen", SIDE),
         ("rejected", SIDE),
         ("digest", _STRING),
+    ]
+)
+FACT = pa.struct([("text", _STRING), ("verdict", _STRING), ("detail", _STRING)])
+STATED_FACTS = pa.struct(
+    [
+        ("start", pa.int32()),
+        ("end", pa.int32()),
+        ("facts", pa.list_(FACT)),
+        ("error", pa.bool_()),
+        ("detail", _STRING),
+    ]
+)
+EXAMINED_ANSWER = pa.struct(
+    [
+        ("index", pa.int32()),
+        ("response", _STRING),
+        ("decoding", _STRING),
+        ("abstained", pa.bool_()),
+        ("sentences", pa.list_(STATED_FACTS)),
+    ]
+)
+FACT_SCHEMA = pa.schema(
+    [
+        ("id", _STRING),
+        ("topic", _STRING),
+        ("question", _STRING),
+        ("language", _STRING),
+        ("answers", pa.list_(EXAMINED_ANSWER)),
     ]
 )
 # ``id`` is the pair's digest; log-probs for every token of the response, whatever its weight.

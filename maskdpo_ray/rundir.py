@@ -372,13 +372,19 @@ def _dump(config: Config) -> dict[str, Any]:
             "annotation": asked,
             "judges": {"__all__": asked},
             "models": {"__all__": asked},
+            "factscore": {"gamma": True, "writer": asked, "verifier": asked},
         },
     }
     dumped = config.model_dump(mode="json", exclude=exclude)
     for name, changes in dumped["systems"].items():
         dumped["systems"][name] = {k: v for k, v in changes.items() if k not in TrainingConfig.HOW}
     evaluation = dumped["evaluation"]
-    others = (*evaluation["judges"].values(), *evaluation["models"].values())
+    factscore = evaluation["factscore"] or {}
+    others = (
+        *evaluation["judges"].values(),
+        *evaluation["models"].values(),
+        *map(factscore.get, ("writer", "verifier")),
+    )
     for section in (dumped["sampling"], dumped["annotation"], evaluation["annotation"], *others):
         if section and section["engine"] is not None:
             section["engine"] = what_decides(section["engine"])

@@ -14,19 +14,24 @@ from maskdpo_ray.annotation.factory import build_annotator
 from maskdpo_ray.answers import import_answers
 from maskdpo_ray.config import (
     AnnotationConfig,
+    ChatModelConfig,
     Config,
     EndpointConfig,
     EvaluatedConfig,
+    FactScoreConfig,
     ModelConfig,
     TrainingConfig,
 )
 from maskdpo_ray.engine.arguments import what_decides
 from maskdpo_ray.engine.chat import load_tokenizer
 from maskdpo_ray.errors import UserError
+from maskdpo_ray.evaluation.factscore.factory import build_factscore
+from maskdpo_ray.evaluation.factscore.knowledge import knowledge_identity
 from maskdpo_ray.identity import commit_of, file_digest, model_identity, versions
+from maskdpo_ray.model_files import local_file
 from maskdpo_ray.preference.processor import PairBuilder
 from maskdpo_ray.questions import check_disjoint, import_questions, source_of
-from maskdpo_ray.records import PAIR_SCHEMA, QUESTION_SCHEMA, REFERENCE_SCHEMA
+from maskdpo_ray.records import FACT_SCHEMA, PAIR_SCHEMA, QUESTION_SCHEMA, REFERENCE_SCHEMA
 from maskdpo_ray.rundir import RunDir, StageStore
 from maskdpo_ray.sampling.factory import (
     build_chat_sampler,
@@ -40,7 +45,7 @@ from maskdpo_ray.sources import Source
 from maskdpo_ray.stream import StreamStage
 from maskdpo_ray.training.reference import ReferenceProcessor
 from maskdpo_ray.training.worker import TrainingJob
-from maskdpo_ray.world.place import WorldPlace, world_of
+from maskdpo_ray.world.place import WorldPlace, world_knowledge, world_of
 
 NO_ROWS = pa.schema([])
 
@@ -410,6 +415,43 @@ class Stages:
         )
         return self._annotate(store, annotation)
 
+    def factscore(self, policy: Policy) -> StreamStage:
+        """The answers fact by fact; only where ``evaluation.factscore`` is given."""
+        settings, built = self._factscore
+        store = self.dir.store(
+            f"factscore-{policy.name}", settings, FACT_SCHEMA, self.answered(policy)
+        )
+        return StreamStage(store, partial(build_factscore, built), self.config.resources.factscore)
+
+    @cached_property
+    def _factscore(self) -> tuple[dict[str, Any], FactScoreConfig]:
+        """What verdicts on facts depend on, and the section with all that it names pinned."""
+        section, key = self.config.evaluation.factscore, "evaluation.factscore"
+        # Of the score, not of the verdicts that it is made from.
+        settings = section.model_dump(mode="json", exclude={"gamma", *section.models})
+        knowledge = section.knowledge
+        if self.world:
+            knowledge = world_knowledge(self.world, build=not self._look)
+            settings["knowledge"] = knowledge.rpartition("/")[2]  # named by its content
+        else:
+            settings["knowledge"] = knowledge_identity(local_file(knowledge))
+        if section.templates:
+            settings["templates"] = file_digest(section.templates)
+        pinned: dict[str, Any] = {"knowledge": knowledge}
+        for name, of in section.models.items():
+            settings[name] = self._chat_model(of)
+            if of.model:
+                identity = model_identity(of.model, of.revision, f"{key}.{name}.model")
+                settings[name]["model"] = identity
+                pinned[name] = of.model_copy(update={"revision": commit_of(identity)})
+        if section.embedding:
+            identity = model_identity(
+                section.embedding, section.embedding_revision, f"{key}.embedding"
+            )
+            settings["embedding"] = identity
+            pinned["embedding_revision"] = commit_of(identity)
+        return settings, section.model_copy(update=pinned)
+
     def judge_checks(self) -> tuple[StageStore, list[tuple[str, AnnotationConfig, StreamStage]]]:
         """Answers with human labels, and every examiner's own verdicts on the same sentences.
 
@@ -460,6 +502,8 @@ class Stages:
             for policy in self.policies():
                 made += [self.answered(policy), self.evaluate(policy).store]
                 made += [self.evaluate(policy, judge).store for judge in self.judges]
+                if self.config.evaluation.factscore:
+                    made.append(self.factscore(policy).store)
         return made
 
     # -- shared ---------------------------------------------------------------------------------
@@ -470,14 +514,20 @@ class Stages:
 
     def _annotation(self, annotation: AnnotationConfig) -> dict[str, Any]:
         """What an annotator's verdicts depend on."""
-        exclude = {"revision": True, "endpoint": set(EndpointConfig.HOW)}
-        settings = annotation.model_dump(mode="json", exclude=exclude)
-        settings["engine"] = what_decides(annotation.engine)
-        for file in ("templates", "chat_template"):
-            if path := getattr(annotation, file):
-                settings[file] = file_digest(path)
+        settings = self._chat_model(annotation)
+        if annotation.templates:
+            settings["templates"] = file_digest(annotation.templates)
         if annotation.model:
             settings["model"] = self._annotating(annotation)
+        return settings
+
+    def _chat_model(self, section: AnnotationConfig | ChatModelConfig) -> dict[str, Any]:
+        """What of a section with a chat model decides its replies, beside the weights."""
+        exclude = {"revision": True, "endpoint": set(EndpointConfig.HOW)}
+        settings = section.model_dump(mode="json", exclude=exclude)
+        settings["engine"] = what_decides(section.engine)
+        if section.chat_template:
+            settings["chat_template"] = file_digest(section.chat_template)
         return settings
 
     def _annotating(self, annotation: AnnotationConfig) -> str:

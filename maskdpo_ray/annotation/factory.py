@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from maskdpo_ray.config import AnnotationConfig
+from maskdpo_ray.config import AnnotationConfig, ChatModelConfig
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.storage import Folder
 
@@ -33,12 +33,12 @@ def build_annotator(
             from maskdpo_ray.annotation.anah import AnahAnnotator, read_anah_templates
 
             templates = read_anah_templates(annotation.templates)
-            annotator = AnahAnnotator(_chat_model(annotation), templates)
+            annotator = AnahAnnotator(chat_model(annotation), templates)
         case "judge":
             from maskdpo_ray.annotation.judge import JudgeAnnotator, read_judge_templates
 
             templates = read_judge_templates(annotation.templates)
-            annotator = JudgeAnnotator(_chat_model(annotation), templates)
+            annotator = JudgeAnnotator(chat_model(annotation), templates)
         case "closed_world":
             from maskdpo_ray.annotation.closed_world import ClosedWorldAnnotator
 
@@ -57,20 +57,25 @@ def read_facts(world: Folder | None) -> dict[str, dict[str, str]]:
     return world.read_json("facts.json")
 
 
-def _chat_model(annotation: AnnotationConfig) -> "ChatModel | ChatEndpoint":
-    if annotation.endpoint:
+def chat_model(settings: AnnotationConfig | ChatModelConfig) -> "ChatModel | ChatEndpoint":
+    """The model that a section names, in this process or behind its server.
+
+    Raises:
+        UserError: the engine does not start, or the endpoint will not do.
+    """
+    if settings.endpoint:
         from maskdpo_ray.engine.endpoint_chat import open_chat
 
-        return open_chat(annotation.endpoint, annotation.max_tokens, annotation.endpoint.constrain)
+        return open_chat(settings.endpoint, settings.max_tokens, settings.endpoint.constrain)
     from maskdpo_ray.engine.chat_model import ChatModel
     from maskdpo_ray.engine.engine import start_engine
 
     engine = start_engine(
-        annotation.model,
-        annotation.engine,
-        dtype=annotation.dtype,
-        revision=annotation.revision,
-        chat_template=annotation.chat_template,
-        trust_remote_code=annotation.trust_remote_code,
+        settings.model,
+        settings.engine,
+        dtype=settings.dtype,
+        revision=settings.revision,
+        chat_template=settings.chat_template,
+        trust_remote_code=settings.trust_remote_code,
     )
-    return ChatModel(engine, annotation.max_tokens)
+    return ChatModel(engine, settings.max_tokens)

@@ -39,21 +39,27 @@ class Templates:
         return self.languages[language]
 
 
-def read_templates(path: str | None, default: str) -> Templates:
+def read_templates(
+    path: str | None,
+    default: str,
+    package: str = "maskdpo_ray.annotation",
+    key: str = "annotation.templates",
+) -> Templates:
     """Read a template file.
 
     Args:
-        path: a file of the user's own, or None for the ``default`` of this package.
+        path: a file of the user's own, or None for the ``default`` of ``package``.
+        key: the setting that ``path`` comes from, for errors.
 
     Raises:
         UserError: the file is missing or holds no mapping of languages.
     """
     if path is None:
-        file = files("maskdpo_ray.annotation") / "templates" / default
+        file = files(package) / "templates" / default
     else:
         file = Path(path)
         if not file.is_file():
-            raise UserError(f"annotation.templates: no file at {path}")
+            raise UserError(f"{key}: no file at {path}")
     name = str(path or default)
     try:
         tree = yaml.safe_load(file.read_text(encoding="utf-8"))

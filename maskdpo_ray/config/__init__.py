@@ -10,6 +10,7 @@ from maskdpo_ray.config.data import ColumnsConfig, DataConfig, SourceConfig, Spl
 from maskdpo_ray.config.endpoint import AnnotatorEndpointConfig, Constrain, EndpointConfig
 from maskdpo_ray.config.evaluated import EvaluatedConfig
 from maskdpo_ray.config.evaluation import EvaluationConfig
+from maskdpo_ray.config.factscore import ChatModelConfig, FactScoreConfig
 from maskdpo_ray.config.file import apply_override, build_config, differing_keys, read_config
 from maskdpo_ray.config.inputs import ModelConfig, WorldConfig
 from maskdpo_ray.config.preference import PreferenceConfig
@@ -22,6 +23,7 @@ from maskdpo_ray.config.training import LoraConfig, TrackingConfig, TrainingConf
 __all__ = [
     "AnnotationConfig",
     "AnnotatorEndpointConfig",
+    "ChatModelConfig",
     "ColumnsConfig",
     "Config",
     "Constrain",
@@ -29,6 +31,7 @@ __all__ = [
     "EndpointConfig",
     "EvaluatedConfig",
     "EvaluationConfig",
+    "FactScoreConfig",
     "LoraConfig",
     "ModelConfig",
     "PoolConfig",

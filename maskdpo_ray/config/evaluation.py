@@ -4,6 +4,7 @@ from pydantic import Field, model_validator
 
 from maskdpo_ray.config.annotation import AnnotationConfig
 from maskdpo_ray.config.evaluated import EvaluatedConfig, check_names
+from maskdpo_ray.config.factscore import FactScoreConfig
 from maskdpo_ray.config.section import Section
 
 
@@ -25,6 +26,8 @@ class EvaluationConfig(Section):
     """Further examiners of the same answers, by name: their scores stand beside the examiner's."""
     models: dict[str, EvaluatedConfig] = {}
     """Further models, servers and given answers, by name: evaluated beside base and systems."""
+    factscore: FactScoreConfig | None = None
+    """FActScore of the same answers, beside the sentence score."""
 
     @model_validator(mode="after")
     def _enough_samples(self) -> "EvaluationConfig":

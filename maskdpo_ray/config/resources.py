@@ -82,6 +82,7 @@ class ResourcesConfig(Section):
 
     sampler: PoolConfig = PoolConfig()
     annotator: PoolConfig = PoolConfig()
+    factscore: PoolConfig = PoolConfig()
     pair: PoolConfig = PoolConfig(cpus=0.5)
     reference: PoolConfig = PoolConfig()
     training: WorkersConfig = WorkersConfig()

@@ -122,6 +122,20 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _knowledge(self) -> "Config":
+        factscore = self.evaluation.factscore
+        if factscore is None:
+            return self
+        if self.world is None and factscore.knowledge is None:
+            raise ValueError(
+                "evaluation.factscore.knowledge is missing: a database of pages, made with "
+                "`maskdpo knowledge OUT.db PAGES.jsonl`"
+            )
+        if self.world is not None and factscore.knowledge:
+            raise ValueError("world provides the pages: remove evaluation.factscore.knowledge")
+        return self
+
+    @model_validator(mode="after")
     def _systems(self) -> "Config":
         for name in self.systems:
             if name == "base" or not name.isidentifier():
@@ -164,6 +178,7 @@ class Config(Section):
             ("annotator", self.annotation.engine),
             *(("sampler", other.engine or {}) for other in self.evaluation.models.values()),
             *(("annotator", examiner.engine) for examiner in self.examiners.values()),
+            ("factscore", self.evaluation.factscore.engine if self.evaluation.factscore else {}),
         ):
             parallel, gpus = parallel_size(engine), getattr(self.resources, pool).gpus
             if parallel > 1 and gpus != parallel:

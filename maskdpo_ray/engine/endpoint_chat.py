@@ -82,7 +82,7 @@ class ChatEndpoint:
         if found not in choices:
             raise RequestRefused(
                 f"the reply {text[:100]!r} is none of {', '.join(choices)}: let the server keep "
-                "to them (annotation.endpoint.constrain)"
+                "to them (endpoint.constrain)"
             )
         return found
 

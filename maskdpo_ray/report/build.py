@@ -23,6 +23,7 @@ def build_report(
     best: Mapping[str, Mapping[str, Any]],
     judges: Mapping[str, Mapping[str, Any]],
     not_scored: Mapping[str, str],
+    factscore: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Put a report together.
 
@@ -34,6 +35,8 @@ def build_report(
         judges: by name, ``annotator``, ``model`` and ``systems``: by name, ``{"greedy": S,
             "sampled": S, "agreement": A}`` (``score_again``).
         not_scored: by name, why an evaluated system has no score.
+        factscore: by name, ``{decoding: F}`` (``evaluation.factscore.score``), F with
+            ``unknown_topics`` or, where there is no score, with ``not_scored`` alone.
 
     Returns:
         The report. ``pairs.dropped`` counts, by reason, every training question that gave no
@@ -59,6 +62,7 @@ def build_report(
         "systems": {name: dict(scores) for name, scores in systems.items()},
         "not_scored": dict(not_scored),
         "judges": {name: dict(judge) for name, judge in judges.items()},
+        "factscore": {name: dict(scores) for name, scores in factscore.items()},
         "best_of_n": {name: dict(result["macro"]) for name, result in best.items()},
         "best_of_n_detail": {name: dict(result) for name, result in best.items()},
         "seconds": {name: manifest.get("seconds", 0.0) for name, manifest in stages.items()},

@@ -8,6 +8,7 @@ from typing import Any
 from maskdpo_ray.report.table import (
     best_of_n_rows,
     count_rows,
+    factscore_rows,
     judge_rows,
     score_rows,
     stage_rows,
@@ -60,6 +61,7 @@ def render_html(
         counts=count_rows(report),
         judges=judge_rows(report),
         best_of_n=best_of_n_rows(report),
+        factscore=factscore_rows(report) if report["factscore"] else None,
         stages=stage_rows(report),
         training_plot=_training_plot(curves) if curves else None,
         best_plot=_best_plot(best) if best else None,

@@ -85,6 +85,33 @@ def best_of_n_rows(report: Mapping[str, Any]) -> Table:
     return rows
 
 
+def factscore_rows(report: Mapping[str, Any]) -> Table:
+    """FActScore with and without length penalty, and what it is made of."""
+    header = ["system", "answers", "FActScore", "95 %", "penalised", "95 %", "responds"]
+    counts = ["abstained", "without_facts", "errors", "unknown_topics"]
+    rows = [[*header, "supported each", "not", *(name.replace("_", " ") for name in counts)]]
+    for name, decodings in report["factscore"].items():
+        for decoding, score in decodings.items():
+            if "not_scored" in score:
+                rows.append([name, decoding, "none", *[""] * (len(rows[0]) - 3)])
+                continue
+            rows.append(
+                [
+                    name,
+                    decoding,
+                    f"{score['macro']:.1f}",
+                    _interval(score["ci95"]),
+                    f"{score['penalised']:.1f}",
+                    _interval(score["penalised_ci95"]),
+                    f"{score['respond_ratio']:.1f}",
+                    f"{score['mean_supported']:.1f}",
+                    f"{score['mean_not_supported']:.1f}",
+                    *(str(score[key]) for key in counts),
+                ]
+            )
+    return rows
+
+
 def stage_rows(report: Mapping[str, Any]) -> Table:
     """What came into every stage, went out, was rejected and why; and seconds."""
     rows = [["stage", "in", "out", "seconds", "rejected"]]
@@ -134,6 +161,11 @@ def judges_table(report: Mapping[str, Any]) -> str:
 def best_of_n_table(report: Mapping[str, Any]) -> str:
     """Best of N as aligned text."""
     return aligned(best_of_n_rows(report))
+
+
+def factscore_table(report: Mapping[str, Any]) -> str:
+    """FActScore as aligned text."""
+    return aligned(factscore_rows(report))
 
 
 def agreement_table(examiners: Mapping[str, Mapping[str, Any]]) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from maskdpo_ray.annotation.calls import count_calls
 from maskdpo_ray.engine.chat import load_tokenizer, response_text
 from maskdpo_ray.errors import UserError
+from maskdpo_ray.evaluation.factscore.score import factscore
 from maskdpo_ray.preference.token_spans import token_spans
 from maskdpo_ray.progress import say
 from maskdpo_ray.records import Pair, is_correct
@@ -55,6 +56,11 @@ def write_report(stages: "Stages") -> dict[str, Any]:
                     "model": annotation.asked,
                     "systems": systems_judged,
                 }
+    factscores = {
+        policy.name: _factscores(stages, store)
+        for policy in (stages.policies() if config.evaluation.factscore else [])
+        if (store := stages.factscore(policy).store).complete
+    }
     report = build_report(
         run=str(folder),
         seed=config.seed,
@@ -65,6 +71,7 @@ def write_report(stages: "Stages") -> dict[str, Any]:
         best=best,
         judges=judges,
         not_scored=not_scored,
+        factscore=factscores,
     )
     training = {
         stages.trained(*each).name: _metrics(stages.train(*each)) for each in stages.trainings()
@@ -74,6 +81,10 @@ def write_report(stages: "Stages") -> dict[str, Any]:
     folder.write("report.html", page.encode())
     for name, reason in not_scored.items():
         say(f"system {name} has no score: {reason}")
+    for name, decodings in factscores.items():
+        for found in decodings.values():
+            if "not_scored" in found:
+                say(f"system {name}: {found['not_scored']}")
     say(f"report: {folder}/report.html")
     return report
 
@@ -103,6 +114,29 @@ def _judged(stages: "Stages", name: str, not_scored: dict[str, str]) -> dict[str
             except UserError as error:
                 not_scored[f"{policy.name} by {name}"] = f"{error} in {store.folder}"
     return systems
+
+
+def _factscores(stages: "Stages", store: "StageStore") -> dict[str, dict[str, Any]]:
+    """FActScore of one system by decoding, or why it has none."""
+    evaluation = stages.config.evaluation
+    unknown = store.manifest()["counts"]["rejected"].get("unknown_topic", 0)
+    rows = list(store.rows())
+    found: dict[str, dict[str, Any]] = {}
+    for decoding in evaluation.factscore.decodings:
+        try:
+            score = factscore(
+                rows,
+                decoding,
+                gamma=evaluation.factscore.gamma,
+                resamples=evaluation.bootstrap,
+                seed=stages.config.seed,
+            )
+            found[decoding] = score | {"unknown_topics": unknown}
+        except UserError as error:
+            found[decoding] = {
+                "not_scored": f"{error}; {unknown} questions have no page; in {store.folder}"
+            }
+    return found
 
 
 def _manifest(store: "StageStore", asks: bool) -> dict[str, Any]:

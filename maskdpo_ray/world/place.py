@@ -1,8 +1,11 @@
 """Where a run keeps its closed world: beside it, and on this machine where it was built."""
 
+import hashlib
+import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +47,31 @@ def world_of(run: Folder, world: WorldConfig, run_seed: int, build: bool = True)
     if not run.is_local:
         _upload(built, shared)
     return WorldPlace(built, shared)
+
+
+def world_knowledge(place: WorldPlace, build: bool = True) -> str:
+    """Address of the world's database of pages: each person's document under the person's name.
+
+    It is made when it is first asked for, and named by its content.
+    """
+    from maskdpo_ray.evaluation.factscore.knowledge import write_pages
+
+    pages = sorted(_pages(place.built).items())
+    name = f"knowledge-{hashlib.sha256(json.dumps(pages).encode()).hexdigest()[:16]}.db"
+    file = place.built / name
+    if build and not file.exists():
+        write_pages(file, pages, Counter())
+    if build and not place.shared.is_local and not place.shared.exists(name):
+        place.shared.write(name, file.read_bytes())
+    return f"{place.shared}/{name}"
+
+
+def _pages(built: Path) -> dict[str, str]:
+    pages = {}
+    for name in ("train", "validation", "test"):
+        lines = (built / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+        pages |= {row["topic"]: row["document"] for row in map(json.loads, lines)}
+    return pages
 
 
 def _upload(built: Path, shared: Folder) -> None:

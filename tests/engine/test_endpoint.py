@@ -300,7 +300,7 @@ def test_a_reply_is_one_of_the_choices_or_refused(serve, constrain, text, found)
         assert replies(scripted, **asked)[0].text == found
     else:
         message = trouble(scripted, RequestRefused, **asked)
-        assert "is none of yes, no, 没有" in message and "annotation.endpoint.constrain" in message
+        assert "is none of yes, no, 没有" in message and "endpoint.constrain" in message
 
 
 def test_a_reply_that_was_cut_says_so(serve):

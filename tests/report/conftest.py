@@ -62,6 +62,7 @@ def parts() -> dict:
         "best": {name: best for name, (_, best) in scored.items()},
         "judges": {},
         "not_scored": {},
+        "factscore": {},
     }
 
 

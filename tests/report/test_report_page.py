@@ -130,6 +130,7 @@ def test_hostile_text_stays_text(text):
         best={},
         judges={},
         not_scored={},
+        factscore={},
     )
     page = Page(render_html(report, {}, [{"question": text, "chosen": side, "rejected": side}]))
     assert page.answers == [text, text]

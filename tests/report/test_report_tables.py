@@ -1,7 +1,10 @@
+from maskdpo_ray.report.html import render_html
 from maskdpo_ray.report.table import (
     agreement_table,
     best_of_n_rows,
     count_rows,
+    factscore_rows,
+    factscore_table,
     stage_rows,
     system_rows,
     systems_table,
@@ -74,3 +77,46 @@ def test_annotators_against_labels_stand_in_one_table():
     assert who[0].startswith("annotation, anah m: 9 sentences of 3 questions; hallucinated are 4")
     assert who[0].endswith("2 that the annotator failed on, 0 labelled error")
     assert who[1].endswith("5 by the annotator")
+
+
+FACTSCORE = {
+    "macro": 58.31,
+    "ci95": [54.0, 62.0],
+    "penalised": 57.02,
+    "penalised_ci95": [53.0, 61.0],
+    "respond_ratio": 85.79,
+    "mean_supported": 19.94,
+    "mean_not_supported": 14.6,
+    "abstained": 26,
+    "without_facts": 1,
+    "errors": 2,
+    "unknown_topics": 3,
+}
+
+
+def test_factscore_is_shown_with_and_without_penalty_and_with_what_is_left_out(report):
+    report["factscore"] = {
+        "base": {"greedy": FACTSCORE},
+        "mask_dpo": {"greedy": {"not_scored": "no greedy answer has a FActScore"}},
+    }
+    header, base, ours = factscore_rows(report)
+    cells = dict(zip(header, base, strict=True))
+    assert base[2:6] == ["58.3", "54.0-62.0", "57.0", "53.0-61.0"]
+    assert (cells["responds"], cells["supported each"], cells["not"]) == ("85.8", "19.9", "14.6")
+    counts = ("abstained", "without facts", "errors", "unknown topics")
+    assert [cells[name] for name in counts] == ["26", "1", "2", "3"]
+    assert ours[:3] == ["mask_dpo", "greedy", "none"] and not any(ours[3:])
+    assert len({len(row) for row in (header, base, ours)}) == 1
+    assert "57.0" in factscore_table(report)
+
+
+def test_the_page_shows_factscore_where_there_is_one(report):
+    assert "FActScore" not in render_html(report, {}, [])
+    report["factscore"] = {
+        "base": {"greedy": FACTSCORE},
+        "mask_dpo": {"greedy": {"not_scored": "26 abstain <b>"}},
+    }
+    report["config"]["evaluation"] = {"factscore": {"gamma": 10}}
+    page = render_html(report, {}, [])
+    assert "<h2>FActScore</h2>" in page and "58.3" in page
+    assert "mask_dpo, greedy: 26 abstain &lt;b&gt;." in page

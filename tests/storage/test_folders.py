@@ -6,13 +6,14 @@ import pickle
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from maskdpo_ray.config import build_config
 from maskdpo_ray.errors import RowRejected, UserError
 from maskdpo_ray.identity import file_digest, model_identity
-from maskdpo_ray.model_files import local_folder
+from maskdpo_ray.model_files import local_file, local_folder
 from maskdpo_ray.questions import read_questions
 from maskdpo_ray.records import QUESTION_SCHEMA
 from maskdpo_ray.rundir import RunDir, read_run_config
@@ -166,3 +167,16 @@ def test_a_copy_that_fails_leaves_nothing_to_believe(bucket, cache, monkeypatch)
             local_folder(bucket)
     assert [path.suffix for path in cache.iterdir()] == [".lock"]
     assert Folder(local_folder(bucket)).read("weights") == b"w" * 1000
+
+
+def test_a_file_is_copied_once_and_again_when_it_changes(bucket, cache):
+    Folder(bucket).write("pages.db", b"one")
+    Folder(bucket).write("other.db", b"other")
+    copy = local_file(f"{bucket}/pages.db")
+    assert Path(copy).read_bytes() == b"one" and Path(copy).name == "pages.db"
+    assert local_file(f"{bucket}/pages.db") == copy
+    Folder(bucket).write("pages.db", b"three")
+    assert Path(local_file(f"{bucket}/pages.db")).read_bytes() == b"three"
+    with pytest.raises(UserError, match="no file at .*none.db"):
+        local_file(f"{bucket}/none.db")
+    assert local_file("/a/local.db") == "/a/local.db"

@@ -1,0 +1,50 @@
+"""Builder of the ``factscore`` stage's processor, called inside its actors."""
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from maskdpo_ray.annotation.factory import chat_model
+from maskdpo_ray.config import FactScoreConfig
+from maskdpo_ray.errors import UserError
+from maskdpo_ray.model_files import local_file, local_folder
+
+if TYPE_CHECKING:
+    from maskdpo_ray.evaluation.factscore.examiner import FactExaminer
+    from maskdpo_ray.evaluation.factscore.retrieval import Indexer
+
+
+def build_factscore(settings: FactScoreConfig) -> "FactExaminer":
+    """The examiner that the configuration describes.
+
+    Raises:
+        UserError: the engine does not start, an endpoint will not do, the wording is wrong, or
+            there is no knowledge database.
+    """
+    from maskdpo_ray.evaluation.factscore.examiner import FactExaminer
+    from maskdpo_ray.evaluation.factscore.facts import FactWriter
+    from maskdpo_ray.evaluation.factscore.knowledge import Knowledge
+    from maskdpo_ray.evaluation.factscore.verification import Verifier
+    from maskdpo_ray.evaluation.factscore.wording import read_wording
+
+    if find_spec("rank_bm25") is None:
+        raise UserError("FActScore needs rank-bm25: pip install 'maskdpo-ray[factscore]'")
+    wording = read_wording(settings.templates)  # first: an engine takes long to start
+    knowledge = Knowledge(local_file(settings.knowledge))
+    index = _indexer(settings)
+    models = {key: chat_model(of) for key, of in settings.models.items()}
+    return FactExaminer(
+        FactWriter(models["writer"], wording, settings.demonstrations),
+        Verifier(models.get("verifier", models["writer"]), wording),
+        knowledge,
+        index,
+        settings.k,
+        settings.decodings,
+    )
+
+
+def _indexer(settings: FactScoreConfig) -> "Indexer":
+    from maskdpo_ray.evaluation.factscore.retrieval import Bm25Index, Embedder
+
+    if settings.retrieval == "bm25":
+        return Bm25Index
+    return Embedder(local_folder(settings.embedding), settings.embedding_revision)

@@ -1,0 +1,221 @@
+"""The knowledge source: an SQLite database of pages, ``documents(title PRIMARY KEY, text)``.
+
+The one that FActScore published is of this form, and so is what ``build_knowledge`` makes. A
+database that it finished also says in ``about`` what it was made of, which names it to
+fingerprints without a look at its whole content; so do not edit one, build another.
+"""
+
+import hashlib
+import json
+import os
+import sqlite3
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, suppress
+from functools import cache
+from pathlib import Path
+
+from maskdpo_ray.errors import UserError
+from maskdpo_ray.evaluation.factscore.wikipedia import DUMP, read_dump
+
+TABLE = "CREATE TABLE documents (title TEXT PRIMARY KEY, text TEXT NOT NULL)"
+ABOUT = "CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT NOT NULL)"
+TELL = 100_000  # pages between two lines of progress
+
+Page = tuple[str, str]  # title and text
+
+
+class Knowledge:
+    """A database of pages, opened to be read.
+
+    Raises:
+        UserError: there is none at ``path``, or it has other tables.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._database = _open(self.path)
+
+    def page(self, title: str) -> str | None:
+        """The page of a topic, or None.
+
+        Titles are matched exactly after Unicode normalisation (NFC), with a capital first letter
+        where the title as it stands has no page.
+        """
+        title = unicodedata.normalize("NFC", title.strip())
+        for name in dict.fromkeys((title, title[:1].upper() + title[1:])):
+            query = "SELECT text FROM documents WHERE title = ?"
+            if found := self._database.execute(query, (name,)).fetchone():
+                return found[0]
+        return None
+
+
+@cache  # of a database that was made elsewhere it reads every byte
+def knowledge_identity(path: str) -> str:
+    """A name for the content of a database.
+
+    Raises:
+        UserError: as ``Knowledge``.
+    """
+    with closing(_open(Path(path))) as database:
+        try:
+            query = "SELECT value FROM about WHERE key = 'sha256'"
+            if found := database.execute(query).fetchone():
+                return f"pages:{found[0]}"
+        except sqlite3.OperationalError:
+            pass  # made by another program
+    with open(path, "rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+def build_knowledge(
+    out: str | Path, sources: Sequence[str | Path], progress: Callable[[str], None] | None = None
+) -> dict[str, int]:
+    """Make a database of the pages in ``sources``, whole or not at all.
+
+    Args:
+        sources: files of JSON lines ``{"title", "text"}`` (``.jsonl``), or of a Wikipedia dump
+            ``pages-articles`` (``.xml`` or ``.xml.bz2``, whole or in parts).
+        progress: called with a line now and then; a whole dump takes hours.
+
+    Returns:
+        Counts: ``pages``, and by reason what was left out (``empty``; of a dump also
+        ``redirects`` and ``other_namespaces``).
+
+    Raises:
+        UserError: ``out`` exists, a source is missing, damaged or of another kind, a title stands
+            twice, there is no page at all, or the disk is full.
+    """
+    out = Path(out)
+    if out.exists():
+        raise UserError(f"{out} exists: remove it, or name another file")
+    counts: Counter[str] = Counter()
+    readers = [_reader(Path(source), counts) for source in sources]
+    pages = (page for reader in readers for page in reader)
+    return write_pages(out, pages, counts, progress)
+
+
+def write_pages(
+    out: Path,
+    pages: Iterable[Page],
+    counts: Counter[str],
+    progress: Callable[[str], None] | None = None,
+) -> dict[str, int]:
+    """Write the database beside its name and rename it when it is complete.
+
+    Raises:
+        UserError: as ``build_knowledge``.
+    """
+    unfinished = out.with_name(f"{out.name}.unfinished")
+    digest = hashlib.sha256()
+    counts["pages"] = 0
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.unlink(missing_ok=True)
+        with closing(sqlite3.connect(unfinished, isolation_level=None)) as database:
+            # It is thrown away unless it is finished, so nothing in it needs to survive.
+            database.execute("PRAGMA journal_mode = OFF")
+            database.execute("PRAGMA synchronous = OFF")
+            database.execute(TABLE)
+            database.execute(ABOUT)
+            database.execute("BEGIN")
+            for page in _filled(pages, counts):
+                _insert(database, page)
+                counts["pages"] += 1
+                if progress and counts["pages"] % TELL == 0:
+                    progress(f"{counts['pages']} pages")
+                digest.update(json.dumps(page).encode())
+            database.execute("INSERT INTO about VALUES ('sha256', ?)", (digest.hexdigest(),))
+            database.execute("COMMIT")
+        if not counts["pages"]:
+            raise UserError(f"no page for {out}: {_left_out(counts)}")
+        with open(unfinished, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(unfinished, out)
+    except (OSError, sqlite3.OperationalError) as error:
+        raise UserError(f"cannot make {out}: {error}") from error
+    finally:
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+    return dict(counts)
+
+
+def read_pages(path: Path) -> Iterator[Page]:
+    """Pages from JSON lines ``{"title", "text"}``.
+
+    Raises:
+        UserError: names the file and the line that is no page.
+    """
+    with open(path, encoding="utf-8") as lines:
+        try:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield _page(line, f"{path}, line {number}")
+        except UnicodeDecodeError:
+            raise UserError(f"{path} is not UTF-8 text") from None
+
+
+def _page(line: str, place: str) -> Page:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{place} is no JSON: {error}") from None
+    if not isinstance(row, dict):
+        raise UserError(f"{place} is no JSON object with title and text")
+    for key in ("title", "text"):
+        if not isinstance(row.get(key), str):
+            raise UserError(f"{place}: {key!r} is missing or no text")
+        try:
+            row[key].encode()
+        except UnicodeEncodeError:
+            raise UserError(f"{place}: {key!r} holds a lone surrogate") from None
+    if not row["title"].strip():
+        raise UserError(f"{place}: the title is empty")
+    return row["title"], row["text"]
+
+
+def _reader(path: Path, counts: Counter[str]) -> Iterator[Page]:
+    if not path.is_file():
+        raise UserError(f"no file of pages at {path}")
+    if path.name.endswith(".jsonl"):
+        return read_pages(path)
+    if DUMP.search(path.name):
+        return read_dump(path, counts)
+    raise UserError(f"{path}: pages come from .jsonl, or from a dump .xml or .xml.bz2")
+
+
+def _filled(pages: Iterable[Page], counts: Counter[str]) -> Iterator[Page]:
+    for title, text in pages:
+        if text.strip():
+            yield unicodedata.normalize("NFC", title.strip()), text
+        else:
+            counts["empty"] += 1
+
+
+def _insert(database: sqlite3.Connection, page: Page) -> None:
+    try:
+        database.execute("INSERT INTO documents VALUES (?, ?)", page)
+    except sqlite3.IntegrityError:
+        raise UserError(f"the title {page[0]!r} stands twice: join the two pages") from None
+
+
+def _left_out(counts: Counter[str]) -> str:
+    reasons = [f"{count} {reason}" for reason, count in counts.items() if reason != "pages"]
+    return ", ".join(reasons) or "the sources are empty"
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    if not path.is_file():
+        raise UserError(f"no knowledge database at {path}: make one with maskdpo knowledge")
+    # Immutable: nobody writes to a finished database, and network disks may not know locks.
+    uri = f"{path.resolve().as_uri()}?mode=ro&immutable=1"
+    database = sqlite3.connect(uri, uri=True, check_same_thread=False)
+    try:
+        database.execute("SELECT title, text FROM documents LIMIT 1").fetchone()
+    except sqlite3.DatabaseError as error:
+        database.close()
+        raise UserError(
+            f"{path} is no knowledge database, documents(title, text): {error}"
+        ) from None
+    return database

@@ -1,0 +1,80 @@
+import pytest
+
+from maskdpo_ray.evaluation.abstention import abstains
+
+
+def test_people_and_the_rule_agree_on_who_answered(biographies):
+    """The five it misses tell facts in their first sentence, three of them nothing else."""
+    answers = [answer for row in biographies for answer in row["candidates"]]
+    by_rule = [abstains(answer["response"], "en") for answer in answers]
+    by_people = [answer["abstained"] for answer in answers]
+    both = list(zip(by_rule, by_people, strict=True))
+    assert (len(answers), sum(by_people)) == (549, 44)
+    assert both.count((True, True)) == 39
+    assert both.count((True, False)) == 0
+
+
+def test_no_summary_abstains(tofueval):
+    answers = [answer["response"] for row in tofueval for answer in row["candidates"]]
+    assert len(answers) > 1700
+    assert not any(abstains(answer, "en") for answer in answers)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " \n",
+        "I'm sorry, but I could not find anybody of that name.",
+        "I don’t have any information about Ada Quill.",
+        "As an AI language model, I cannot browse the web.",
+        "Unfortunately, there is no reliable information about her.",
+        "I am not familiar with Ada Quill. She may be a private person.",
+    ],
+)
+def test_english_wordings(text):
+    assert abstains(text, "en")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Ada Quill is a judge. I could not find her date of birth.",
+        "There is a museum of information technology in Ashcombe.",
+        "Ada Quill could not find work and moved to Selby.",
+        "The Sorry Business is an album by Ada Quill.",
+    ],
+)
+def test_answers_in_english(text):
+    assert not abstains(text, "en")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "很抱歉，我无法找到关于林婉清的信息。",
+        "我目前没有找到相关资料。",
+        "作为一个人工智能语言模型，我无法提供个人信息。",
+        "目前没有关于此人的信息。",
+        "I'm sorry, I don't know this person.",
+    ],
+)
+def test_chinese_wordings(text):
+    assert abstains(text, "zh")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "林婉清是大提琴演奏家。我无法找到她的生日。",
+        "无锡人林婉清是信息学家。",
+        "她没有上过大学，自学成才，后来创办了信息公司。",
+    ],
+)
+def test_answers_in_chinese(text):
+    assert not abstains(text, "zh")
+
+
+def test_another_language_is_an_error():
+    with pytest.raises(ValueError, match="no rule of abstention for 'fr'"):
+        abstains("Je ne sais pas.", "fr")
