@@ -50,7 +50,8 @@ def job_head(folder: Path) -> Iterator[Head]:
     """A head of its own, stopped by its process group; logs and token in ``folder``."""
     (folder / "token").write_text(uuid.uuid4().hex)
     gcs, dashboard, agent = free_port(), free_port(), free_port()
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    kept = ("RAY_worker_niceness",)
+    environment = {k: v for k, v in os.environ.items() if k in kept or not k.startswith("RAY_")}
     # A token of our own: installations differ in whether they ask for one.
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token")}
     ray = subprocess.Popen(
