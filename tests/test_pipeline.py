@@ -204,6 +204,32 @@ def test_a_finished_run_directory_answers_every_verb(undisturbed, tmp_path, verb
         assert mean == pytest.approx(report["best_of_n"]["mask_dpo"]["2"])
 
 
+def test_given_answers_are_evaluated_beside_a_finished_run(undisturbed, tmp_path):
+    folder = shutil.copytree(undisturbed[0], tmp_path / "run")
+    with open(folder / "world" / "small-0" / "test.jsonl", encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines]
+    truths = [row["document"].partition(".")[0] + "." for row in rows]
+    answers = [
+        {"id": row["id"], "response": truth} for row, truth in zip(rows, truths, strict=True)
+    ]
+    (tmp_path / "given.jsonl").write_text("\n".join(map(json.dumps, answers)))
+    given = f"evaluation.models.given.responses={tmp_path / 'given.jsonl'}"
+    before = {p: p.stat().st_mtime_ns for p in folder.glob("*/*/part-*.parquet")}
+    done = subprocess.run(
+        command(folder, given, "--rerun", verb="evaluate"),
+        capture_output=True, text=True, check=False, cwd=REPOSITORY,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    after = {p: p.stat().st_mtime_ns for p in folder.glob("*/*/part-*.parquet")}
+    assert {p.parts[-3] for p in after.keys() - before} == {"answer-given", "evaluate-given"}
+    assert before.items() <= after.items(), "only what is new is worked on"
+    made, old = (json.loads((f / "report.json").read_text()) for f in (folder, undisturbed[0]))
+    assert {**made["systems"], "given": None} == {**old["systems"], "given": None}
+    found = made["systems"]["given"]
+    assert (found["greedy"]["micro"], found["greedy"]["incorrect"]) == (100, 0)
+    assert found["sampled"] is None and found["greedy"]["mean_tokens"] > 1
+
+
 def metrics(run_dir: Path) -> list[dict]:
     """What training logged, a line per step; the last may be cut by a kill."""
     store = stages(run_dir).train("mask_dpo")
