@@ -243,18 +243,33 @@ def test_a_finished_run_directory_reports_from_anywhere(undisturbed, tmp_path):
     answers_of_every_verb(undisturbed, folder, "greedy", done.stdout)
 
 
-@pytest.mark.parametrize(
-    ("overrides", "words"),
-    [
-        (["sampling.candidates=1", "run_dir=/tmp/x"], "a preference pair needs a best and a worst"),
-        (["run_dir=runs/x"], "give an absolute path or a URL"),
-    ],
-)
-def test_a_bad_configuration_fails_the_job_with_its_reason(head, overrides, words):
-    code, status, printed = head.submit("jobs/pipeline.py", SMOKE, *overrides)
+def test_given_answers_are_evaluated_beside_a_finished_run(undisturbed, head, tmp_path):
+    folder = shutil.copytree(undisturbed, tmp_path / "run")
+    with open(folder / "world" / "small-0" / "test.jsonl", encoding="utf-8") as lines:
+        people = [json.loads(line) for line in lines]
+    truths = [row["document"].partition(".")[0] + "." for row in people]
+    answers = [
+        {"id": row["id"], "response": truth} for row, truth in zip(people, truths, strict=True)
+    ]
+    (tmp_path / "given.jsonl").write_text("\n".join(map(json.dumps, answers)))
+    given = f"evaluation.models.given.responses={tmp_path / 'given.jsonl'}"
+    before = {p: p.stat().st_mtime_ns for p in folder.glob("*/*/part-*.parquet")}
+    run(head, "evaluate", folder, given, "--rerun")
+    after = {p: p.stat().st_mtime_ns for p in folder.glob("*/*/part-*.parquet")}
+    assert {p.parts[-3] for p in after.keys() - before} == {"answer-given", "evaluate-given"}
+    assert before.items() <= after.items(), "only what is new is worked on"
+    made, old = (json.loads((f / "report.json").read_text()) for f in (folder, undisturbed))
+    assert {**made["systems"], "given": None} == {**old["systems"], "given": None}
+    found = made["systems"]["given"]
+    assert (found["greedy"]["micro"], found["greedy"]["incorrect"]) == (100, 0)
+    assert found["sampled"] is None and found["greedy"]["mean_tokens"] > 1
+
+
+def test_a_bad_configuration_fails_the_job_with_its_reason(head):
+    code, status, printed = head.submit("jobs/pipeline.py", SMOKE, "run_dir=runs/x")
     assert code != 0
     assert "failed" in status
-    assert words in printed
+    assert "give an absolute path or a URL" in printed
 
 
 def kill_when(run_dir: Path, happened, environment: dict[str, str] | None = None) -> None:
