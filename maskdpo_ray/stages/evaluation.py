@@ -1,0 +1,233 @@
+"""Who answers the test questions, who examines the answers, and who examines the examiners."""
+
+from functools import cached_property, partial
+from typing import Any
+
+from maskdpo_ray.answers import import_answers
+from maskdpo_ray.config import (
+    AnnotationConfig,
+    EvaluatedConfig,
+    FactScoreConfig,
+    ModelConfig,
+)
+from maskdpo_ray.engine.arguments import what_decides
+from maskdpo_ray.engine.chat import load_tokenizer
+from maskdpo_ray.errors import UserError
+from maskdpo_ray.evaluation.factscore.factory import build_factscore
+from maskdpo_ray.evaluation.factscore.knowledge import knowledge_identity
+from maskdpo_ray.identity import commit_of, file_digest, model_identity
+from maskdpo_ray.model_files import local_file
+from maskdpo_ray.records import FACT_SCHEMA, QUESTION_SCHEMA
+from maskdpo_ray.rundir import StageStore
+from maskdpo_ray.sampling.factory import build_chat_sampler, build_sampler
+from maskdpo_ray.sampling.sampler import Decoding, decoding_of
+from maskdpo_ray.stages.annotating import annotation_settings, chat_model_settings
+from maskdpo_ray.stages.policy import Policy, settings_of
+from maskdpo_ray.stages.training import Training
+from maskdpo_ray.stream import StreamStage
+from maskdpo_ray.world.place import world_knowledge
+
+
+class Evaluation(Training):
+    """The stages of answers and verdicts."""
+
+    def reach_models(self) -> None:
+        """Of the further models too."""
+        super().reach_models()
+        for name in self.config.evaluation.models:
+            self._further(name)
+
+    def policies(self) -> list[Policy]:
+        """Everything that is evaluated: the base, what was trained from it, further models."""
+        base = [self.base] if self.config.has_policy else []
+        trained = (self.trained(*training) for training in self.trainings())
+        return [*base, *trained, *map(self._further, self.config.evaluation.models)]
+
+    def _further(self, name: str) -> Policy:
+        """A model of ``evaluation.models``, a served one, or the file of its answers."""
+        further = self.config.evaluation.models[name]
+        if further.responses:
+            return Policy(name, further.responses, file_digest(further.responses))
+        if further.endpoint:
+            return Policy(name, further.endpoint.model, f"endpoint {further.endpoint.model}")
+        key = f"evaluation.models.{name}.path"
+        identity = model_identity(str(further.path), further.revision, key)
+        return Policy(name, str(further.path), identity, commit_of(identity))
+
+    def answer(self, policy: Policy) -> StreamStage:
+        """Greedy and sampled answers to the test questions."""
+        config = self.config
+        decoding = decoding_of(config.evaluation, config.evaluation.samples, greedy=True)
+        further = config.evaluation.models.get(policy.name)
+        if further and further.endpoint:
+            return self._served(policy, further, decoding)
+        model, engine = self.model_of(policy), config.sampling.engine
+        if further:
+            of_model = {key: getattr(further, key) for key in ModelConfig.model_fields}
+            model = ModelConfig(**of_model | {"revision": policy.revision})
+            engine = config.sampling.engine if further.engine is None else further.engine
+        settings = {
+            "policy": policy.identity,
+            "model": settings_of(model),
+            "decoding": vars(decoding),
+            "engine": what_decides(engine),
+            "seed": config.seed,
+        }
+        build = partial(build_sampler, model, decoding, config.seed, engine)
+        return StreamStage(self._answers(policy, settings), build, config.resources.sampler)
+
+    def _served(self, policy: Policy, further: EvaluatedConfig, decoding: Decoding) -> StreamStage:
+        settings = {
+            "policy": policy.identity,
+            "system_prompt": further.system_prompt,
+            "decoding": vars(decoding),
+            "seed": self.config.seed,
+            "tokenizer": self._measure and self.base.identity,
+        }
+        build = partial(
+            build_chat_sampler,
+            further.endpoint,
+            decoding,
+            self.config.seed,
+            further.system_prompt,
+            self._measure,
+        )
+        pool = self.config.resources.sampler.model_copy(update={"gpus": 0})  # it only asks
+        return StreamStage(self._answers(policy, settings), build, pool)
+
+    def answered(self, policy: Policy) -> StageStore:
+        """The store of a policy's answers; those of a file are brought in if need be."""
+        if not self.is_given(policy):
+            return self.answer(policy).store
+        settings = {
+            "responses": policy.identity,
+            "tokenizer": self._measure and self.base.identity,
+        }
+        store = self._answers(policy, settings)
+        if not self._look and not (store.complete and not store.lacks_rows()):
+            tokenizer = self._measure and load_tokenizer(self._measure)
+            group = self.config.resources.questions_per_block
+            questions = self.questions("test")
+            import_answers(
+                policy.path, policy.name, questions, store, tokenizer, group, self.versions
+            )
+        return store
+
+    def is_given(self, policy: Policy) -> bool:
+        """Whether its answers exist in a file."""
+        further = self.config.evaluation.models.get(policy.name)
+        return further is not None and further.responses is not None
+
+    def _answers(self, policy: Policy, settings: dict[str, Any]) -> StageStore:
+        name = f"answer-{policy.name}"
+        return self.dir.store(name, settings, QUESTION_SCHEMA, self.questions("test"))
+
+    @property
+    def _measure(self) -> ModelConfig | None:
+        """The policy, whose tokens tell the length of texts that come without."""
+        return self.model_of(self.base) if self.config.has_policy else None
+
+    @cached_property
+    def _asked(self) -> dict[str | None, str | None]:
+        """For each examiner the first with its settings: verdicts are not made twice."""
+        examiners = self.config.examiners
+        settings = {
+            name: annotation_settings(each, self._key(name)) for name, each in examiners.items()
+        }
+        return {
+            name: next(other for other in examiners if settings[other] == settings[name])
+            for name in examiners
+        }
+
+    @property
+    def judges(self) -> list[str]:
+        """The judges that have verdicts of their own to make."""
+        return [name for name, asked in self._asked.items() if name and name == asked]
+
+    def _key(self, judge: str | None) -> str:
+        """Where the settings of an examiner stand."""
+        if judge:
+            return f"evaluation.judges.{judge}"
+        return "evaluation.annotation" if self.config.evaluation.annotation else "annotation"
+
+    def evaluate(self, policy: Policy, judge: str | None = None) -> StreamStage:
+        """Verdicts on the answers: the first examiner's, or those of one of the judges."""
+        asked = self._asked[judge]
+        annotation, key = self.config.examiners[asked], self._key(asked)
+        store = self.dir.store(
+            f"evaluate-{policy.name}-by-{asked}" if asked else f"evaluate-{policy.name}",
+            annotation_settings(annotation, key),
+            QUESTION_SCHEMA,
+            self.answered(policy),
+        )
+        return self.annotation_stage(store, annotation, key)
+
+    def factscore(self, policy: Policy) -> StreamStage:
+        """The answers fact by fact; only where ``evaluation.factscore`` is given."""
+        settings, built = self._factscore
+        store = self.dir.store(
+            f"factscore-{policy.name}", settings, FACT_SCHEMA, self.answered(policy)
+        )
+        return StreamStage(store, partial(build_factscore, built), self.config.resources.factscore)
+
+    @cached_property
+    def _factscore(self) -> tuple[dict[str, Any], FactScoreConfig]:
+        """What verdicts on facts depend on, and the section with all that it names pinned."""
+        section, key = self.config.evaluation.factscore, "evaluation.factscore"
+        # Of the score, not of the verdicts that it is made from.
+        settings = section.model_dump(mode="json", exclude={"gamma", *section.models})
+        knowledge = section.knowledge
+        if self.world:
+            knowledge = world_knowledge(self.world, build=not self._look)
+            settings["knowledge"] = knowledge.rpartition("/")[2]  # named by its content
+        else:
+            settings["knowledge"] = knowledge_identity(local_file(knowledge))
+        if section.templates:
+            settings["templates"] = file_digest(section.templates)
+        pinned: dict[str, Any] = {"knowledge": knowledge}
+        for name, of in section.models.items():
+            settings[name] = chat_model_settings(of)
+            if of.model:
+                identity = model_identity(of.model, of.revision, f"{key}.{name}.model")
+                settings[name]["model"] = identity
+                pinned[name] = of.model_copy(update={"revision": commit_of(identity)})
+        if section.embedding:
+            identity = model_identity(
+                section.embedding, section.embedding_revision, f"{key}.embedding"
+            )
+            settings["embedding"] = identity
+            pinned["embedding_revision"] = commit_of(identity)
+        return settings, section.model_copy(update=pinned)
+
+    def judge_checks(self) -> tuple[StageStore, list[tuple[str, AnnotationConfig, StreamStage]]]:
+        """Answers with human labels, and every examiner's own verdicts on the same sentences.
+
+        Examiners go by where their settings stand; those that stand twice are asked once.
+
+        Raises:
+            UserError: there is nothing to check.
+        """
+        evaluation = self.config.evaluation
+        examiners = {
+            "annotation": self.config.annotation.model_copy(update={"prune": False}),
+            "evaluation.annotation": evaluation.annotation,
+            **{f"evaluation.judges.{name}": judge for name, judge in evaluation.judges.items()},
+        }
+        examiners = {
+            key: examiner
+            for key, examiner in examiners.items()
+            if examiner and examiner.annotator not in ("labels", "closed_world")
+        }
+        if not examiners:
+            raise UserError(
+                f"annotator {self.config.annotation.annotator!r} has no judgement to check: set "
+                "annotation, evaluation.annotation or one of evaluation.judges to anah or judge"
+            )
+        labelled = self._import("train")
+        checks: dict[str, tuple[str, AnnotationConfig, StreamStage]] = {}
+        for key, annotation in examiners.items():
+            settings = annotation_settings(annotation, key)
+            store = self.dir.store("judge-check", settings, QUESTION_SCHEMA, labelled)
+            stage = self.annotation_stage(store, annotation, key, labelled=True)
+            checks.setdefault(store.key, (key, annotation, stage))
+        return labelled, list(checks.values())

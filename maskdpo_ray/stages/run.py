@@ -1,0 +1,29 @@
+"""All the stages of one run."""
+
+from maskdpo_ray.rundir import StageStore
+from maskdpo_ray.stages.evaluation import Evaluation
+from maskdpo_ray.stages.policy import Policy
+
+
+class Stages(Evaluation):
+    """The stages of one run: its inputs, its training and its evaluation."""
+
+    def stores(self) -> list[StageStore]:
+        """The stores of all stages, in the order of the graph."""
+        made = [self.questions("train")] if self.config.systems else []
+        starts: list[Policy] = []
+        for system, round in self.trainings():
+            start = self.start(system, round)
+            stages = (self.sample, self.annotate, self.pair, self.reference)
+            if start not in starts:  # systems share the first round's pairs
+                starts.append(start)
+                made += [stage(start).store for stage in stages]
+            made.append(self.train(system, round))
+        if self.config.evaluates:
+            made.append(self.questions("test"))
+            for policy in self.policies():
+                made += [self.answered(policy), self.evaluate(policy).store]
+                made += [self.evaluate(policy, judge).store for judge in self.judges]
+                if self.config.evaluation.factscore:
+                    made.append(self.factscore(policy).store)
+        return made

@@ -1,0 +1,165 @@
+"""From questions to pairs, and from pairs to trained systems."""
+
+from functools import partial
+
+import pyarrow as pa
+
+from maskdpo_ray.config import AnnotationConfig, EndpointConfig, TrainingConfig
+from maskdpo_ray.engine.arguments import what_decides
+from maskdpo_ray.preference.processor import PairBuilder
+from maskdpo_ray.records import PAIR_SCHEMA, QUESTION_SCHEMA, REFERENCE_SCHEMA
+from maskdpo_ray.rundir import StageStore
+from maskdpo_ray.sampling.factory import build_endpoint_sampler, build_given, build_sampler
+from maskdpo_ray.sampling.sampler import decoding_of
+from maskdpo_ray.sampling.seeds import round_seed
+from maskdpo_ray.stages.annotating import annotation_settings, annotation_stage
+from maskdpo_ray.stages.inputs import Inputs
+from maskdpo_ray.stages.policy import Policy
+from maskdpo_ray.stream import StreamStage
+from maskdpo_ray.training.reference import ReferenceProcessor
+from maskdpo_ray.training.worker import TrainingJob
+
+NO_ROWS = pa.schema([])
+
+
+def _after(system: str, round: int) -> str:
+    """A system after a round: the first bears its plain name, so that a second can be added."""
+    return system if round == 1 else f"{system}-round{round}"
+
+
+class Training(Inputs):
+    """The stages that make pairs, and the training of each system and round."""
+
+    # -- questions to pairs ---------------------------------------------------------------------
+
+    def sample(self, policy: Policy | None = None) -> StreamStage:
+        """Candidates of the base, or of ``policy`` for the round after it."""
+        policy = policy or self.base
+        config, sampling = self.config, self.config.sampling
+        seed = round_seed(config.seed, policy.round)
+        how_asked = set(EndpointConfig.HOW)
+        settings = {
+            "policy": policy.identity,
+            "model": self.model_settings,
+            "sampling": sampling.model_dump(mode="json", exclude={"endpoint": how_asked})
+            | {"engine": what_decides(sampling.engine)},
+            "seed": seed,
+        }
+        store = self.dir.store(
+            policy.stage("sample"), settings, QUESTION_SCHEMA, self.questions("train")
+        )
+        model = self.model_of(policy)
+        if sampling.source == "input":
+            build = partial(build_given, model)
+        else:
+            decoding = decoding_of(sampling, sampling.candidates)
+            build = partial(build_sampler, model, decoding, seed, sampling.engine)
+            if sampling.endpoint:
+                build = partial(build_endpoint_sampler, model, decoding, seed, sampling.endpoint)
+        return StreamStage(store, build, config.resources.sampler)
+
+    def annotate(self, policy: Policy | None = None) -> StreamStage:
+        policy = policy or self.base
+        store = self.dir.store(
+            policy.stage("annotate"),
+            annotation_settings(self.config.annotation, "annotation"),
+            QUESTION_SCHEMA,
+            self.sample(policy).store,
+        )
+        return self.annotation_stage(store, self.config.annotation, "annotation")
+
+    def pair(self, policy: Policy | None = None) -> StreamStage:
+        policy = policy or self.base
+        preference = self.config.preference
+        settings = preference.model_dump() | {
+            "policy": policy.identity,
+            "model": self.model_settings,
+        }
+        store = self.dir.store(
+            policy.stage("pair"), settings, PAIR_SCHEMA, self.annotate(policy).store
+        )
+        build = partial(PairBuilder, self.model_of(policy), preference)
+        return StreamStage(store, build, self.config.resources.pair)
+
+    def reference(self, policy: Policy | None = None) -> StreamStage:
+        """Keyed by the token ids of each pair, so masks and losses share what is computed once.
+
+        The reference of a round is the policy that it starts from.
+        """
+        policy = policy or self.base
+        training = self.config.training
+        settings = {
+            "policy": policy.identity,
+            "dtype": self.config.model.dtype,
+            "attention": training.attention,
+        }
+        store = self.dir.store(policy.stage("reference"), settings, REFERENCE_SCHEMA)
+        build = partial(ReferenceProcessor, self.model_of(policy), training)
+        return StreamStage(
+            store, build, self.config.resources.reference, column="digest", shared=True
+        )
+
+    def annotation_stage(
+        self, store: StageStore, annotation: AnnotationConfig, key: str, labelled: bool = False
+    ) -> StreamStage:
+        """The stage that fills ``store`` with verdicts, on the world and the pool of this run."""
+        world = self.world and self.world.shared
+        pool = self.config.resources.annotator
+        return annotation_stage(store, annotation, key, world, pool, labelled)
+
+    # -- training -------------------------------------------------------------------------------
+
+    def start(self, system: str, round: int) -> Policy:
+        """What a round of a system's training samples, refers to and starts from."""
+        return self.base if round == 1 else self.trained(system, round - 1)
+
+    def train(self, system: str, round: int = 1) -> StageStore:
+        """The store of a round of training: ``model/``, ``metrics.jsonl``, ``checkpoints/``."""
+        start = self.start(system, round)
+        settings = {
+            "policy": start.identity,
+            "dtype": self.config.model.dtype,
+            "training": self.config.training_of(system).model_dump(
+                mode="json", exclude={"preset", *TrainingConfig.HOW}
+            ),
+            "seed": self.config.seed,
+        }
+        name = f"train-{_after(system, round)}"
+        return self.dir.store(name, settings, NO_ROWS, self.pair(start).store)
+
+    def training_job(self, system: str, round: int = 1) -> TrainingJob:
+        start = self.start(system, round)
+        pairs, references = self.pair(start).store, self.reference(start).store
+        return TrainingJob(
+            model=self.model_of(start),
+            settings=self.config.training_of(system),
+            seed=self.config.seed,
+            pairs=pairs.rows,
+            references=references.rows,
+            output=self.train(system, round).folder,
+            tracking=self.config.tracking,
+            origin=self._origin(start),
+        )
+
+    def _origin(self, start: Policy) -> dict[str, str]:
+        """What the pairs of a policy came from, row counts and drops by reason included."""
+        annotation = self.config.annotation
+        stages = (self.sample(start), self.annotate(start), self.pair(start))
+        counts = (stage.store.summary().split(": ", 1) for stage in stages)
+        return {
+            "annotator": f"{annotation.annotator} {annotation.asked or ''}".strip(),
+            **dict(counts),
+            **{f"{package} version": version for package, version in self.versions.items()},
+        }
+
+    def trained(self, system: str, round: int = 1) -> Policy:
+        """A system after a round of training."""
+        store = self.train(system, round)
+        return Policy(
+            _after(system, round), f"{store.folder}/model", store.key, revision=None, round=round
+        )
+
+    def trainings(self) -> list[tuple[str, int]]:
+        """Every system and round, in the order in which they are trained."""
+        rounds = range(1, self.config.rounds + 1)
+        return [(system, round) for round in rounds for system in self.config.systems]
