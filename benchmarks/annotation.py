@@ -168,7 +168,7 @@ async def one_after_another(annotator: Any, rows: list[dict]) -> dict[tuple[str,
             for start, end in split_sentences(candidate["response"], row["language"]):
                 key = row["id"], candidate["response"][start:end].strip()
                 if key not in found:
-                    found[key], _ = await annotator.verdict(row, key[1])
+                    found[key], *_ = await annotator.verdict(row, key[1])
     return found
 
 

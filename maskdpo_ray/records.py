@@ -5,7 +5,7 @@ Arrow schema of the same stage. Each stage adds to the row what it found out and
 that stands there already, so a row read back from any stage tells its whole history.
 """
 
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import pyarrow as pa
 
@@ -25,6 +25,7 @@ class Sentence(TypedDict):
     end: int  # character offset, exclusive
     verdict: str  # one of VERDICTS, or SKIPPED_VERDICT
     detail: str  # why: the annotator's raw replies, or the reason of an ``error``
+    confidence: NotRequired[float | None]  # probability of the verdict, where its annotator tells
 
 
 class Candidate(TypedDict):
@@ -57,7 +58,7 @@ class Side(TypedDict):
     index: int  # which candidate
     response: str
     token_ids: list[int]
-    weights: list[float]  # one per token: 1 learns from it, 0 does not
+    weights: list[float]  # one per token: 1 learns from it, 0 does not, or something between
     sentences: list[Sentence]
     score: float  # (sentences - hallucinated) / sentences
 
@@ -123,7 +124,13 @@ class Rejected(TypedDict):
 _STRING, _INTS, _FLOATS = pa.string(), pa.list_(pa.int32()), pa.list_(pa.float32())
 
 SENTENCE = pa.struct(
-    [("start", pa.int32()), ("end", pa.int32()), ("verdict", _STRING), ("detail", _STRING)]
+    [
+        ("start", pa.int32()),
+        ("end", pa.int32()),
+        ("verdict", _STRING),
+        ("detail", _STRING),
+        ("confidence", pa.float32()),
+    ]
 )
 CANDIDATE = pa.struct(
     [

@@ -75,8 +75,8 @@ class AnahAnnotator:
             verdict = await self._judge(conversation)
         except (UnreadableReply, RequestRefused) as error:
             reason = f"turn {conversation.turns}: {error}"
-            return ERROR_VERDICT, _detail(conversation.replies, reason)
-        return verdict, _detail(conversation.replies)
+            return Verdict(ERROR_VERDICT, _detail(conversation.replies, reason))
+        return Verdict(verdict, _detail(conversation.replies))
 
     async def _judge(self, conversation: "_Conversation") -> str:
         facts = await conversation.turn("fact_existence", read_fact_existence)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from maskdpo_ray.annotation.labels import check_labels
 from maskdpo_ray.annotation.pruning import next_sentences
@@ -17,10 +17,18 @@ from maskdpo_ray.records import (
     Sentence,
 )
 
-Verdict = tuple[str, str]  # one of records.VERDICTS, and the detail behind it
 Span = tuple[int, int]
 
-SKIPPED: Verdict = SKIPPED_VERDICT, "not asked: this answer can be neither best nor worst"
+
+class Verdict(NamedTuple):
+    """On one sentence."""
+
+    verdict: str  # one of records.VERDICTS
+    detail: str  # behind it
+    confidence: float | None = None  # the annotator's probability of it, where it tells
+
+
+SKIPPED = Verdict(SKIPPED_VERDICT, "not asked: this answer can be neither best nor worst")
 
 
 class Annotator(Protocol):
@@ -68,9 +76,7 @@ class Annotate:
         ]
         found: dict[str, Verdict] = {}
         try:
-            while asked := self._next(
-                texts, {text: verdict for text, (verdict, _) in found.items()}
-            ):
+            while asked := self._next(texts, {text: said.verdict for text, said in found.items()}):
                 answers = await asyncio.gather(*(self._ask(row, text) for text in asked))
                 found.update(zip(asked, answers, strict=True))
         except RowRejected as rejected:
@@ -89,14 +95,14 @@ class Annotate:
 
     async def _ask(self, row: Question, text: str) -> Verdict:
         if not text:
-            return ERROR_VERDICT, "nothing but white space"
-        verdict, detail = await self._annotator.verdict(row, text)
-        if verdict not in VERDICTS:
+            return Verdict(ERROR_VERDICT, "nothing but white space")
+        said = Verdict(*await self._annotator.verdict(row, text))
+        if said.verdict not in VERDICTS:
             raise ValueError(
-                f"{type(self._annotator).__name__} answered {verdict!r} on question "
+                f"{type(self._annotator).__name__} answered {said.verdict!r} on question "
                 f"{row['id']!r}; a verdict is one of {', '.join(VERDICTS)}"
             )
-        return verdict, detail
+        return said
 
 
 class AnnotateLabelled(Annotate):
@@ -122,8 +128,8 @@ def all_sentences(candidates: Sequence[Sequence[str]], verdicts: Mapping[str, st
 def _sentences(spans: list[Span], texts: list[str], found: dict[str, Verdict]) -> list[Sentence]:
     sentences: list[Sentence] = []
     for (start, end), text in zip(spans, texts, strict=True):
-        verdict, detail = found.get(text, SKIPPED)
-        sentences.append({"start": start, "end": end, "verdict": verdict, "detail": detail})
+        said = found.get(text, SKIPPED)
+        sentences.append({"start": start, "end": end, **said._asdict()})
     return sentences
 
 

@@ -26,4 +26,4 @@ class ClosedWorldAnnotator:
                 f"question {question['id']!r} asks about {topic!r}, who is nobody in this closed "
                 f"world of {len(self._facts)} people: questions and facts must be of one world",
             )
-        return closed_world_verdict(self._facts, topic, sentence)
+        return Verdict(*closed_world_verdict(self._facts, topic, sentence))

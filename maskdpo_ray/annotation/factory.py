@@ -38,11 +38,15 @@ def build_annotator(
             from maskdpo_ray.annotation.judge import JudgeAnnotator, read_judge_templates
 
             templates = read_judge_templates(annotation.templates)
-            annotator = JudgeAnnotator(chat_model(annotation), templates)
+            annotator = JudgeAnnotator(chat_model(annotation, annotation.confidence), templates)
         case "closed_world":
             from maskdpo_ray.annotation.closed_world import ClosedWorldAnnotator
 
             annotator = ClosedWorldAnnotator(read_facts(world))
+            if annotation.error_rate:
+                from maskdpo_ray.annotation.erring import Erring
+
+                annotator = Erring(annotator, annotation.error_rate)
         case "labels":
             from maskdpo_ray.annotation.labels import Labels
 
@@ -57,8 +61,13 @@ def read_facts(world: Folder | None) -> dict[str, dict[str, str]]:
     return world.read_json("facts.json")
 
 
-def chat_model(settings: AnnotationConfig | ChatModelConfig) -> "ChatModel | ChatEndpoint":
+def chat_model(
+    settings: AnnotationConfig | ChatModelConfig, probabilities: bool = False
+) -> "ChatModel | ChatEndpoint":
     """The model that a section names, in this process or behind its server.
+
+    Args:
+        probabilities: it tells how probable its replies are.
 
     Raises:
         UserError: the engine does not start, or the endpoint will not do.
@@ -66,7 +75,8 @@ def chat_model(settings: AnnotationConfig | ChatModelConfig) -> "ChatModel | Cha
     if settings.endpoint:
         from maskdpo_ray.engine.endpoint_chat import open_chat
 
-        return open_chat(settings.endpoint, settings.max_tokens, settings.endpoint.constrain)
+        constrain = settings.endpoint.constrain
+        return open_chat(settings.endpoint, settings.max_tokens, constrain, probabilities)
     from maskdpo_ray.engine.chat_model import ChatModel
     from maskdpo_ray.engine.engine import start_engine
 
@@ -78,4 +88,4 @@ def chat_model(settings: AnnotationConfig | ChatModelConfig) -> "ChatModel | Cha
         chat_template=settings.chat_template,
         trust_remote_code=settings.trust_remote_code,
     )
-    return ChatModel(engine, settings.max_tokens)
+    return ChatModel(engine, settings.max_tokens, probabilities)

@@ -42,6 +42,9 @@ def read_judge_templates(path: str | None = None) -> Templates:
 class JudgeAnnotator:
     """Asks once per sentence. ``detail`` is JSON as in ``anah``.
 
+    The confidence is the probability of the tokens that the model replied, each among those that
+    the words of the verdicts allow there, where ``model`` gives probabilities.
+
     The document is needed when the template of the question's language shows it.
     """
 
@@ -64,13 +67,13 @@ class JudgeAnnotator:
         try:
             reply = await self._model.reply(prompt, choices=list(meaning))
         except RequestRefused as error:
-            return ERROR_VERDICT, json.dumps({"replies": [], "reason": str(error)})
+            return Verdict(ERROR_VERDICT, json.dumps({"replies": [], "reason": str(error)}))
         detail: dict[str, Any] = {"replies": [reply.text]}
         # A reply that was cut may be the beginning of a longer word.
         verdict = meaning.get(reply.text, ERROR_VERDICT) if reply.complete else ERROR_VERDICT
         if verdict == ERROR_VERDICT:
             detail["reason"] = "no verdict: raise annotation.max_tokens or max_model_len"
-        return verdict, json.dumps(detail, ensure_ascii=False)
+        return Verdict(verdict, json.dumps(detail, ensure_ascii=False), reply.probability)
 
 
 def check_words(words: Any, place: str) -> None:

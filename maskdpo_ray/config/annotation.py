@@ -30,6 +30,11 @@ class AnnotationConfig(Section):
     trust_remote_code: bool = False
     prune: bool = False
     """Leave candidates that can no longer become best or worst: fewer calls, the same pairs."""
+    confidence: bool = False
+    """Keep the probability that `judge` gives its verdict, for `preference.weights: confidence`."""
+    error_rate: float = Field(default=0, ge=0, lt=0.5)
+    """Share of verdicts that `closed_world` turns into their opposite, with a calibrated
+    confidence: what errors of an annotator do to training."""
     engine: dict[str, Any] = {}
     """Any argument of vLLM's engine."""
     endpoint: AnnotatorEndpointConfig | None = None
@@ -45,6 +50,13 @@ class AnnotationConfig(Section):
         if not needs_model and (given := self.changed(*of_model)):
             raise ValueError(f"annotator {self.annotator!r} uses no {', '.join(given)}: remove it")
         refuse_decided_elsewhere(self.engine)
+        if self.confidence and self.annotator != "judge":
+            raise ValueError(
+                f"annotator {self.annotator!r} tells no probability that could be asked for: "
+                "remove confidence"
+            )
+        if self.error_rate and self.annotator != "closed_world":
+            raise ValueError("error_rate is of annotator 'closed_world': remove it")
         if self.annotator == "labels" and self.prune:
             raise ValueError("annotator 'labels' asks nothing: remove prune")
         return self
@@ -62,9 +74,19 @@ class AnnotationConfig(Section):
                 "endpoint.constrain is missing: vllm for vLLM's server, json_schema for others "
                 "that know response_format, none for the rest"
             )
+        if self.confidence and constrain != "vllm":
+            raise ValueError(
+                f"endpoint.constrain={constrain} gives no probability of a verdict alone: remove "
+                "confidence, or use vLLM's server"
+            )
         if self.annotator == "anah" and constrain is not None:
             raise ValueError("annotator 'anah' replies freely: remove endpoint.constrain")
         return self
+
+    @property
+    def confident(self) -> bool:
+        """Whether verdicts come with a confidence."""
+        return self.confidence or self.error_rate > 0
 
     @property
     def asked(self) -> str | None:

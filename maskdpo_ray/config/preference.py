@@ -15,5 +15,8 @@ class PreferenceConfig(Section):
     """Sentences without facts: counted as correct (the paper), or given no weight on both sides."""
     eos: Literal["keep", "mask"] = "keep"
     """The end-of-turn token stands in no sentence: learnt on both sides (as released), or not."""
+    weights: Literal["verdict", "confidence"] = "verdict"
+    """What a token of a sentence to learn from weighs: one, or the annotator's probability of its
+    verdict (`annotation.confidence`), so that it teaches less where the annotator doubts."""
     max_length: int = Field(default=1024, ge=8)
     """Prompt and response together, in tokens; the response's tail is cut."""

@@ -73,6 +73,11 @@ class Config(Section):
             raise ValueError(
                 "annotator 'labels' takes the verdicts of the input: set sampling.source=input"
             )
+        if self.preference.weights == "confidence" and not self.annotation.confident:
+            raise ValueError(
+                "preference.weights=confidence needs verdicts that come with one: set "
+                "annotation.confidence=true (annotator judge), or remove it"
+            )
         if self.rounds > 1 and (self.sampling.source == "input" or self.sampling.endpoint):
             raise ValueError("rounds sample from the aligned policy: set sampling.source=vllm")
         if self.sampling.source == "input" and self.world is not None:

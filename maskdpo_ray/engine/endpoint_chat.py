@@ -1,6 +1,7 @@
 """A chat model behind an OpenAI-compatible server: what ``ChatModel`` is for an engine."""
 
 import json
+import math
 from typing import Any
 
 from maskdpo_ray.config import Constrain, EndpointConfig
@@ -8,6 +9,7 @@ from maskdpo_ray.engine.chat import Messages, check_unicode
 from maskdpo_ray.engine.chat_model import Reply
 from maskdpo_ray.engine.endpoint import Endpoint, try_out
 from maskdpo_ray.engine.refusal import RequestRefused
+from maskdpo_ray.errors import UserError
 
 PROBE = [{"role": "user", "content": "Is water wet?"}]
 PROBE_CHOICES = ["yes", "no"]
@@ -20,12 +22,20 @@ class ChatEndpoint:
         constrain: how the server is told to keep to the choices: "vllm" by vLLM's own
             ``structured_outputs``, "json_schema" by OpenAI's ``response_format``, "none" not at
             all. Whatever it is told, a reply that is none of the choices is refused.
+        probabilities: tell how probable each reply was, as the server's log-probabilities say.
     """
 
-    def __init__(self, endpoint: Endpoint, max_tokens: int, constrain: Constrain | None) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        max_tokens: int,
+        constrain: Constrain | None,
+        probabilities: bool = False,
+    ) -> None:
         self._endpoint = endpoint
         self._max_tokens = max_tokens
         self._constrain = constrain
+        self._asks = {"logprobs": True} if probabilities else {}
 
     async def reply(self, messages: Messages, choices: list[str] | None = None) -> Reply:
         """The reply to a conversation.
@@ -46,6 +56,7 @@ class ChatEndpoint:
                 messages=messages,
                 temperature=0,
                 max_completion_tokens=self._max_tokens,
+                **self._asks,
                 **(self._constraint(choices) if choices else {}),
             )
         )
@@ -55,7 +66,16 @@ class ChatEndpoint:
             reason = choice.message.refusal or f"finish_reason {choice.finish_reason}"
             raise RequestRefused(f"the model gave no reply: {reason}")
         complete = choice.finish_reason == "stop"
-        return Reply(self._chosen(text, choices) if choices and complete else text, complete)
+        text = self._chosen(text, choices) if choices and complete else text
+        return Reply(text, complete, self._probability(choice) if self._asks else None)
+
+    def _probability(self, choice: Any) -> float:
+        if choice.logprobs is None or choice.logprobs.content is None:
+            raise UserError(
+                f"the server of {self._endpoint.model!r} tells no probabilities (logprobs): set "
+                "confidence=false, or use vLLM's server"
+            )
+        return math.exp(sum(token.logprob for token in choice.logprobs.content))
 
     def _constraint(self, choices: list[str]) -> dict[str, Any]:
         match self._constrain:
@@ -88,7 +108,10 @@ class ChatEndpoint:
 
 
 def open_chat(
-    settings: EndpointConfig, max_tokens: int, constrain: Constrain | None = None
+    settings: EndpointConfig,
+    max_tokens: int,
+    constrain: Constrain | None = None,
+    probabilities: bool = False,
 ) -> ChatEndpoint:
     """A chat model behind a server that was tried out: reached, and asked as the run will ask it.
 
@@ -98,8 +121,8 @@ def open_chat(
     choices = PROBE_CHOICES if constrain in ("vllm", "json_schema") else None
 
     async def probe(endpoint: Endpoint, _: list[Any]) -> None:
-        await ChatEndpoint(endpoint, max_tokens, constrain).reply(PROBE, choices)
+        await ChatEndpoint(endpoint, max_tokens, constrain, probabilities).reply(PROBE, choices)
 
     knows = f", and does its server know constrain={constrain}" if choices else ""
     try_out(settings, probe, f"is it a chat model{knows}?")
-    return ChatEndpoint(Endpoint(settings), max_tokens, constrain)
+    return ChatEndpoint(Endpoint(settings), max_tokens, constrain, probabilities)

@@ -162,7 +162,13 @@ def _side(
     try:
         spans = token_spans(tokenizer, candidate["token_ids"], response)
         weights = token_weights(
-            spans, response, sentences, side=name, no_fact=settings.no_fact, eos=settings.eos
+            spans,
+            response,
+            sentences,
+            side=name,
+            no_fact=settings.no_fact,
+            eos=settings.eos,
+            weights=settings.weights,
         )
     except MaskError as error:
         raise MaskError(

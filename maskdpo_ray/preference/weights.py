@@ -13,6 +13,7 @@ from maskdpo_ray.records import Sentence, Side, is_correct
 SideName = Literal["chosen", "rejected"]
 NoFact = Literal["correct", "mask"]
 Eos = Literal["keep", "mask"]
+Weights = Literal["verdict", "confidence"]
 
 
 def token_weights(
@@ -23,6 +24,7 @@ def token_weights(
     side: SideName,
     no_fact: NoFact = "correct",
     eos: Eos = "keep",
+    weights: Weights = "verdict",
 ) -> list[float]:
     """Weight of every token of one side of a pair.
 
@@ -31,13 +33,17 @@ def token_weights(
         sentences: tile ``response``.
         no_fact: sentences without facts count as correct, or weigh nothing on either side.
         eos: tokens that stand in no sentence (end of turn) weigh one on both sides, or nothing.
+        weights: a sentence to learn from weighs one, or the confidence of its verdict.
 
     Raises:
-        MaskError: ``mask_spans_do_not_tile``.
+        MaskError: ``mask_spans_do_not_tile``; ``confidence_missing`` where it is needed.
         ValueError: a verdict that is ``error`` or unknown.
     """
     check_tiling(response, sentences)
     values = [_sentence_weight(sentence["verdict"], side, no_fact) for sentence in sentences]
+    if weights == "confidence":
+        pairs = zip(values, sentences, strict=True)
+        values = [value and value * _confidence(sentence) for value, sentence in pairs]
     outside = 1.0 if eos == "keep" else 0.0
     owners = owning_sentences(spans, response, sentences)
     return [outside if owner is None else values[owner] for owner in owners]
@@ -62,6 +68,17 @@ def _sentence_weight(verdict: str, side: SideName, no_fact: NoFact) -> float:
     if verdict == "nofact" and no_fact == "mask":
         return 0.0
     return 1.0 if correct == (side == "chosen") else 0.0
+
+
+def _confidence(sentence: Sentence) -> float:
+    found = sentence.get("confidence")
+    if found is None:
+        raise MaskError(
+            "confidence_missing",
+            f"the verdict {sentence['verdict']!r} has no confidence: annotate again with "
+            "annotation.confidence=true, or set preference.weights=verdict",
+        )
+    return found
 
 
 def check_tiling(response: str, sentences: list[Sentence]) -> None:

@@ -57,7 +57,7 @@ def judge(model, sentence="She was born in Ashcombe.", **changes):
 )
 def test_turns_end_where_the_verdict_is_known(replies, verdict):
     model = Script(*replies)
-    found, detail = judge(model)
+    found, detail, _ = judge(model)
     assert found == verdict
     assert json.loads(detail) == {"replies": replies}
     assert len(model.asked) == len(replies) and not model.replies
@@ -74,7 +74,7 @@ def test_turns_end_where_the_verdict_is_known(replies, verdict):
     ],
 )
 def test_an_unreadable_reply_is_an_error_and_never_a_default(replies, turn):
-    verdict, detail = judge(Script(*replies))
+    verdict, detail, _ = judge(Script(*replies))
     assert verdict == "error"
     assert json.loads(detail)["replies"] == replies
     assert json.loads(detail)["reason"].startswith(f"turn {turn}: ")
@@ -82,14 +82,14 @@ def test_an_unreadable_reply_is_an_error_and_never_a_default(replies, turn):
 
 def test_a_reply_that_was_cut_is_an_error_even_where_it_can_be_read():
     cut = Reply("Ada was born in", complete=False)
-    verdict, detail = judge(Script("<Facts Present>", cut))
+    verdict, detail, _ = judge(Script("<Facts Present>", cut))
     assert verdict == "error"
     assert "raise annotation.max_tokens" in json.loads(detail)["reason"]
 
 
 def test_a_conversation_that_is_too_long_is_an_error_with_the_reason():
     model = Script("<Facts Present>", RequestRefused("prompt of 9000 tokens, context 4096"))
-    verdict, detail = judge(model)
+    verdict, detail, _ = judge(model)
     assert verdict == "error"
     reason = json.loads(detail)["reason"]
     assert reason == "turn 2: prompt of 9000 tokens, context 4096"
@@ -220,7 +220,7 @@ def test_a_document_beyond_the_context_of_a_real_model_is_an_error(engine):
 
     annotator = AnahAnnotator(FactsFirst(engine, max_tokens=8), short_templates())
     question = {**QUESTION, "document": "Ada was born in Ashcombe. " * 200}
-    verdict, detail = asyncio.run(annotator.verdict(question, "Ada was born."))
+    verdict, detail, _ = asyncio.run(annotator.verdict(question, "Ada was born."))
     assert verdict == "error"
     assert "maximum model length of 512" in json.loads(detail)["reason"]
 

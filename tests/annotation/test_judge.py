@@ -1,10 +1,12 @@
 import asyncio
 import json
 
+import models
 import pytest
 import yaml
 
 from maskdpo_ray.annotation.judge import JudgeAnnotator, read_judge_templates
+from maskdpo_ray.engine.chat import prompt_token_ids
 from maskdpo_ray.engine.chat_model import ChatModel, Reply
 from maskdpo_ray.engine.refusal import RequestRefused
 from maskdpo_ray.errors import RowRejected, UserError
@@ -52,7 +54,7 @@ def judge(model, sentence="She was born there.", templates=None, **changes):
 )
 def test_each_word_is_its_verdict(language, word, verdict):
     model = Says(word)
-    found, detail = judge(model, language=language)
+    found, detail, _ = judge(model, language=language)
     assert found == verdict
     assert json.loads(detail) == {"replies": [word]}
     assert word in model.asked[0][1] and len(model.asked[0][1]) == 4
@@ -70,13 +72,13 @@ def test_sentences_of_a_question_share_all_that_stands_before_them():
 
 @pytest.mark.parametrize("reply", ["Suppo", "", "Supported"])  # the last may go on: "Supported by"
 def test_a_reply_that_was_cut_is_an_error(reply):
-    verdict, detail = judge(Says(reply, complete=False))
+    verdict, detail, _ = judge(Says(reply, complete=False))
     assert verdict == "error"
     assert "annotation.max_tokens" in json.loads(detail)["reason"]
 
 
 def test_a_refused_prompt_is_an_error_with_the_reason():
-    verdict, detail = judge(Says(RequestRefused("too long")))
+    verdict, detail, _ = judge(Says(RequestRefused("too long")))
     assert verdict == "error" and json.loads(detail)["reason"] == "too long"
 
 
@@ -92,7 +94,7 @@ def test_a_template_without_a_document_needs_none(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump({"en": template}, sort_keys=False))
     model = Says("false")
-    found, _ = judge(model, "She was.", templates=str(path), document=None)
+    found, *_ = judge(model, "She was.", templates=str(path), document=None)
     assert found == "contradictory"
     assert model.asked == [("Where was Ada born? She was.", ["true", "false"])]
 
@@ -132,7 +134,8 @@ def test_a_real_model_with_random_weights_always_answers_a_verdict(engine, langu
 
     words = set(templates.languages[language]["verdicts"].values())
     verdicts = asyncio.run(ask())
-    for verdict, detail in verdicts:
+    for verdict, detail, confidence in verdicts:
+        assert confidence is None, "nobody asked for it"
         assert verdict in ("ok", "contradictory", "unverifiable", "nofact")
         [reply] = json.loads(detail)["replies"]
         assert reply in words
@@ -143,5 +146,43 @@ def test_a_real_model_that_is_cut_short_gives_an_error(engine):
     templates.languages["en"]["prompt"] = "{question} {sentence}"
     templates.languages["en"]["verdicts"] = {"ok": "x" * 40, "contradictory": "y" * 40}
     annotator = JudgeAnnotator(ChatModel(engine, max_tokens=3), templates)
-    verdict, _ = asyncio.run(annotator.verdict(QUESTION, "She was."))
+    verdict, *_ = asyncio.run(annotator.verdict(QUESTION, "She was."))
     assert verdict == "error"
+
+
+def test_confidence_is_the_share_of_the_reply_among_what_the_words_allow(engine):
+    """Against Transformers: step by step, the softmax over the tokens that may come next."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    templates = read_judge_templates()
+    templates.languages["en"]["prompt"] = "{question} {sentence}"
+    words = templates.languages["en"]["verdicts"]
+    judge = JudgeAnnotator(ChatModel(engine, 24, probabilities=True), templates)
+    verdict, _, confidence = asyncio.run(judge.verdict(QUESTION, "She was."))
+
+    tokenizer = engine.tokenizer
+    model = AutoModelForCausalLM.from_pretrained(models.tiny_llama()).eval()
+    prompt = f"{QUESTION['question']} She was."
+    ids = prompt_token_ids(tokenizer, prompt)
+    pieces = [tokenizer.decode([token]) for token in range(len(tokenizer))]
+    said, expected = "", 1.0
+    while True:
+        allowed = [
+            token
+            for token, piece in enumerate(pieces)
+            if token == tokenizer.eos_token_id
+            and said in words.values()
+            or token not in tokenizer.all_special_ids
+            and any(word.startswith(said + piece) for word in words.values())
+        ]
+        with torch.no_grad():
+            logits = model(torch.tensor([ids])).logits[0, -1, allowed]
+        expected *= logits.softmax(-1).max().item()
+        token = allowed[logits.argmax()]
+        if token == tokenizer.eos_token_id:
+            break
+        ids, said = [*ids, token], said + pieces[token]
+    assert said == words[verdict]
+    assert 0 < confidence < 1
+    assert confidence == pytest.approx(expected, rel=1e-4)

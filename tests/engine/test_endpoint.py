@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -148,10 +149,18 @@ def settings(scripted, **changes):
     return EndpointConfig(base_url=scripted.url, model="m", **{"max_retries": 4, **changes})
 
 
-def replies(scripted, count=1, choices=None, constrain=None, messages=ASK, **changes):
+def replies(
+    scripted,
+    count=1,
+    choices=None,
+    constrain=None,
+    messages=ASK,
+    probabilities=False,
+    **changes,
+):
     async def ask():
         async with Endpoint(settings(scripted, **changes)) as endpoint:
-            chat = ChatEndpoint(endpoint, 8, constrain)
+            chat = ChatEndpoint(endpoint, 8, constrain, probabilities)
             return await asyncio.gather(*(chat.reply(messages, choices) for _ in range(count)))
 
     return asyncio.run(ask())
@@ -317,6 +326,22 @@ def test_each_constraint_is_told_in_the_words_of_its_server(serve):
     assert vllm["structured_outputs"] == {"choice": ["yes", "no"]}
     verdict = schema["response_format"]["json_schema"]["schema"]["properties"]["verdict"]
     assert verdict["enum"] == ["yes", "no"]
+
+
+def test_the_probability_of_a_reply_is_that_of_its_tokens(serve):
+    status, headers, body = YES
+    logprobs = {"content": [{"token": t, "logprob": math.log(p)} for t, p in (("y", 0.5), ("", 1))]}
+    for token in logprobs["content"]:
+        token |= {"bytes": None, "top_logprobs": []}
+    told = (status, headers, {**body, "choices": [{**body["choices"][0], "logprobs": logprobs}]})
+    scripted = serve(told)
+    [reply] = replies(scripted, choices=["yes", "no"], constrain="vllm", probabilities=True)
+    assert scripted.asked[0]["logprobs"] is True
+    assert reply.probability == pytest.approx(0.5)
+    [reply] = replies(scripted, choices=["yes", "no"], constrain="vllm")
+    assert "logprobs" not in scripted.asked[1] and reply.probability is None
+    message = trouble(serve(YES), UserError, probabilities=True)
+    assert "tells no probabilities" in message and "confidence=false" in message
 
 
 def test_a_lone_surrogate_is_rejected_before_it_is_sent(serve):

@@ -163,13 +163,14 @@ def test_a_judge_behind_the_server_always_answers_a_verdict(settings, constrain)
 def test_replies_are_those_of_the_engine(engine, settings):
     chat = [{"role": "user", "content": "Where was she born?"}]
     chat += [{"role": "assistant", "content": "No."}, {"role": "user", "content": "Where?"}]
-    there = open_chat(settings, 24)
-    here = ChatModel(engine, 24)
+    there = open_chat(settings, 24, probabilities=True)
+    here = ChatModel(engine, 24, probabilities=True)
     expected = asyncio.run(here.reply(chat))
     reply = asyncio.run(there.reply(chat))
     # The server keeps back the bytes of a character that the token limit cut.
     assert reply.text == expected.text.rstrip("\ufffd") and reply.text
     assert reply.complete == expected.complete
+    assert reply.probability == pytest.approx(expected.probability, rel=1e-3)
 
 
 def test_a_conversation_over_the_context_is_refused_with_the_servers_reason(settings):

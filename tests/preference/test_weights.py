@@ -40,6 +40,20 @@ def test_nofact_can_be_masked_on_both_sides():
     assert weights("rejected", no_fact="mask") == "0000111001"
 
 
+def test_a_sentence_to_learn_from_can_weigh_the_confidence_of_its_verdict():
+    sure = [{**s, "confidence": c} for s, c in zip(SENTENCES, (0.9, 0.75, 0.5), strict=True)]
+    found = token_weights(SPANS, RESPONSE, sure, side="chosen", weights="confidence")
+    assert found == [0.9] * 4 + [0] * 3 + [0.5] * 2 + [1]
+    found = token_weights(SPANS, RESPONSE, sure, side="rejected", weights="confidence")
+    assert found == [0] * 4 + [0.75] * 3 + [0] * 2 + [1]
+    assert weights("chosen") == "1111000111", "asked for by nobody, it changes nothing"
+
+
+def test_a_verdict_without_the_confidence_that_is_needed_is_an_error():
+    with pytest.raises(MaskError, match="annotation.confidence=true"):
+        token_weights(SPANS, RESPONSE, SENTENCES, side="chosen", weights="confidence")
+
+
 def test_the_end_of_turn_can_be_masked_on_both_sides():
     assert weights("chosen", eos="mask") == "1111000110"
     assert weights("rejected", eos="mask") == "0000111000"
