@@ -322,9 +322,7 @@ def main() -> None:
         json.dumps(
             {
                 "ratio_to_engine": round(of_limit["graph"], 3),
-                "ratio_to_ray_data_llm": round(
-                    _ratio(speeds["graph"], speeds["ray.data.llm"]), 3
-                ),
+                "ratio_to_ray_data_llm": round(_ratio(speeds["graph"], speeds["ray.data.llm"]), 3),
                 "same_answers": {way: round(share, 4) for way, share in same.items()},
                 "tokens_per_second": {way: round(each, 1) for way, each in speed.items()},
                 "questions": questions,
