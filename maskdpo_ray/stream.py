@@ -12,6 +12,7 @@ is read back instead of worked on.
 
 import asyncio
 import dataclasses
+import itertools
 import logging
 import os
 import warnings
@@ -37,6 +38,7 @@ from maskdpo_ray.progress import Progress, say
 from maskdpo_ray.rundir import Block, StageStore
 
 READERS = 2
+START_ATTEMPTS = 3
 # Left in a stage's folder by its actors: why one cannot start, and what one died of.
 FAILURE, DEATH = "failure.txt", "death.txt"
 
@@ -83,6 +85,7 @@ def start_ray(resources: ResourcesConfig) -> None:
     # Ray's core writes of its own workings past every logger; that stays in its log files.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    attempts = 1
     with native_output_to(os.devnull, descriptor=2):
         if os.environ.get("RAY_ADDRESS"):
             ray.init(**quiet)
@@ -92,13 +95,32 @@ def start_ray(resources: ResourcesConfig) -> None:
             os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
             # Logical CPUs beyond the real ones: pools that hold every CPU leave none for Ray
             # Data's readers and the stream would wait for ever without a word.
-            ray.init(
+            attempts = _start_here(
                 address="local",
                 num_cpus=max(resources.local_cpus, os.cpu_count() or 1),
                 object_store_memory=resources.object_store_mib * 2**20,
                 include_dashboard=False,
                 **quiet,
             )
+    if attempts > 1:
+        say(f"Ray started at attempt {attempts}: this machine is busy")
+
+
+def _start_here(**settings: Any) -> int:
+    """Start Ray on this machine; how often that was tried.
+
+    Ray 2.60 gives its dashboard agent, a Python process, 15 s to start, and no setting changes
+    that; on a busy machine it may need longer, and Ray then fails as a whole (ray-project/ray
+    issue 65983).
+    """
+    for attempt in itertools.count(1):
+        try:
+            ray.init(**settings)
+            return attempt
+        except Exception as error:
+            if "timed out during startup" not in str(error) or attempt == START_ATTEMPTS:
+                raise
+            ray.shutdown()
 
 
 def run_stream(

@@ -274,18 +274,19 @@ def test_a_bad_configuration_fails_the_job_with_its_reason(head):
 
 def kill_when(run_dir: Path, happened, environment: dict[str, str] | None = None) -> None:
     """Start the run, kill its driver with SIGKILL as soon as ``happened``."""
+    log = run_dir.with_name("killed.log")
     driver = subprocess.Popen(
         command(run_dir),
         env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stdout=open(log, "w"),
+        stderr=subprocess.STDOUT,
         cwd=REPOSITORY,
         start_new_session=True,
     )
     deadline = time.monotonic() + 300
     while not happened():
-        assert driver.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline
+        assert driver.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.05)
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()

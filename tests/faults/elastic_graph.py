@@ -19,18 +19,22 @@ from maskdpo_ray.rundir import StageStore
 from maskdpo_ray.storage import Folder
 from maskdpo_ray.stream import StreamStage, run_stream
 
-PATIENCE = 60  # seconds for nodes to be given back
+PATIENCE = 120  # seconds for nodes to come, and to be given back
 LONG = 2**18  # characters of a row: outputs that stay in the object store of the node
 
 
 class Slow:
     """Takes its time, and logs where: one line ``id process node`` a row.
 
-    The first ``quick`` rows cost no time.
+    The first ``quick`` rows cost no time. No row is done before ``together`` actors have taken up
+    rows, however long they take to start on a busy machine.
     """
 
-    def __init__(self, log: str, seconds: float, length: int = 0, quick: int = 0) -> None:
+    def __init__(
+        self, log: str, seconds: float, length: int = 0, quick: int = 0, together: int = 1
+    ) -> None:
         self.log, self.seconds, self.length, self.quick = log, seconds, length, quick
+        self.together = together
 
     async def __call__(self, rows):
         import ray
@@ -40,7 +44,14 @@ class Slow:
             log.write("".join(f"{row['id']} {os.getpid()} {node}\n" for row in rows))
         await asyncio.sleep(self.seconds if self.quick <= 0 else 0)
         self.quick -= len(rows)
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline and len(self._actors()) < self.together:
+            await asyncio.sleep(0.2)
         return [{**row, "question": row["question"].ljust(self.length)} for row in rows]
+
+    def _actors(self) -> set[str]:
+        log = Path(self.log)
+        return {process for _, process, _ in work(log.parent, log.stem)}
 
 
 def work(folder: Path, name: str) -> list[list[str]]:
@@ -78,7 +89,8 @@ def grow_and_give_back(folder: Path) -> dict:
     """How many nodes there are before, at the end of and after a stage that wants GPUs."""
     before = nodes()
     pool = PoolConfig(actors=(1, 2), cpus=1, gpus=1, blocks_in_flight=2)
-    run_slow(folder, 80, slow=(pool, 1.0, 0))
+    # Long enough for the second node to come while there is work, on a busy machine too.
+    run_slow(folder, 200, slow=(pool, 1.0, 0))
     most, deadline = nodes(), time.monotonic() + PATIENCE
     while nodes() > before and time.monotonic() < deadline:
         time.sleep(0.5)

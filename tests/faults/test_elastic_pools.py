@@ -18,9 +18,9 @@ from maskdpo_ray.config import PoolConfig
 
 def test_a_pool_grows_from_its_least_to_its_most(tmp_path, ray_cluster):
     pool = PoolConfig(actors=(1, 3), cpus=0.5, blocks_in_flight=2)
-    run_slow(tmp_path, 60, slow=(pool, 0.3))
+    run_slow(tmp_path, 30, slow=(pool, 0.3, 0, 0, 3))
     taken = work(tmp_path, "slow")
-    assert sorted(i for i, _, _ in taken) == sorted(f"q{n}" for n in range(60))
+    assert sorted(i for i, _, _ in taken) == sorted(f"q{n}" for n in range(30))
     processes = [process for _, process, _ in taken]
     assert len(set(processes)) == 3
     assert len(set(processes[:2])) == 1, "it starts with the least"
@@ -30,7 +30,7 @@ def test_a_pool_shrinks_when_there_is_little_to_do(tmp_path, ray_cluster):
     """Forty rows at once, then one a second for an actor that needs half of one."""
     first = PoolConfig(cpus=0.5, blocks_in_flight=1)
     pool = PoolConfig(actors=(1, 3), cpus=0.5, blocks_in_flight=1)
-    run_slow(tmp_path, 75, first=(first, 1.0, 0, 40), second=(pool, 0.5))
+    run_slow(tmp_path, 75, first=(first, 1.0, 0, 40), second=(pool, 0.5, 0, 0, 3))
     taken = work(tmp_path, "second")
     assert sorted(i for i, _, _ in taken) == sorted(f"q{n}" for n in range(75))
     processes = [process for _, process, _ in taken]
@@ -85,6 +85,7 @@ def autoscaled(tmp_path):
     } | {key: [] for key in COMMANDS}
     (tmp_path / "autoscaler.yaml").write_text(json.dumps(config))
     environment = {"AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1"}
+    environment["RAY_AUTH_MODE"] = "disabled"  # or `ray start` asks for a token that lies at home
     head = subprocess.Popen(
         [Path(sys.executable).parent / "ray", "start", "--head", "--block", f"--port={port}",
          "--node-ip-address=127.0.0.1", "--num-cpus=4", "--include-dashboard=false",
