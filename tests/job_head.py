@@ -13,7 +13,8 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
-PATIENCE = 90  # seconds until the head must answer
+PATIENCE = 120  # seconds until the head must answer
+ATTEMPTS = 3  # Ray gives its own processes 15 s to start, which a busy machine may exceed
 
 
 def free_port() -> int:
@@ -54,22 +55,31 @@ def job_head(folder: Path) -> Iterator[Head]:
     environment = {k: v for k, v in os.environ.items() if k in kept or not k.startswith("RAY_")}
     # A token of our own: installations differ in whether they ask for one.
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token")}
-    ray = subprocess.Popen(
-        [BIN / "ray", "start", "--head", "--block", f"--port={gcs}", "--num-cpus=16",
-         f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1", "--disable-usage-stats",
-         f"--dashboard-agent-listen-port={agent}",
-         f"--object-store-memory={200 * 2**20}", f"--temp-dir=/tmp/maskdpo-{os.getpid()}"],
-        stdout=open(folder / "head.log", "w"), stderr=subprocess.STDOUT,
-        env=environment, start_new_session=True,
-    )  # fmt: skip
-    environment["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{dashboard}"
-    environment["RAY_ADDRESS"] = f"127.0.0.1:{gcs}"
-    head = Head(environment)
+    reached = {
+        "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}",
+        "RAY_ADDRESS": f"127.0.0.1:{gcs}",
+    }
+    head = Head(environment | reached)
+
+    def start() -> subprocess.Popen:
+        return subprocess.Popen(
+            [BIN / "ray", "start", "--head", "--block", f"--port={gcs}", "--num-cpus=16",
+             f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1", "--disable-usage-stats",
+             f"--dashboard-agent-listen-port={agent}",
+             f"--object-store-memory={200 * 2**20}", f"--temp-dir=/tmp/maskdpo-{os.getpid()}"],
+            stdout=open(folder / "head.log", "a"), stderr=subprocess.STDOUT,
+            env=environment, start_new_session=True,
+        )  # fmt: skip
+
+    ray, attempt = start(), 1
     try:
         deadline = time.monotonic() + PATIENCE
         while (listed := head.job("list")).returncode != 0:
             log = (folder / "head.log").read_text() + listed.stderr
-            assert ray.poll() is None and time.monotonic() < deadline, log
+            assert time.monotonic() < deadline, log
+            if ray.poll() is not None:
+                assert attempt < ATTEMPTS, log
+                ray, attempt = start(), attempt + 1
             time.sleep(0.5)
         yield head
     finally:
