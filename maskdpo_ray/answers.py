@@ -165,13 +165,7 @@ def import_answers(
     while batch := list(islice(rows, ROWS_PER_PART)):
         outcomes = [_answered(row, found.get(row["id"]), name, tokenizer, end) for row in batch]
         new = [row["id"] for row in batch]
-        rejected = [
-            (row_id, out)
-            for row_id, out in zip(new, outcomes, strict=True)
-            if isinstance(out, RowRejected)
-        ]
-        kept = [out for out in outcomes if not isinstance(out, RowRejected)]
-        store.write(new, kept, rejected, group)
+        store.write_outcomes(new, outcomes, group)
         ids += new
     store.finish_rows(ids, time.perf_counter() - begun)
     if unmatched:

@@ -253,10 +253,9 @@ def import_questions(
     while batch := list(islice(rows, ROWS_PER_PART)):
         if not ids:  # a file that is refused at its head leaves no trace
             store.begin(versions)
-        ids += [row_id for row_id, _ in batch]
-        rejected = [(row_id, row) for row_id, row in batch if isinstance(row, RowRejected)]
-        kept = [row for _, row in batch if not isinstance(row, RowRejected)]
-        store.write([row_id for row_id, _ in batch], kept, rejected, group)
+        new = [row_id for row_id, _ in batch]
+        store.write_outcomes(new, [row for _, row in batch], group)
+        ids += new
     if not ids:
         raise UserError(
             f"data.split: none of the topics of {source} falls to {split} with a test share of "

@@ -95,6 +95,15 @@ class StageStore:
             self.folder.write_table(f"part-{block}.parquet", stored, group)
         return stored
 
+    def write_outcomes(
+        self, ids: list[str], outcomes: list[dict | RowRejected], group: int
+    ) -> pa.Table:
+        """``write``, of one outcome for each id: its row, or what rejected it."""
+        rows = [out for out in outcomes if not isinstance(out, RowRejected)]
+        both = zip(ids, outcomes, strict=True)
+        rejected = [(row_id, out) for row_id, out in both if isinstance(out, RowRejected)]
+        return self.write(ids, rows, rejected, group)
+
     def block(self, ids: list[str]) -> pa.Table | None:
         """What came of the block of exactly these ids; None where it is not finished."""
         block = fingerprint(ids)

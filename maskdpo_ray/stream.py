@@ -298,13 +298,7 @@ class StageActor:
 
     async def _work(self, block: pa.Table, ids: list[str]) -> pa.Table:
         outcomes = await self.processor(block.to_pylist())
-        done = [out for out in outcomes if not isinstance(out, RowRejected)]
-        rejected = [
-            (row_id, out)
-            for row_id, out in zip(ids, outcomes, strict=True)
-            if isinstance(out, RowRejected)
-        ]
-        return await self._stored(self.store.write, ids, done, rejected, self.group)
+        return await self._stored(self.store.write_outcomes, ids, outcomes, self.group)
 
     async def _stored(self, use: Callable[..., Any], *arguments: Any) -> Any:
         # In a thread: meanwhile the loop goes on with the actor's other blocks.
