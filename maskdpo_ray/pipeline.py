@@ -4,9 +4,8 @@
 look in between; what is finished is never done again, whichever way it was reached.
 """
 
-import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.evaluation.agreement import agreement, same_questions
@@ -23,7 +22,6 @@ from maskdpo_ray.report.table import (
 from maskdpo_ray.report.write import write_report
 from maskdpo_ray.rundir import StageStore
 from maskdpo_ray.stages import Policy, Stages
-from maskdpo_ray.storage import Folder
 from maskdpo_ray.stream import StreamStage, run_stream, start_ray
 
 
@@ -114,7 +112,7 @@ def best_of_n(stages: Stages) -> None:
     for policy in stages.policies():
         answers = list(best_answers(stages.evaluate(policy).store.rows(), best_of))
         file = stages.dir.folder / f"best-of-{best_of}"
-        write_jsonl(file, f"{policy.name}.jsonl", answers)
+        file.write_jsonl(f"{policy.name}.jsonl", answers)
         say(
             f"best answers of {policy.name} to {len(answers)} questions: {file}/{policy.name}.jsonl"
         )
@@ -164,12 +162,7 @@ def publish(pairs: StageStore) -> None:
     """``pairs.jsonl`` beside the pairs: the public Mask-DPO format, for other trainers."""
     if not pairs.folder.exists("pairs.jsonl"):
         rows = sorted(pairs.rows(), key=lambda row: row["id"])
-        write_jsonl(pairs.folder, "pairs.jsonl", map(to_public, rows))
-
-
-def write_jsonl(folder: Folder, name: str, rows: Iterable[dict]) -> None:
-    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    folder.write(name, "".join(lines).encode())
+        pairs.folder.write_jsonl("pairs.jsonl", map(to_public, rows))
 
 
 def train_system(stages: Stages, system: str, round: int) -> None:

@@ -14,7 +14,7 @@ import os
 import posixpath
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, BinaryIO
@@ -140,6 +140,11 @@ class Folder:
 
     def write_json(self, name: str, value: Any) -> None:
         self.write(name, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+    def write_jsonl(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """One JSON object a line, Unicode as it is."""
+        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        self.write(name, "".join(lines).encode())
 
     def write_table(self, name: str, table: pa.Table, row_group_size: int | None = None) -> None:
         sink = pa.BufferOutputStream()

@@ -1,6 +1,5 @@
 """``maskdpo topics``: from a pool, the topics worth annotating for the questions at hand."""
 
-import json
 from typing import Any
 
 import numpy as np
@@ -127,10 +126,9 @@ def _write(
         for topic, topic_row in zip(chosen, picked, strict=True)
         for row in topic.questions
     )
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     parent, _, name = out.rpartition("/")
     folder = Folder(parent or ("/" if out.startswith("/") else "."))
-    folder.write(name, lines.encode())
+    folder.write_jsonl(name, rows)
     folder.write_json(name.removesuffix(".jsonl") + ".summary.json", summary)
 
 
