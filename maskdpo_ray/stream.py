@@ -26,7 +26,7 @@ import pyarrow as pa
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext
-from ray.exceptions import RayActorError
+from ray.exceptions import ActorDiedError, RayActorError
 from ray.util.debug import disable_log_once_globally
 
 from maskdpo_ray.config import PoolConfig, ResourcesConfig
@@ -39,6 +39,7 @@ from maskdpo_ray.rundir import Block, StageStore
 
 READERS = 2
 START_ATTEMPTS = 3
+NEVER_RAN = "The actor never ran"  # Ray's words; no field says it
 # Left in a stage's folder by its actors: why one cannot start, and what one died of.
 FAILURE, DEATH = "failure.txt", "death.txt"
 
@@ -136,22 +137,44 @@ def run_stream(
         for line in stage.store.drop_damaged():
             say(line)
     upstreams = [source, *(stage.store for stage in stages[:-1])]
-    tasks = [_task(stage, upstream) for stage, upstream in zip(stages, upstreams, strict=True)]
-    seconds: dict[str, float] = {}
-    first = next((n for n, task in enumerate(tasks) if task.pending), None)
-    if first is not None:
+    seconds = _run_pending(stages, upstreams, resources, versions)
+    for stage, upstream in zip(stages, upstreams, strict=True):
+        if stage.store.manifest() is None:  # no row came to it, now or before
+            stage.store.begin(versions)
+        ids = [i for b in upstream.blocks(without=set(), column=stage.column) for i in b.ids]
+        stage.store.finish_rows(ids, seconds.get(stage.store.name, 0.0), stage.shared)
+
+
+def _run_pending(
+    stages: list[StreamStage],
+    upstreams: list[StageStore],
+    resources: ResourcesConfig,
+    versions: dict,
+) -> dict[str, float]:
+    """Run what is not durable yet; seconds until each stage that had work finished its last row.
+
+    Ray 2.60 takes an actor for abandoned whose driver answers late, as one does on a busy machine:
+    it is gone before it ran. Nothing is lost by that, so the stream starts again from what is
+    durable.
+    """
+    for attempt in itertools.count(1):
+        pairs = zip(stages, upstreams, strict=True)
+        tasks = [_task(stage, upstream) for stage, upstream in pairs]
+        first = next((n for n, task in enumerate(tasks) if task.pending), None)
+        if first is None:
+            return {}
         start_ray(resources)
         _check_room(stages[first:], resources)
         for stage in stages[first:]:
             stage.store.folder.remove(FAILURE)
             stage.store.folder.remove(DEATH)
             stage.store.begin(versions)
-        seconds = _execute(tasks[first:], resources)
-    for stage, upstream in zip(stages, upstreams, strict=True):
-        if stage.store.manifest() is None:  # no row came to it, now or before
-            stage.store.begin(versions)
-        ids = [i for b in upstream.blocks(without=set(), column=stage.column) for i in b.ids]
-        stage.store.finish_rows(ids, seconds.get(stage.store.name, 0.0), stage.shared)
+        try:
+            return _execute(tasks[first:], resources)
+        except ActorDiedError as error:
+            if NEVER_RAN not in str(error) or attempt == START_ATTEMPTS:
+                raise
+            say("Ray lost an actor before it ran: the stream starts again from what is durable")
 
 
 def _task(stage: StreamStage, upstream: StageStore) -> _Task:
