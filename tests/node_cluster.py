@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.managers import BaseManager
 
+ATTEMPTS = 3  # Ray gives its own processes 15 s to start, which a busy machine may exceed
 # A node that is lost is missed after a second, not after half a minute.
 FAST = {"health_check_initial_delay_ms": 500, "health_check_period_ms": 500}
 
@@ -57,9 +58,16 @@ _Process.register("NodeCluster", NodeCluster)
 @contextmanager
 def node_cluster(head: dict, node: dict, count: int = 2) -> Iterator[NodeCluster]:
     """A head of the resources ``head``, and ``count`` nodes of the resources ``node``."""
-    with _Process(ctx=multiprocessing.get_context("spawn")) as process:
-        cluster = process.NodeCluster(head, node, count)
-        try:
-            yield cluster
-        finally:
-            cluster.stop()
+    for attempt in range(ATTEMPTS):
+        with _Process(ctx=multiprocessing.get_context("spawn")) as process:
+            try:
+                cluster = process.NodeCluster(head, node, count)
+            except Exception as error:
+                if "timed out during startup" in str(error) and attempt + 1 < ATTEMPTS:
+                    continue
+                raise
+            try:
+                yield cluster
+            finally:
+                cluster.stop()
+            return

@@ -44,7 +44,8 @@ def test_one_candidate_is_refused_with_the_reason():
         ({"annotation": {"annotator": "closed_world", "model": "m"}}, "uses no model"),
         ({"annotation": {"annotator": "labels"}}, "set sampling.source=input"),
         ({"world": None}, "model.path is missing"),
-        ({"model": {"path": "m"}}, "world provides the model"),
+        ({"data": {"test": "t.jsonl"}}, "world provides the questions: remove data.test or world"),
+        ({"data": {"train": "t.jsonl"}}, "world provides the questions: remove data.train or"),
         ({"systems": {"base": {}}}, "cannot name a trained system"),
         ({"evaluation": {"samples": 4, "best_of_n": [8]}}, "set evaluation.samples=8"),
         ({"training": {"deepspeed": {"gradient_clipping": 1}}}, "training.max_grad_norm"),
@@ -160,7 +161,7 @@ def test_data_that_could_not_be_read_as_told_is_refused(data, words):
 
 @pytest.mark.parametrize("section", [{"split": {"test": 0.1}}, {"columns": {"topic": "t"}}])
 def test_the_world_has_questions_of_its_own(section):
-    assert f"remove model.path, data.{next(iter(section))}, or world" in message(data=section)
+    assert f"remove data.{next(iter(section))} or world" in message(data=section)
 
 
 def test_a_path_alone_is_a_source_and_a_split_makes_test_questions():

@@ -16,6 +16,7 @@ from node_cluster import node_cluster
 
 from maskdpo_ray.annotation.calls import count_calls
 from maskdpo_ray.config import read_config
+from maskdpo_ray.errors import UserError
 from maskdpo_ray.stages import Stages
 
 SMOKE = REPOSITORY / "jobs" / "configs" / "smoke.yaml"
@@ -178,6 +179,47 @@ def test_pruned_annotation_asks_less_and_gives_the_same_pairs(undisturbed, head,
     calls = count_calls(pruned.annotate().store.rows())
     assert calls["pruned"] > 0
     assert calls["distinct"] == count_calls(full.annotate().store.rows())["asked"]
+
+
+def test_pairs_of_a_part_of_the_questions_share_everything_before_them(undisturbed, head, tmp_path):
+    folder = shutil.copytree(undisturbed, tmp_path / "run")
+    made = sorted(stages(undisturbed).pair().store.rows(), key=lambda row: row["id"])
+    part = tmp_path / "part.jsonl"
+    part.write_text(
+        "".join(json.dumps({k: p[k] for k in ("id", "question")}) + "\n" for p in made[:5])
+    )
+    run(head, "pair", folder, f"preference.questions={part}", "--rerun")
+    found = stages(folder, f"preference.questions={part}").pair().store
+    assert sorted(found.rows(), key=lambda row: row["id"]) == made[:5]
+    counts = found.manifest()["counts"]
+    assert counts["rejected"] == {"not_selected": counts["in"] - 5}
+    for stage in ("sample", "annotate"):
+        assert len(list(folder.glob(f"{stage}/*/manifest.json"))) == 1
+    part.write_text('{"id": "nobody", "question": "Who?"}\n')
+    with pytest.raises(
+        UserError, match="1 of the 1 questions of .* are not in data.train, first 'n"
+    ):
+        stages(folder, f"preference.questions={part}").pair()
+
+
+def test_a_table_is_made_of_finished_runs(undisturbed, tmp_path):
+    """Best of N before and after, from the answers that are there: no engine starts."""
+    shutil.copytree(undisturbed, tmp_path / "seed-0")
+    done = subprocess.run(
+        [sys.executable, "jobs/table6.py", SMOKE, "--samples=2", "--seeds=0",
+         f"--runs={tmp_path}", *LONGER],
+        capture_output=True, text=True, check=False, cwd=REPOSITORY,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Table 6: best of N" in done.stdout
+    made = json.loads((tmp_path / "table6.json").read_text())
+    of_run = scores(undisturbed)["best_of_n"]
+    for name, system in (("before", "base"), ("after", "mask_dpo")):
+        for n in ("1", "2"):
+            assert made["figures"][name][n]["score"] == pytest.approx(of_run[system][n])
+    assert len(made["claims"]) == 4
+    assert (tmp_path / "table6.svg").read_text().startswith("<svg")
+    assert "| before |" in (tmp_path / "table6.md").read_text()
 
 
 TO_TRAINING = """

@@ -30,7 +30,8 @@ class ModelConfig(Section):
 
 
 class WorldConfig(Section):
-    """The embedded closed world: its builder provides the model, the questions and the truth."""
+    """The embedded closed world: its builder provides the questions, the truth, and the model where
+    `model.path` names no other."""
 
     seed: int | None = None
     """Seed of the facts and of pre-training; the run's seed if left out."""

@@ -18,5 +18,8 @@ class PreferenceConfig(Section):
     weights: Literal["verdict", "confidence"] = "verdict"
     """What a token of a sentence to learn from weighs: one, or the annotator's probability of its
     verdict (`annotation.confidence`), so that it teaches less where the annotator doubts."""
+    questions: str | None = None
+    """A file of questions (docs/data.md): pairs of these alone, by their ids. The others of
+    `data.train` are sampled and annotated all the same, so runs of several parts share that."""
     max_length: int = Field(default=1024, ge=8)
     """Prompt and response together, in tokens; the response's tail is cut."""

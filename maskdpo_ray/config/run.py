@@ -49,13 +49,13 @@ class Config(Section):
     @model_validator(mode="after")
     def _policy_and_questions(self) -> "Config":
         if self.world is not None:
-            given = self.data.changed("train", "test", "split", "columns")
-            if self.model.path or given:
-                raise ValueError(
-                    "world provides the model and the questions: remove model.path, "
-                    f"{''.join(f'data.{key}, ' for key in given)}or world"
-                )
-            if given := self.model.changed("revision", "trust_remote_code"):
+            # Answers that exist already may be about its people.
+            train = () if self.sampling.source == "input" else ("train",)
+            if given := self.data.changed(*train, "test", "split", "columns"):
+                keys = ", ".join(f"data.{key}" for key in given)
+                raise ValueError(f"world provides the questions: remove {keys} or world")
+            given = self.model.changed("revision", "trust_remote_code")
+            if given and not self.model.path:
                 raise ValueError(f"world provides the model: remove model.{given[0]}")
         elif not self.model.path and (self.systems or not self.evaluation.models):
             raise ValueError("model.path is missing: a local folder or a hub id")
@@ -80,8 +80,11 @@ class Config(Section):
             )
         if self.rounds > 1 and (self.sampling.source == "input" or self.sampling.endpoint):
             raise ValueError("rounds sample from the aligned policy: set sampling.source=vllm")
-        if self.sampling.source == "input" and self.world is not None:
-            raise ValueError("the closed world brings no answers: remove sampling.source")
+        if self.sampling.source == "input" and self.world is not None and not self.data.train:
+            raise ValueError(
+                "the closed world brings no answers: give some about its people in data.train, or "
+                "remove sampling.source"
+            )
         if self.sampling.endpoint and self.world is not None:
             raise ValueError("no server has the world's policy: remove sampling.endpoint")
         engineless = self.sampling.endpoint or self.sampling.source == "input"

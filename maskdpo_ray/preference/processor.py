@@ -10,11 +10,21 @@ from maskdpo_ray.training.model import longest_input
 
 
 class PairBuilder:
-    """Builds pairs with the policy's own tokenizer and prompts."""
+    """Builds pairs with the policy's own tokenizer and prompts.
 
-    def __init__(self, model: ModelConfig, preference: PreferenceConfig) -> None:
+    Args:
+        selected: ids of the questions that may give a pair; all may by default.
+    """
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        preference: PreferenceConfig,
+        selected: frozenset[str] | None = None,
+    ) -> None:
         self.model = model
         self.preference = preference
+        self.selected = selected
         self.tokenizer = load_tokenizer(model)
         _check_context(model, preference.max_length)
 
@@ -22,6 +32,12 @@ class PairBuilder:
         return [self._build(row) for row in rows]
 
     def _build(self, row: Question) -> Pair | RowRejected:
+        if self.selected is not None and row["id"] not in self.selected:
+            return RowRejected(
+                "not_selected",
+                f"question {row['id']!r} is not in {self.preference.questions}: add it to that "
+                "file, or remove preference.questions",
+            )
         try:
             prompt_ids = prompt_token_ids(
                 self.tokenizer, row["question"], system_prompt=self.model.system_prompt

@@ -1,10 +1,9 @@
 """report.html: one self-contained page, no script, no outside asset."""
 
-import io
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from maskdpo_ray.report.figures import as_svg, legend, line_style, new_figure
 from maskdpo_ray.report.table import (
     best_of_n_rows,
     count_rows,
@@ -23,11 +22,6 @@ CURVES = {
     "grad_norm": "gradient norm",
 }
 SHARES = ("rewards/accuracies", "kept/chosen", "kept/rejected")
-# Told apart by shape as well as by colour (Okabe and Ito's palette). Seven colours and four dashes
-# repeat at different steps, so that 28 lines look different.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#777777")
-MARKERS = ("o", "s", "^", "D", "v", "P")
-DASHES = ("-", "--", "-.", ":")
 
 
 def render_html(
@@ -139,75 +133,35 @@ def _side(name: str, side: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _training_plot(training: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    figure, axes = _figure(2, 3, height=4.8)
+    figure, axes = new_figure(2, 3, height=4.8)
     for axis, (key, title) in zip(axes.flat, CURVES.items(), strict=True):
         for index, (name, lines) in enumerate(training.items()):
             steps = [line["step"] for line in lines]
             values = [line[key] for line in lines]
-            axis.plot(steps, values, label=name, linewidth=1.4, **_look(index, steps))
+            axis.plot(steps, values, label=name, linewidth=1.4, **line_style(index, steps))
         axis.set_title(title)
         axis.set_xlabel("step")
         axis.xaxis.get_major_locator().set_params(integer=True)
         if key in SHARES:
             axis.set_ylim(-0.03, 1.03)
-    _legend(figure, axes.flat[0])
-    return _svg(figure, "training", "Training metrics by step for " + ", ".join(training))
+    legend(figure, axes.flat[0])
+    return as_svg(figure, "training", "Training metrics by step for " + ", ".join(training))
 
 
 def _best_plot(best: Mapping[str, Mapping[str, Any]]) -> str:
-    figure, axes = _figure(1, 1, height=3.6)
+    figure, axes = new_figure(1, 1, height=3.6)
     axis = axes.flat[0]
     for index, (name, result) in enumerate(best.items()):
         ns = [int(n) for n in result["macro"]]
         low, high = zip(*result["ci95"].values(), strict=True)
-        look = _look(index, ns, marked=True)
-        axis.plot(ns, result["macro"].values(), label=name, **look)
-        axis.fill_between(ns, low, high, color=look["color"], alpha=0.12, linewidth=0)
+        style = line_style(index, ns, marked=True)
+        axis.plot(ns, result["macro"].values(), label=name, **style)
+        axis.fill_between(ns, low, high, color=style["color"], alpha=0.12, linewidth=0)
     axis.set_xscale("log", base=2)
     every = sorted({int(n) for result in best.values() for n in result["macro"]})
     axis.set_xticks(every, [str(n) for n in every])
     axis.minorticks_off()
     axis.set_xlabel("N")
     axis.set_ylabel("sentence score, %")
-    _legend(figure, axis)
-    return _svg(figure, "best", "Expected sentence score of the best of N for " + ", ".join(best))
-
-
-def _look(index: int, points: Sequence[int], marked: bool = False) -> dict[str, Any]:
-    """Line style of a system; a series of one point is no line and needs its marker."""
-    return {
-        "color": COLOURS[index % len(COLOURS)],
-        "linestyle": DASHES[index % len(DASHES)],
-        "marker": MARKERS[index % len(MARKERS)] if marked or len(points) == 1 else None,
-    }
-
-
-def _legend(figure: Any, axis: Any) -> None:
-    handles, names = axis.get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper left", ncols=min(len(names), 6), frameon=False)
-
-
-def _figure(rows: int, columns: int, height: float) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure  # without pyplot: no display, no global state
-
-    figure = Figure(figsize=(9.6, height), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for axis in axes.flat:
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(alpha=0.25)
-        axis.title.set_fontsize(10)
-    return figure, axes
-
-
-def _svg(figure: Any, name: str, title: str) -> str:
-    """The figure as an ``svg`` element: its ids prefixed, since a page holds each id once."""
-    from matplotlib import rc_context
-
-    target = io.StringIO()
-    # A fixed salt and no date: the same run gives the same page.
-    with rc_context({"svg.hashsalt": name, "svg.fonttype": "none", "font.family": "sans-serif"}):
-        figure.savefig(
-            target, format="svg", transparent=True, metadata={"Date": None, "Title": title}
-        )
-    svg = "<svg" + target.getvalue().partition("<svg")[2]  # without the XML prologue
-    return re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
+    legend(figure, axis)
+    return as_svg(figure, "best", "Expected sentence score of the best of N for " + ", ".join(best))

@@ -32,7 +32,7 @@ class Inputs:
 
     def reach_models(self) -> None:
         """Raise ``UserError`` for a model of the configuration that is not there."""
-        if self.config.world is None and self.config.has_policy:
+        if self.config.has_policy and (self.config.model.path or self.config.world is None):
             _ = self.base
 
     @cached_property
@@ -53,8 +53,9 @@ class Inputs:
         model = self.config.model
         if not self.config.has_policy:
             raise UserError("model.path is missing: there is no policy, only evaluation.models")
-        path = f"{self.world.shared}/policy" if self.world else str(model.path)
-        here = f"{self.world.built}/policy" if self.world else path
+        own = None if model.path else self.world
+        path = f"{own.shared}/policy" if own else str(model.path)
+        here = f"{own.built}/policy" if own else path
         identity = model_identity(here, model.revision)
         return Policy("base", path, identity, commit_of(identity))
 
@@ -79,8 +80,10 @@ class Inputs:
 
     def _import(self, split: str) -> StageStore:
         data = self.config.data
-        world = self.world and Source(self._world_questions(split), data.columns)
-        source = world or source_of(data, split)
+        if self.world and not (split == "train" and data.train):
+            source = Source(self._world_questions(split), data.columns)
+        else:
+            source = source_of(data, split)
         settings = {
             "sha256": source.digest(),
             "limit": data.limit,

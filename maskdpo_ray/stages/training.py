@@ -1,17 +1,20 @@
 """From questions to pairs, and from pairs to trained systems."""
 
-from functools import partial
+from functools import cached_property, partial
 
 import pyarrow as pa
 
 from maskdpo_ray.config import AnnotationConfig, EndpointConfig, TrainingConfig
 from maskdpo_ray.engine.arguments import what_decides
+from maskdpo_ray.errors import UserError
 from maskdpo_ray.preference.processor import PairBuilder
+from maskdpo_ray.questions import read_questions
 from maskdpo_ray.records import PAIR_SCHEMA, QUESTION_SCHEMA, REFERENCE_SCHEMA
-from maskdpo_ray.rundir import StageStore
+from maskdpo_ray.rundir import StageStore, fingerprint
 from maskdpo_ray.sampling.factory import build_endpoint_sampler, build_given, build_sampler
 from maskdpo_ray.sampling.sampler import decoding_of
 from maskdpo_ray.sampling.seeds import round_seed
+from maskdpo_ray.sources import Source
 from maskdpo_ray.stages.annotating import annotation_settings, annotation_stage
 from maskdpo_ray.stages.inputs import Inputs
 from maskdpo_ray.stages.policy import Policy
@@ -70,16 +73,37 @@ class Training(Inputs):
 
     def pair(self, policy: Policy | None = None) -> StreamStage:
         policy = policy or self.base
-        preference = self.config.preference
-        settings = preference.model_dump() | {
+        preference, selected = self.config.preference, self._selected
+        settings = preference.model_dump(exclude={"questions"}) | {
             "policy": policy.identity,
             "model": self.model_settings,
         }
+        if selected is not None:
+            settings["questions"] = fingerprint(sorted(selected))
         store = self.dir.store(
             policy.stage("pair"), settings, PAIR_SCHEMA, self.annotate(policy).store
         )
-        build = partial(PairBuilder, self.model_of(policy), preference)
+        build = partial(PairBuilder, self.model_of(policy), preference, selected)
         return StreamStage(store, build, self.config.resources.pair)
+
+    @cached_property
+    def _selected(self) -> frozenset[str] | None:
+        """Ids of the questions of ``preference.questions``; None where all are taken.
+
+        Raises:
+            UserError: the file cannot be read, or names a question that the run does not have.
+        """
+        path = self.config.preference.questions
+        if path is None:
+            return None
+        source = Source(path, self.config.data.columns, key="preference.questions")
+        ids = frozenset(row_id for row_id, _ in read_questions(source))
+        if unknown := sorted(ids - {row["id"] for row in self.questions("train").rows()}):
+            raise UserError(
+                f"preference.questions: {len(unknown)} of the {len(ids)} questions of {path} are "
+                f"not in data.train, first {unknown[0]!r}: take the ids that stand there"
+            )
+        return ids
 
     def reference(self, policy: Policy | None = None) -> StreamStage:
         """Keyed by the token ids of each pair, so masks and losses share what is computed once.

@@ -1,0 +1,135 @@
+"""Table 3: whose answers the pairs are made of. The reference is the policy throughout.
+
+    python jobs/table3.py CONFIG [--other MODEL] [--seeds 0 1 2] [--runs runs/paper] [key=value ...]
+
+the policy               its own answers
+another model            the best and the worst of the same number of answers of ``--other``
+document for the chosen  the chosen answer written with the document at hand, trained on without it;
+                         the rejected one is the policy's own worst
+
+With a model of one's own, the policy itself writes the second kind, from a prompt that holds the
+document. The closed world's policy is too small to read: there the answers are the document's own
+statements in the wording that the policy has learnt, and the other model is a second policy that
+has read another printing of the encyclopedia.
+"""
+
+import argparse
+from pathlib import Path
+from random import Random
+
+from maskdpo_ray.errors import UserError
+from maskdpo_ray.experiments.compare import claim, difference, score
+from maskdpo_ray.experiments.lab import ALONE, Lab, add_arguments, lab_of
+from maskdpo_ray.experiments.published import TABLE_3
+from maskdpo_ray.experiments.ready_pairs import with_answers
+from maskdpo_ray.experiments.results import Bar, Result, bars, with_interval
+from maskdpo_ray.preference.select import NoPair, select_pair
+from maskdpo_ray.records import Question
+from maskdpo_ray.stages import Stages
+from maskdpo_ray.world.other_policy import build_other_policy
+from maskdpo_ray.world.true_answers import true_answer
+
+WITH_DOCUMENT = "{document}\n\nUsing the text above, answer: {question}"
+
+
+def of_another_model(lab: Lab, seed: int, other: str | None) -> list[str]:
+    """Settings of a run on another model's answers."""
+    world = lab.run(seed, verbs=()).world
+    if other is None and world is None:
+        raise UserError("table 3 needs --other: a model whose answers are compared")
+    path = other or str(build_other_policy(Path(world.built)))
+    sampled = lab.run(seed, f"model.path={path}", verbs=["sample"])
+    rows = sorted(sampled.sample().store.rows(), key=lambda row: row["id"])
+    answers = [with_answers(row, *(c["response"] for c in row["candidates"])) for row in rows]
+    return lab.on_answers(seed, lab.write(seed, "table3-other", answers))
+
+
+def with_document(lab: Lab, seed: int, own: Stages) -> list[str]:
+    """Settings of a run whose chosen answers were written with the document at hand."""
+    documented = from_the_world(own, seed) if own.world else sampled_with_document(lab, seed, own)
+    pairs = []
+    for row in sorted(own.annotate().store.rows(), key=lambda row: row["id"]):
+        try:
+            worst = select_pair(row["candidates"]).worst
+        except NoPair:
+            continue
+        if answers := documented.get(row["id"]):
+            rejected = row["candidates"][worst]["response"]
+            pairs.append(with_answers(row, *answers, rejected))
+    return lab.on_answers(seed, lab.write(seed, "table3-document", pairs))
+
+
+def from_the_world(own: Stages, seed: int) -> dict[str, list[str]]:
+    """One answer a question that states what its document says."""
+    random, world = Random(f"with the document {seed}"), Path(own.world.built)
+    rows = sorted(own.questions("train").rows(), key=lambda row: row["id"])
+    return {row["id"]: [true_answer(row["topic"], row["question"], world, random)] for row in rows}
+
+
+def sampled_with_document(lab: Lab, seed: int, own: Stages) -> dict[str, list[str]]:
+    """The policy's answers to the same questions behind their documents."""
+
+    def asked(row: Question) -> dict[str, str]:
+        question = WITH_DOCUMENT.format(document=row["document"], question=row["question"])
+        return {"id": row["id"], "topic": row["topic"], "question": question}
+
+    rows = [row for row in own.questions("train").rows() if row["document"]]
+    if not rows:
+        raise UserError("table 3: no training question has a document to write an answer with")
+    path = lab.write(seed, "table3-prompts", map(asked, rows))
+    sampled = lab.run(seed, f"data.train={path}", verbs=["sample"])
+    return {
+        row["id"]: [c["response"] for c in row["candidates"]]
+        for row in sampled.sample().store.rows()
+    }
+
+
+def experiment(lab: Lab, other: str | None = None) -> Result:
+    found: dict[str, list] = {name: [] for name in ("base", *TABLE_3)}
+    for seed in lab.seeds:
+        own = lab.run(seed)
+        runs = {
+            "the policy": own,
+            "another model": lab.run(seed, *of_another_model(lab, seed, other), ALONE),
+            "document for the chosen": lab.run(seed, *with_document(lab, seed, own), ALONE),
+        }
+        found["base"].append(lab.outcome(own, "base"))
+        for name, stages in runs.items():
+            found[name].append(lab.outcome(stages))
+    scores = {name: score(of) for name, of in found.items()}
+    rows = [["answers of", "score", "95 %", "by seed", "sentences", "paper"]]
+    for name, of in scores.items():
+        paper = {"base": "49.19", **TABLE_3}[name]
+        rows.append([name, *with_interval(of), f"{of['sentences']:.1f}", paper])
+    mine = found["the policy"]
+    claims = [
+        claim(
+            3,
+            f"the policy's own answers teach more than {text}",
+            difference(mine, found[name]),
+            f"{TABLE_3['the policy']} against {TABLE_3[name]}",
+        )
+        for name, text in (
+            ("another model", "another model's"),
+            ("document for the chosen", "answers written with the document at hand"),
+        )
+    ]
+    plot = bars(
+        "Sentence score by whose answers the pairs are made of",
+        "sentence score, %",
+        [Bar(name, of["score"], of["ci95"]) for name, of in scores.items()],
+    )
+    return Result(3, "Table 3: whose answers", rows, scores, claims, plot)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_arguments(parser)
+    parser.add_argument("--other", help="model to sample from: a folder or hub id")
+    given, settings = parser.parse_known_args()
+    lab = lab_of(parser, given, settings)
+    result = experiment(lab, given.other)
+    result.write(lab.folder)
+    print(result.text())

@@ -1,0 +1,74 @@
+"""Table 4: more topics, or more questions of each.
+
+    python jobs/table4.py CONFIG [--seeds 0 1 2] [--runs runs/paper] [section.key=value ...]
+
+Parts of the training questions are nested and drawn by seed; all share the answers, verdicts and
+reference of the whole.
+"""
+
+from maskdpo_ray.experiments.compare import claim, difference, score
+from maskdpo_ray.experiments.lab import ALONE, Lab, lab_of_arguments
+from maskdpo_ray.experiments.parts import some_questions, some_topics
+from maskdpo_ray.experiments.published import TABLE_4
+from maskdpo_ray.experiments.results import Bar, Result, bars, with_interval
+
+PARTS = {
+    "1/3 of the topics": lambda rows, seed: some_topics(rows, 1 / 3, seed),
+    "2/3 of the topics": lambda rows, seed: some_topics(rows, 2 / 3, seed),
+    "1 question a topic": lambda rows, seed: some_questions(rows, 1, seed),
+    "2 questions a topic": lambda rows, seed: some_questions(rows, 2, seed),
+}
+WHOLE = "everything"
+
+
+def experiment(lab: Lab) -> Result:
+    found: dict[str, list] = {name: [] for name in (*PARTS, WHOLE)}
+    sizes: dict[str, list[int]] = {name: [] for name in found}
+    for seed in lab.seeds:
+        whole = lab.run(seed)
+        questions = sorted(whole.questions("train").rows(), key=lambda row: row["id"])
+        runs = {WHOLE: whole}
+        for number, (name, part) in enumerate(PARTS.items()):
+            rows = [{"id": row["id"], "question": row["question"]} for row in part(questions, seed)]
+            path = lab.write(seed, f"table4-{number}", rows)
+            runs[name] = lab.run(seed, f"preference.questions={path}", ALONE)
+        for name, stages in runs.items():
+            found[name].append(lab.outcome(stages))
+            sizes[name].append(stages.pair().store.manifest()["counts"]["out"])
+    scores = {name: score(of) for name, of in found.items()}
+    rows = [["trained on", "pairs", "score", "95 %", "by seed", "sentences", "paper"]]
+    for name, of in scores.items():
+        pairs = f"{sum(sizes[name]) / len(lab.seeds):.0f}"
+        rows.append([name, pairs, *with_interval(of), f"{of['sentences']:.1f}", TABLE_4[name]])
+    claims = [
+        claim(
+            4,
+            f"{more} teaches more than {less}",
+            difference(found[more], found[less]),
+            f"{TABLE_4[more]} against {TABLE_4[less]}",
+        )
+        for less, more in (
+            ("1/3 of the topics", "2/3 of the topics"),
+            ("2/3 of the topics", WHOLE),
+            ("1/3 of the topics", WHOLE),
+            ("1 question a topic", "2 questions a topic"),
+            ("2 questions a topic", WHOLE),
+            ("1 question a topic", WHOLE),
+            # As many questions either way: a third of the topics whole, or a third of each.
+            ("1/3 of the topics", "1 question a topic"),
+        )
+    ]
+    plot = bars(
+        "Sentence score by the part of the training questions",
+        "sentence score, %",
+        [Bar(name, of["score"], of["ci95"]) for name, of in scores.items()],
+    )
+    figures = {name: of | {"pairs": sizes[name]} for name, of in scores.items()}
+    return Result(4, "Table 4: more topics or more questions", rows, figures, claims, plot)
+
+
+if __name__ == "__main__":
+    lab = lab_of_arguments(__doc__)
+    result = experiment(lab)
+    result.write(lab.folder)
+    print(result.text())

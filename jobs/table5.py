@@ -1,0 +1,176 @@
+"""Table 5: the half of the training topics that is near the test topics against the far one.
+
+    python jobs/table5.py CONFIG [--embedding NAME=MODEL ...] [--seeds 0 1 2] [--runs runs/paper]
+        [section.key=value ...]
+
+Near and far are told by the policy's own hidden states, by those of every ``--embedding`` (any
+causal or text-embedding model that Transformers loads), and at random: the noise floor. Whole
+topics move with all their questions; both halves are cut to equally many pairs. In the closed world
+a second policy that has read another printing of the encyclopedia is the other model.
+
+The probe below the table asks the hypothesis itself (equations 7 and 8): how often a wrong sentence
+about one topic states a fact of another, by the distance of the two in the policy's embedding. In
+the closed world facts are known; elsewhere names and years are looked up in the documents.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from maskdpo_ray.config import ModelConfig
+from maskdpo_ray.errors import UserError
+from maskdpo_ray.experiments.borrowed_facts import (
+    by_distance,
+    facts_in_world,
+    stated_elsewhere,
+    stated_in_world,
+    wrong_sentences,
+)
+from maskdpo_ray.experiments.compare import claim, difference, gap_difference
+from maskdpo_ray.experiments.lab import ALONE, Lab, add_arguments, lab_of
+from maskdpo_ray.experiments.parts import equally_many
+from maskdpo_ray.experiments.published import TABLE_5
+from maskdpo_ray.experiments.results import Bar, Result, bars, with_interval
+from maskdpo_ray.stages import Stages
+from maskdpo_ray.topics.distance import halves, random_halves, to_nearest
+from maskdpo_ray.topics.embedding import ModelEmbedding
+from maskdpo_ray.topics.pool import gathered
+from maskdpo_ray.world.other_policy import build_other_policy
+
+POLICY, RANDOM = "policy", "random"
+BINS = 5
+
+
+def embeddings(whole: Stages, others: dict[str, str]) -> dict[str, ModelConfig]:
+    """Models by name, the policy first."""
+    own = whole.model_of(whole.base)
+    if whole.world and not others:
+        others = {"another policy": str(build_other_policy(Path(whole.world.built)))}
+    update = {"revision": None, "chat_template": None}
+    return {
+        POLICY: own,
+        **{name: own.model_copy(update={"path": path, **update}) for name, path in others.items()},
+    }
+
+
+def split(whole: Stages, seed: int, model: ModelConfig | None) -> tuple[set[str], set[str]]:
+    """Topics of the near and of the far half; two random halves without a model."""
+    pool = gathered(whole.questions("train").rows())
+    keys = [topic.key for topic in pool]
+    if model is None:
+        near, far = random_halves(keys, seed)
+    else:
+        embedding = ModelEmbedding(model)
+        targets = gathered(whole.questions("test").rows())
+        vectors = [embedding.vectors([topic.name for topic in of]) for of in (pool, targets)]
+        near, far = halves(keys, to_nearest(*vectors)[0])
+    return tuple({row["id"] for n in half for row in pool[n].questions} for half in (near, far))
+
+
+def probe(whole: Stages, model: ModelConfig) -> dict:
+    """Wrong sentences of the candidates against the facts of all training topics."""
+    rows = sorted(whole.annotate().store.rows(), key=lambda row: row["id"])
+    wrong = wrong_sentences(rows)
+    topics = sorted({row["topic"] for row in rows})
+    if whole.world:
+        facts = json.loads((Path(whole.world.built) / "facts.json").read_text(encoding="utf-8"))
+        known = facts_in_world({topic: facts[topic] for topic in topics})
+        stated = [(topic, stated_in_world(sentence)) for topic, sentence in wrong]
+    else:
+        documents = {row["topic"]: row["document"] or "" for row in rows}
+        known = {topic: stated_elsewhere(topic, text) for topic, text in documents.items()}
+        stated = [(topic, stated_elsewhere(topic, sentence)) for topic, sentence in wrong]
+    return by_distance(stated, known, topics, ModelEmbedding(model).vectors(topics), BINS)
+
+
+def experiment(lab: Lab, others: dict[str, str] | None = None) -> Result:
+    found: dict[str, list] = {}
+    probes = []
+    for seed in lab.seeds:
+        whole = lab.run(seed)
+        models = embeddings(whole, others or {})
+        paired = {row["id"]: row for row in whole.pair().store.rows()}
+        for name, model in {**models, RANDOM: None}.items():
+            parts = [
+                [paired[row_id] for row_id in sorted(half & paired.keys())]
+                for half in split(whole, seed, model)
+            ]
+            outcomes = []
+            for side, part in zip(("near", "far"), equally_many(parts, seed), strict=True):
+                rows = [{"id": row["id"], "question": row["question"]} for row in part]
+                path = lab.write(seed, f"table5-{name.replace(' ', '-')}-{side}", rows)
+                outcomes.append(lab.outcome(lab.run(seed, f"preference.questions={path}", ALONE)))
+            found.setdefault(name, []).append(tuple(outcomes))
+        probes.append(probe(whole, models[POLICY]))
+    gaps = {name: difference(*zip(*of, strict=True)) for name, of in found.items()}
+    rows = [["embedding", "near", "far", "near - far", "95 %", "by seed", "paper"]]
+    for name, of in found.items():
+        sides = list(zip(*of, strict=True))
+        means = [f"{sum(each.score for each in side) / len(side):.1f}" for side in sides]
+        rows.append([name, *means, *with_interval(gaps[name]), TABLE_5.get(name, TABLE_5["other"])])
+    claims = [
+        claim(5, "near topics teach more than far ones, told by the policy's own embedding",
+              gaps[POLICY], TABLE_5[POLICY]),
+        claim(5, "that gap is larger than between random halves",
+              gap_difference(found[POLICY], found[RANDOM]),
+              f"{TABLE_5[POLICY]} against {TABLE_5[RANDOM]}"),
+    ] + [
+        claim(5, f"the gap is larger by the policy's own embedding than by {name}",
+              gap_difference(found[POLICY], found[name]),
+              f"{TABLE_5[POLICY]} against {TABLE_5['other']}")
+        for name in found if name not in (POLICY, RANDOM)
+    ] + [
+        claim(5, "the nearest half (`maskdpo topics`) teaches more than a random half",
+              difference(*zip(*nearest_and_random(found), strict=True)), "not told"),
+    ]  # fmt: skip
+    shares = [sum(each["share"][n] for each in probes) / len(probes) for n in range(BINS)]
+    spread = {
+        "points": sum(each["points"] for each in probes) / len(probes),
+        "by_seed": [each["points"] for each in probes],
+        # Worlds are independent: the half width of a mean of intervals shrinks with their number.
+        "ci95": _mean_interval(probes),
+    }
+    claims.append(
+        claim(5, "a wrong sentence about a topic states facts of near topics more often than of "
+              "far ones (equations 7 and 8)", spread, "a hypothesis")
+    )  # fmt: skip
+    plot = bars(
+        "Near minus far by embedding",
+        "near - far, points",
+        [Bar(name, gap["points"], gap["ci95"]) for name, gap in gaps.items()],
+    )
+    figures = {"gaps": gaps, "probe": {"share by distance": shares, **spread}}
+    return Result(5, "Table 5: near and far topics", rows, figures, claims, plot)
+
+
+def nearest_and_random(found: dict[str, list]) -> list[tuple]:
+    """By seed, what is trained on the near half and on the first of the random ones."""
+    both = zip(found[POLICY], found[RANDOM], strict=True)
+    return [(near, first) for (near, _), (first, _) in both]
+
+
+def _mean_interval(probes: list[dict]) -> list[float]:
+    mean = sum(each["points"] for each in probes) / len(probes)
+    halfs = [(each["ci95"][1] - each["ci95"][0]) / 2 for each in probes]
+    half = sum(width**2 for width in halfs) ** 0.5 / len(probes)
+    return [mean - half, mean + half]
+
+
+def named(text: str) -> tuple[str, str]:
+    name, separator, path = text.partition("=")
+    if not (name and separator and path):
+        raise UserError(f"--embedding {text!r} must read NAME=MODEL")
+    return name, path
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_arguments(parser)
+    parser.add_argument("--embedding", action="append", default=[], metavar="NAME=MODEL")
+    given, settings = parser.parse_known_args()
+    lab = lab_of(parser, given, settings)
+    result = experiment(lab, dict(map(named, given.embedding)))
+    result.write(lab.folder)
+    print(result.text())

@@ -1,0 +1,119 @@
+"""Runs of one configuration with settings changed, in one run directory a seed.
+
+Stages are content-addressed, so experiments share whatever does not depend on what they change,
+and a job that is started again goes on where it stopped.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from maskdpo_ray.config import Config, read_config
+from maskdpo_ray.driver_lock import DriverLock
+from maskdpo_ray.errors import UserError
+from maskdpo_ray.evaluation.responses import Responses
+from maskdpo_ray.experiments.compare import Outcome, outcome, sentence_parts
+from maskdpo_ray.pipeline import VERBS
+from maskdpo_ray.records import Question
+from maskdpo_ray.stages import Stages
+from maskdpo_ray.storage import Folder
+
+SYSTEM = "mask_dpo"
+ALONE = f"systems={{{SYSTEM}: {{mask: sentence}}}}"  # of experiments that train nothing else
+
+
+class Lab:
+    """Where experiments are made.
+
+    Args:
+        config: a configuration file; its ``run_dir`` and ``seed`` are set here.
+        runs: folder or URL of all that is made: a run directory a seed, and the results.
+        settings: ``section.key=value``, of every run.
+    """
+
+    def __init__(
+        self, config: str, runs: str, seeds: Sequence[int], settings: Sequence[str] = ()
+    ) -> None:
+        self.config, self.seeds, self.settings = config, list(seeds), list(settings)
+        self.folder = Folder(str(Path(runs).resolve()) if "://" not in runs else runs)
+
+    def read(self, seed: int, *settings: str) -> Config:
+        """The configuration of a run."""
+        here = [f"run_dir={self.folder / f'seed-{seed}'}", f"seed={seed}"]
+        return read_config(self.config, [*here, *self.settings, *settings])
+
+    def run(self, seed: int, *settings: str, verbs: Iterable[str] = ("run",)) -> Stages:
+        """Bring these stages to their end; what is there already stays."""
+        config = self.read(seed, *settings)
+        if config.data.split:
+            raise UserError(
+                "data.split: an experiment changes the training questions and keeps the test "
+                "questions: give both as files, data.train and data.test"
+            )
+        with DriverLock(Folder(config.run_dir)):
+            stages = Stages(config, rerun=True)
+            for verb in verbs:
+                VERBS[verb](stages)
+        return stages
+
+    def on_answers(self, seed: int, path: str, labelled: bool = False) -> list[str]:
+        """Settings of a run whose training questions bring their answers along.
+
+        Args:
+            labelled: the verdicts too; the examiner of the test answers stays.
+        """
+        config = self.read(seed)
+        sampling = json.dumps({"source": "input", "engine": config.sampling.engine})
+        settings = [f"data.train={path}", f"sampling={sampling}"]
+        if labelled:
+            examiner = config.evaluation_annotation.model_dump(mode="json", exclude_defaults=True)
+            settings += [
+                "annotation={annotator: labels}",
+                f"evaluation.annotation={json.dumps(examiner)}",
+            ]
+        return settings
+
+    def outcome(
+        self,
+        stages: Stages,
+        system: str = SYSTEM,
+        parts: Callable[[Responses], tuple[float, float]] = sentence_parts,
+        of: Callable[[Question], bool] = lambda row: True,
+    ) -> Outcome:
+        """What a system of a finished run came to.
+
+        Args:
+            of: which of the test questions count.
+        """
+        policy = next(each for each in stages.policies() if each.name == system)
+        return outcome(filter(of, stages.evaluate(policy).store.rows()), parts)
+
+    def write(self, seed: int, name: str, rows: Iterable[dict[str, Any]]) -> str:
+        """A file of questions beside the runs; its address."""
+        folder = self.folder / f"questions-{seed}"
+        folder.write_jsonl(f"{name}.jsonl", rows)
+        return f"{folder}/{name}.jsonl"
+
+
+def lab_of_arguments(description: str) -> Lab:
+    """The command line of every job with an experiment."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_arguments(parser)
+    given, settings = parser.parse_known_args()
+    return lab_of(parser, given, settings)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", metavar="CONFIG", help="e.g. jobs/configs/paper.yaml")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--runs", default="runs/paper", help="folder or URL of runs and results")
+
+
+def lab_of(parser: argparse.ArgumentParser, given: argparse.Namespace, settings: list[str]) -> Lab:
+    if wrong := [word for word in settings if word.startswith("-") or "=" not in word]:
+        parser.error(f"unrecognized arguments: {' '.join(wrong)}")
+    return Lab(given.config, given.runs, given.seeds, settings)

@@ -1,0 +1,63 @@
+"""Questions that bring their answers along, as a run reads them (``sampling.source: input``)."""
+
+from collections.abc import Callable
+from itertools import permutations
+from typing import Any
+
+from maskdpo_ray.experiments.parts import place
+from maskdpo_ray.records import Candidate, Question
+
+
+def with_answers(row: Question, *answers: str, name: str | None = None) -> dict[str, Any]:
+    """The question with these answers, for an annotator to look at.
+
+    Args:
+        name: the row's id, where one question gives several rows.
+    """
+    keys = ("topic", "question", "document", "language")
+    return {
+        "id": name or row["id"],
+        **{key: row[key] for key in keys if row[key] is not None},
+        "candidates": [{"response": answer} for answer in answers],
+    }
+
+
+def decided(row: Question, chosen: str, rejected: str, name: str) -> dict[str, Any]:
+    """A pair whose order is given (``annotation.annotator: labels``).
+
+    Either answer is labelled as one sentence, right or wrong as a whole: enough for vanilla DPO,
+    which learns every token.
+    """
+    pair = with_answers(row, chosen, rejected, name=name)
+    for answer, label in zip(pair["candidates"], ("ok", "unverifiable"), strict=True):
+        answer["sentences"] = [{"start": 0, "end": len(answer["response"]), "label": label}]
+    return pair
+
+
+def larger_reward_pairs(
+    row: Question, reward: Callable[[Candidate], float | None], most: int, seed: int
+) -> list[dict[str, Any]]:
+    """Every two answers of a question, the one with the strictly larger reward preferred (FactTune:
+    Tian et al. 2023, section 3.3).
+
+    Args:
+        reward: of an answer; None leaves it out.
+        most: pairs of one question; beyond, a random choice by seed.
+    """
+    rewards = {c["index"]: reward(c) for c in row["candidates"]}
+    rewarded = [c for c in row["candidates"] if rewards[c["index"]] is not None and c["response"]]
+    pairs = [
+        (better, worse)
+        for better, worse in permutations(rewarded, 2)
+        if rewards[better["index"]] > rewards[worse["index"]]
+    ]
+    pairs.sort(key=lambda pair: place(seed, row["id"], *(c["index"] for c in pair)))
+    return [
+        decided(
+            row,
+            better["response"],
+            worse["response"],
+            name=f"{row['id']}~{better['index']}~{worse['index']}",
+        )
+        for better, worse in pairs[:most]
+    ]

@@ -1,0 +1,101 @@
+"""The result of an experiment: JSON, a table in the paper's layout, a plot, and its claims."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from maskdpo_ray.report.figures import COLOURS, as_svg, legend, line_style, new_figure
+from maskdpo_ray.report.table import aligned
+from maskdpo_ray.storage import Folder
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar of a plot, or one point of a line: a figure and its 95 % interval."""
+
+    name: str
+    value: float
+    interval: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one table of the paper came to here.
+
+    Attributes:
+        rows: a header and rows of text, the first ``names`` columns left-aligned.
+        figures: the numbers behind it.
+        claims: as ``compare.claim`` makes them.
+        plot: an ``svg`` element.
+    """
+
+    table: int
+    title: str
+    rows: list[list[str]]
+    figures: dict[str, Any]
+    claims: list[dict[str, Any]]
+    plot: str
+    names: int = 1
+
+    def text(self) -> str:
+        """For the console."""
+        verdicts = [f"{each['verdict']}: {each['claim']}" for each in self.claims]
+        return "\n".join([self.title, aligned(self.rows, names=self.names), *verdicts])
+
+    def markdown(self) -> str:
+        """For a page."""
+        header, *rows = self.rows
+        rule = [*["---"] * self.names, *["---:"] * (len(header) - self.names)]
+        return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *rows))
+
+    def write(self, folder: Folder) -> None:
+        """``tableN.json``, ``tableN.md`` and ``tableN.svg``."""
+        name = f"table{self.table}"
+        folder.write_json(f"{name}.json", asdict(self) | {"plot": f"{name}.svg"})
+        folder.write(f"{name}.md", f"# {self.title}\n\n{self.markdown()}\n".encode())
+        folder.write(f"{name}.svg", self.plot.encode())
+
+
+def with_interval(found: dict[str, Any]) -> list[str]:
+    """Cells of a score or difference: mean, interval, by seed."""
+    value = found.get("score", found.get("points"))
+    low, high = found["ci95"]
+    seeds = ", ".join(f"{each:.1f}" for each in found["by_seed"])
+    return [f"{value:.1f}", f"{low:.1f} to {high:.1f}", seeds]
+
+
+def bars(title: str, axis_title: str, given: Sequence[Bar]) -> str:
+    """One bar a figure, with its interval."""
+    figure, axes = new_figure(1, 1, height=0.6 + 0.42 * len(given))
+    axis = axes.flat[0]
+    places = range(len(given))
+    values = [bar.value for bar in given]
+    below = [bar.value - bar.interval[0] for bar in given]
+    above = [bar.interval[1] - bar.value for bar in given]
+    axis.barh(places, values, xerr=(below, above), color=COLOURS[0], alpha=0.75, capsize=3)
+    axis.set_yticks(places, [bar.name for bar in given])
+    axis.invert_yaxis()
+    axis.set_xlabel(axis_title)
+    return as_svg(figure, "bars", title)
+
+
+def lines(
+    title: str, axis_titles: tuple[str, str], given: dict[str, dict[float, Bar]], log: bool = False
+) -> str:
+    """One line a system, over a quantity, with intervals."""
+    figure, axes = new_figure(1, 1, height=3.6)
+    axis = axes.flat[0]
+    for index, (name, points) in enumerate(given.items()):
+        style = line_style(index, list(points), marked=True)
+        low, high = zip(*(bar.interval for bar in points.values()), strict=True)
+        axis.plot(list(points), [bar.value for bar in points.values()], label=name, **style)
+        axis.fill_between(list(points), low, high, color=style["color"], alpha=0.12, linewidth=0)
+    every = sorted({at for points in given.values() for at in points})
+    if log:
+        axis.set_xscale("log", base=2)
+    axis.set_xticks(every, [f"{at:g}" for at in every])
+    axis.minorticks_off()
+    axis.set_xlabel(axis_titles[0])
+    axis.set_ylabel(axis_titles[1])
+    legend(figure, axis)
+    return as_svg(figure, "lines", title)

@@ -1,0 +1,83 @@
+"""Scores over seeds, differences and claims."""
+
+import numpy as np
+import pytest
+
+from maskdpo_ray.experiments.compare import (
+    Outcome,
+    claim,
+    difference,
+    fact_parts,
+    gap_difference,
+    outcome,
+    score,
+)
+
+
+def row(topic: str, *answers: str) -> dict:
+    """One greedy answer each; a letter is a sentence: o ok, c contradictory, n no fact, e error."""
+    verdicts = {"o": "ok", "c": "contradictory", "n": "nofact", "e": "error"}
+    candidates = [
+        {
+            "response": "x" * len(answer),
+            "token_ids": [1],
+            "decoding": "greedy",
+            "sentences": [
+                {"start": n, "end": n + 1, "verdict": verdicts[letter]}
+                for n, letter in enumerate(answer)
+            ],
+        }
+        for answer in answers
+    ]
+    return {"topic": topic, "language": "en", "candidates": candidates}
+
+
+def test_an_outcome_counts_sentences_by_topic():
+    found = outcome([row("a", "oon"), row("a", "cc"), row("b", "oc"), row("c", "oe")])
+    assert found.parts == {"a": (3, 5), "b": (1, 2)}
+    assert found.score == pytest.approx(100 * 4 / 7)
+    assert (found.sentences, found.correct) == (7 / 3, 4 / 3)
+
+
+def test_facts_are_averaged_over_the_answers_that_state_any():
+    found = outcome([row("a", "onn", "ooc"), row("b", "nn"), row("c", "c")], fact_parts)
+    assert found.parts == {"a": (1 + 2 / 3, 2), "c": (0, 1)}
+    assert found.score == pytest.approx(100 * (1 + 2 / 3) / 3)
+
+
+def made(shares: list[float], shift: float = 0.0) -> Outcome:
+    return Outcome({f"t{n}": (s + shift, 1.0) for n, s in enumerate(shares)}, 1.0, 0.5)
+
+
+@pytest.fixture
+def worlds() -> list[list[float]]:
+    random = np.random.default_rng(0)
+    return [random.uniform(0, 0.5, 50).tolist() for _ in range(3)]
+
+
+def test_the_interval_is_that_of_independent_topics(worlds):
+    found = score([made(world) for world in worlds])
+    assert found["by_seed"] == pytest.approx([100 * np.mean(world) for world in worlds])
+    low, high = found["ci95"]
+    variance = sum(np.var(world) / 50 for world in worlds) / 9
+    assert (high - low) / 2 == pytest.approx(100 * 1.96 * variance**0.5, rel=0.08)
+
+
+def test_topics_are_drawn_for_both_systems_together(worlds):
+    """One is ahead by the same in every topic: their difference has no spread."""
+    found = difference([made(w, 0.1) for w in worlds], [made(w) for w in worlds])
+    assert found["points"] == pytest.approx(10)
+    assert found["ci95"] == pytest.approx([10, 10])
+    gap = [(made(w, 0.3), made(w)) for w in worlds]
+    floor = [(made(w, 0.1), made(w)) for w in worlds]
+    assert gap_difference(gap, floor)["points"] == pytest.approx(20)
+
+
+def test_a_claim_stands_where_the_whole_interval_does(worlds):
+    ahead = difference([made(w, 0.1) for w in worlds], [made(w) for w in worlds])
+    assert claim(2, "more", ahead, "1 against 0")["verdict"] == "reproduced"
+    level = difference([made(w) for w in worlds], [made(w[::-1]) for w in worlds])
+    assert level["ci95"][0] < 0 < level["ci95"][1]
+    assert claim(2, "more", level, "1 against 0")["verdict"] == "not reproduced"
+    behind = difference([made(w) for w in worlds], [made(w, 0.1) for w in worlds])
+    assert claim(2, "more", behind, "1 against 0")["verdict"] == "not reproduced"

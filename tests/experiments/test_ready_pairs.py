@@ -1,0 +1,66 @@
+"""Questions that bring their answers along."""
+
+import json
+
+import pytest
+
+from maskdpo_ray.annotation.labels import check_labels
+from maskdpo_ray.experiments.ready_pairs import decided, larger_reward_pairs, with_answers
+from maskdpo_ray.preference.select import select_pair
+from maskdpo_ray.questions import read_questions
+
+
+def question(*rewards) -> dict:
+    candidates = [
+        {"index": n, "response": f"answer {n}", "reward": each} for n, each in enumerate(rewards)
+    ]
+    return {
+        "id": "q", "topic": "t", "question": "Who?", "document": None, "language": "en",
+        "candidates": candidates,
+    }  # fmt: skip
+
+
+def reward(candidate):
+    return candidate["reward"]
+
+
+def texts(pairs) -> set[tuple[str, ...]]:
+    return {tuple(answer["response"] for answer in pair["candidates"]) for pair in pairs}
+
+
+def test_every_pair_with_a_strictly_larger_reward():
+    pairs = larger_reward_pairs(question(0.5, 1.0, 0.5, None), reward, 99, 0)
+    assert texts(pairs) == {("answer 1", "answer 0"), ("answer 1", "answer 2")}
+    assert {pair["id"] for pair in pairs} == {"q~1~0", "q~1~2"}
+
+
+def test_so_many_of_one_question_at_most():
+    row = question(0.0, 0.25, 0.5, 0.75, 1.0)
+    everything = larger_reward_pairs(row, reward, 99, 0)
+    assert len(everything) == 10
+    some = larger_reward_pairs(row, reward, 4, 0)
+    assert len(some) == 4 and texts(some) < texts(everything)
+    assert texts(some) == texts(larger_reward_pairs(row, reward, 4, 0))
+    assert texts(some) != texts(larger_reward_pairs(row, reward, 4, 1))
+
+
+def read_back(tmp_path, row) -> dict:
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    ((_, made),) = read_questions(tmp_path / "rows.jsonl")
+    return made
+
+
+def test_a_run_reads_the_order_that_was_decided(tmp_path):
+    made = read_back(tmp_path, decided(question(), "The better.", "The worse.", "q~1~2"))
+    check_labels(made)
+    for number, candidate in enumerate(made["candidates"]):
+        candidate["token_ids"] = [number]
+    assert (select_pair(made["candidates"]).best, made["id"]) == (0, "q~1~2")
+
+
+@pytest.mark.parametrize("document", [None, "What is true."])
+def test_answers_without_verdicts_are_for_an_annotator(tmp_path, document):
+    made = read_back(tmp_path, with_answers({**question(), "document": document}, "One.", "Two."))
+    assert [c["response"] for c in made["candidates"]] == ["One.", "Two."]
+    assert all(not c["sentences"] for c in made["candidates"])
+    assert (made["topic"], made["document"]) == ("t", document)
