@@ -3,7 +3,8 @@
     python jobs/table1.py CONFIG [--seeds 0 1 2] [--runs runs/paper] [section.key=value ...]
 
 facttune          as published (Tian et al. 2023): every two answers of a question whose rewards
-                  differ, at most 4 a question, vanilla DPO
+                  differ, at most 4 a question, vanilla DPO, one epoch: about as many steps as the
+                  others take over their fewer pairs
 facttune-matched  the best and the worst answer alone, vanilla DPO, our optimizer: only the mask is
                   between it and Mask-DPO
 
@@ -38,7 +39,8 @@ def facttune(lab: Lab, seed: int, rows: list[Question]) -> list[str]:
     """Settings of a run that learns from all pairs."""
     pairs = [pair for row in rows for pair in larger_reward_pairs(row, reward, MOST_PAIRS, seed)]
     path = lab.write(seed, "table1-facttune", pairs)
-    return [*lab.on_answers(seed, path, labelled=True), "systems={facttune: {mask: none}}"]
+    systems = "systems={facttune: {mask: none, epochs: 1}}"
+    return [*lab.on_answers(seed, path, labelled=True), systems]
 
 
 def experiment(lab: Lab) -> Result:

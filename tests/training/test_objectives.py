@@ -101,7 +101,8 @@ def test_every_loss_follows_a_plain_loop_however_it_is_cut(
     options = {"loss": loss, "max_steps": 6, "learning_rate": 3e-3, **CHANGES.get(loss, {})}
     expected = plain_loop(make_job(fields=fields, **options), 6)
     whole = make_job("whole", fields=fields, micro_batch_tokens=10**6, **options)
-    cut = make_job("cut", fields=fields, micro_batch_tokens=1, zero_stage=3, **options)
+    stage = 3 if loss == "sigmoid" else 1  # that all stages agree is shown for one loss
+    cut = make_job("cut", fields=fields, micro_batch_tokens=1, zero_stage=stage, **options)
     for lines in (one_rank.train(whole), two_ranks.train(cut)):
         both = zip(column(lines, "loss"), column(expected, "loss"), strict=True)
         print(f"{loss}: worst relative difference {max(abs(a / b - 1) for a, b in both):.1e}")
