@@ -23,7 +23,7 @@ import table4
 import table5
 import table6
 
-from maskdpo_ray.experiments.lab import add_arguments, lab_of
+from maskdpo_ray.experiments.lab import job_parser, lab_of
 from maskdpo_ray.progress import clock, say
 
 TABLES = (table1, table2, table3, table4, table5, table6)
@@ -46,10 +46,7 @@ def run_seed(seed: int, given: argparse.Namespace, settings: list[str]) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_arguments(parser)
+    parser = job_parser(__doc__)
     parser.add_argument("--at-once", type=int, default=2, help="seeds that run side by side")
     parser.add_argument("--log-folder", help="of the seeds' logs; RUNS where that is a folder")
     parser.add_argument("--only-runs", action="store_true", help=argparse.SUPPRESS)

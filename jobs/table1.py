@@ -5,68 +5,131 @@
 facttune          as published (Tian et al. 2023): every two answers of a question whose rewards
                   differ, at most 4 a question, vanilla DPO, one epoch: about as many steps as the
                   others take over their fewer pairs
-facttune-matched  the best and the worst answer alone, vanilla DPO, our optimizer: only the mask is
-                  between it and Mask-DPO
+facttune-matched  the best and the worst answer alone, vanilla DPO, our optimizer: only reward and
+                  mask are between it and Mask-DPO
 
-The reward of an answer is its share of correct facts, as the annotator of the configuration sees
-its sentences. Test questions are all of them, and those that ask for a biography. The scores are
-the sentence score, and FActScore without length penalty; in the closed world every sentence states
-one fact or none, so both are exact.
+The reward is FActScore without length penalty: that of ``evaluation.factscore`` where the
+configuration has it, or else each sentence is taken for one fact, as in the closed world, where
+both scores are exact and the matched run is vanilla DPO on the same pairs. Test questions are all
+of them, and those that ask for a biography.
 """
 
-from maskdpo_ray.experiments.compare import claim, difference, fact_parts, score, sentence_parts
-from maskdpo_ray.experiments.lab import Lab, lab_of_arguments
+from collections.abc import Iterable
+from typing import Any
+
+from maskdpo_ray.evaluation.factscore.score import answer_score
+from maskdpo_ray.experiments.compare import claim, difference, not_testable, score
+from maskdpo_ray.experiments.lab import Lab, run_job
 from maskdpo_ray.experiments.published import TABLE_1
-from maskdpo_ray.experiments.ready_pairs import larger_reward_pairs
+from maskdpo_ray.experiments.ready_pairs import decided, larger_reward_pairs
 from maskdpo_ray.experiments.results import Bar, Result, bars
 from maskdpo_ray.preference.select import is_usable
-from maskdpo_ray.preference.select import score as reward_of
-from maskdpo_ray.records import Candidate, Question
+from maskdpo_ray.preference.select import score as sentence_score
+from maskdpo_ray.stages import Stages
 
-MOST_PAIRS = 4  # of one question, so that both kinds of FactTune see answers of every question
-SCORES = {"sentence score": sentence_parts, "FActScore": fact_parts}
+MOST_PAIRS = 4
+SENTENCES, FACTS = "sentence score", "FActScore"
 SETS = {
     "all questions": lambda row: True,
     "biographies": lambda row: "biography" in row["question"].lower(),
 }
 
 
-def reward(candidate: Candidate) -> float | None:
-    return reward_of(candidate["sentences"]) if is_usable(candidate) else None
+def rewarded(lab: Lab, seed: int, own: Stages) -> list[dict[str, Any]]:
+    """Training questions whose candidates have a ``reward``; None where an answer has none."""
+    if own.config.evaluation.factscore is None:
+        rows = sorted(own.annotate().store.rows(), key=lambda row: row["id"])
+        rewards = {True: lambda c: sentence_score(c["sentences"]), False: lambda c: None}
+        return [
+            {**row, "candidates": [
+                {**c, "reward": rewards[is_usable(c)](c)} for c in row["candidates"]
+            ]}
+            for row in rows
+        ]  # fmt: skip
+    examined = examined_candidates(lab, seed, own)
+    return [
+        {**row, "document": None, "candidates": [
+            {**answer, "reward": answer_score(answer)}
+            for answer in row["answers"] if answer["decoding"] == "sampled"
+        ]}
+        for row in sorted(examined.factscore(examined.base).store.rows(), key=lambda r: r["id"])
+    ]  # fmt: skip
 
 
-def facttune(lab: Lab, seed: int, rows: list[Question]) -> list[str]:
-    """Settings of a run that learns from all pairs."""
-    pairs = [pair for row in rows for pair in larger_reward_pairs(row, reward, MOST_PAIRS, seed)]
-    path = lab.write(seed, "table1-facttune", pairs)
-    systems = "systems={facttune: {mask: none, epochs: 1}}"
-    return [*lab.on_answers(seed, path, labelled=True), systems]
+def examined_candidates(lab: Lab, seed: int, own: Stages) -> Stages:
+    """A run that examines as many sampled answers to the training questions fact by fact."""
+    keys = ("id", "topic", "question", "document", "language")
+    rows = [{key: row[key] for key in keys} for row in own.questions("train").rows()]
+    sampling = own.config.sampling
+    decoding = [
+        f"evaluation.{key}={getattr(sampling, key)}"
+        for key in ("temperature", "top_k", "top_p", "max_tokens")
+    ]
+    return lab.run(
+        seed,
+        f"data.test={lab.write(seed, 'table1-questions', rows)}",
+        "systems={}",
+        f"evaluation.samples={sampling.candidates}",
+        "evaluation.best_of_n=[1]",
+        *decoding,
+        verbs=["evaluate"],
+    )
+
+
+def trained_on(lab: Lab, seed: int, name: str, pairs: Iterable[dict], settings: str) -> Stages:
+    """A run that learns from these pairs without a mask."""
+    path = lab.write(seed, f"table1-{name}", pairs)
+    system = f"systems={{{name}: {{mask: none{settings}}}}}"
+    return lab.run(seed, *lab.on_answers(seed, path, labelled=True), system)
+
+
+def best_and_worst(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """The pair of the largest and the smallest reward, if they differ."""
+    known = [c for c in row["candidates"] if c["reward"] is not None and c["response"]]
+    if not known:
+        return []
+    best, worst = (choose(known, key=lambda c: c["reward"]) for choose in (max, min))
+    if best["reward"] == worst["reward"]:
+        return []
+    return [decided(row, best["response"], worst["response"], row["id"])]
 
 
 def experiment(lab: Lab) -> Result:
     found: dict[str, dict[tuple[str, str], list]] = {}
     for seed in lab.seeds:
         both = lab.run(seed)
-        rows = sorted(both.annotate().store.rows(), key=lambda row: row["id"])
-        all_pairs = lab.run(seed, *facttune(lab, seed, rows))
+        rows = rewarded(lab, seed, both)
+        every = (
+            pair
+            for row in rows
+            for pair in larger_reward_pairs(row, lambda c: c["reward"], MOST_PAIRS, seed)
+        )
+        all_pairs = trained_on(lab, seed, "facttune", every, ", epochs: 1")
+        matched, of_matched = both, "dpo"
+        if both.config.evaluation.factscore:
+            of_matched = "facttune_matched"
+            matched = trained_on(lab, seed, of_matched, sum(map(best_and_worst, rows), []), "")
         for name, stages, system in (
             ("base", both, "base"),
             ("facttune", all_pairs, "facttune"),
-            ("facttune-matched", both, "dpo"),
+            ("facttune-matched", matched, of_matched),
             ("mask_dpo", both, "mask_dpo"),
         ):
             columns = found.setdefault(name, {})
-            for of, parts in SCORES.items():
-                for asked, wanted in SETS.items():
-                    one = lab.outcome(stages, system, parts, wanted)
-                    columns.setdefault((of, asked), []).append(one)
+            for asked, of in SETS.items():
+                sentences = lab.outcome(stages, system, of=of)
+                columns.setdefault((SENTENCES, asked), []).append(sentences)
+                columns.setdefault((FACTS, asked), []).append(lab.facts(stages, system, of))
+    return result(found, large_ones=not both.world)
+
+
+def result(found: dict[str, dict[tuple[str, str], list]], large_ones: bool) -> Result:
     columns = list(found["base"])
+    main, last = columns[0], columns[-1]
     rows = [["system", *(f"{of}, {asked}" for of, asked in columns), "sentences", "paper"]]
-    figures = {name: {" of ".join(c): score(of[c]) for c in columns} for name, of in found.items()}
     for name, of in found.items():
         cells = [f"{score(of[column])['score']:.1f}" for column in columns]
-        length = f"{score(of[columns[0]])['sentences']:.1f}"
-        rows.append([name, *cells, length, TABLE_1.get(name, "")])
+        rows.append([name, *cells, f"{score(of[main])['sentences']:.1f}", TABLE_1[name]])
     claims = [
         claim(
             1,
@@ -75,19 +138,25 @@ def experiment(lab: Lab) -> Result:
             f"{TABLE_1['mask_dpo']} against {TABLE_1[name]}",
         )
         for name in ("base", "facttune", "facttune-matched")
-        for of, asked in (columns[0], columns[-1])
+        for of, asked in (main, last)
     ]
-    main = columns[0]
+    if not large_ones:
+        claims.append(
+            not_testable(
+                1,
+                "an aligned small model is ahead of a large one of its family",
+                "the closed world has policies of one size",
+                "8B 77.53 against 70B 53.44",
+            )
+        )
     plot = bars(
         "Sentence score of the systems of table 1",
         "sentence score, %",
         [Bar(name, (of := score(each[main]))["score"], of["ci95"]) for name, each in found.items()],
     )
-    return Result(1, "Table 1: systems and scores", rows, figures, claims, plot)
+    figures = {name: {" of ".join(c): score(of[c]) for c in columns} for name, of in found.items()}
+    return Result("table1", "Table 1: systems and scores", rows, figures, claims, plot)
 
 
 if __name__ == "__main__":
-    lab = lab_of_arguments(__doc__)
-    result = experiment(lab)
-    result.write(lab.folder)
-    print(result.text())
+    run_job(__doc__, experiment)

@@ -1,10 +1,12 @@
 """Table 2: the same pairs and the same reference, with and without the mask.
 
     python jobs/table2.py CONFIG [--seeds 0 1 2] [--runs runs/paper] [section.key=value ...]
+
+FActScore (without length penalty) stands beside the sentence score.
 """
 
-from maskdpo_ray.experiments.compare import claim, difference, fact_parts, score
-from maskdpo_ray.experiments.lab import Lab, lab_of_arguments
+from maskdpo_ray.experiments.compare import claim, difference, score
+from maskdpo_ray.experiments.lab import Lab, run_job
 from maskdpo_ray.experiments.published import TABLE_2
 from maskdpo_ray.experiments.results import Bar, Result, bars, with_interval
 
@@ -18,7 +20,7 @@ def experiment(lab: Lab) -> Result:
         stages = lab.run(seed)
         for name, system in SYSTEMS.items():
             found[name].append(lab.outcome(stages, system))
-            facts[name].append(lab.outcome(stages, system, fact_parts))
+            facts[name].append(lab.facts(stages, system))
     scores = {name: score(of) for name, of in found.items()}
     facts_scores = {name: score(of) for name, of in facts.items()}
     rows = [["", "score", "95 %", "by seed", "sentences", "correct", "FActScore", "paper"]]
@@ -41,11 +43,8 @@ def experiment(lab: Lab) -> Result:
         [Bar(name, of["score"], of["ci95"]) for name, of in scores.items()],
     )
     figures = {"sentence score": scores, "FActScore": facts_scores}
-    return Result(2, "Table 2: the mask", rows, figures, claims, plot)
+    return Result("table2", "Table 2: the mask", rows, figures, claims, plot)
 
 
 if __name__ == "__main__":
-    lab = lab_of_arguments(__doc__)
-    result = experiment(lab)
-    result.write(lab.folder)
-    print(result.text())
+    run_job(__doc__, experiment)

@@ -13,13 +13,12 @@ statements in the wording that the policy has learnt, and the other model is a s
 has read another printing of the encyclopedia.
 """
 
-import argparse
 from pathlib import Path
 from random import Random
 
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.experiments.compare import claim, difference, score
-from maskdpo_ray.experiments.lab import ALONE, Lab, add_arguments, lab_of
+from maskdpo_ray.experiments.lab import ALONE, Lab, run_job
 from maskdpo_ray.experiments.published import TABLE_3
 from maskdpo_ray.experiments.ready_pairs import with_answers
 from maskdpo_ray.experiments.results import Bar, Result, bars, with_interval
@@ -119,17 +118,8 @@ def experiment(lab: Lab, other: str | None = None) -> Result:
         "sentence score, %",
         [Bar(name, of["score"], of["ci95"]) for name, of in scores.items()],
     )
-    return Result(3, "Table 3: whose answers", rows, scores, claims, plot)
+    return Result("table3", "Table 3: whose answers", rows, scores, claims, plot)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_arguments(parser)
-    parser.add_argument("--other", help="model to sample from: a folder or hub id")
-    given, settings = parser.parse_known_args()
-    lab = lab_of(parser, given, settings)
-    result = experiment(lab, given.other)
-    result.write(lab.folder)
-    print(result.text())
+    run_job(__doc__, experiment, other={"help": "model to sample from: a folder or hub id"})

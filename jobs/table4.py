@@ -7,7 +7,7 @@ reference of the whole.
 """
 
 from maskdpo_ray.experiments.compare import claim, difference, score
-from maskdpo_ray.experiments.lab import ALONE, Lab, lab_of_arguments
+from maskdpo_ray.experiments.lab import ALONE, Lab, run_job
 from maskdpo_ray.experiments.parts import some_questions, some_topics
 from maskdpo_ray.experiments.published import TABLE_4
 from maskdpo_ray.experiments.results import Bar, Result, bars, with_interval
@@ -64,11 +64,8 @@ def experiment(lab: Lab) -> Result:
         [Bar(name, of["score"], of["ci95"]) for name, of in scores.items()],
     )
     figures = {name: of | {"pairs": sizes[name]} for name, of in scores.items()}
-    return Result(4, "Table 4: more topics or more questions", rows, figures, claims, plot)
+    return Result("table4", "Table 4: more topics or more questions", rows, figures, claims, plot)
 
 
 if __name__ == "__main__":
-    lab = lab_of_arguments(__doc__)
-    result = experiment(lab)
-    result.write(lab.folder)
-    print(result.text())
+    run_job(__doc__, experiment)

@@ -6,11 +6,10 @@ Every question is answered ``--samples`` times once; the expected best of N is i
 these, for N = 1, 2, 4 and so on up to all of them (256 in the paper).
 """
 
-import argparse
-
+from maskdpo_ray.errors import UserError
 from maskdpo_ray.evaluation.best_of_n import best_of_n
 from maskdpo_ray.experiments.compare import Outcome, claim, difference, score
-from maskdpo_ray.experiments.lab import ALONE, Lab, add_arguments, lab_of
+from maskdpo_ray.experiments.lab import ALONE, Lab, run_job
 from maskdpo_ray.experiments.published import TABLE_6
 from maskdpo_ray.experiments.results import Bar, Result, lines
 
@@ -30,6 +29,8 @@ def by_topic(rows: list, n: int) -> Outcome:
 
 
 def experiment(lab: Lab, samples: int = 16) -> Result:
+    if samples < 2:
+        raise UserError(f"--samples {samples}: best of N needs at least 2")
     ns = [2**power for power in range(samples.bit_length()) if 2**power <= samples]
     found: dict[str, dict[int, list]] = {name: {n: [] for n in ns} for name in SYSTEMS}
     for seed in lab.seeds:
@@ -72,19 +73,12 @@ def experiment(lab: Lab, samples: int = 16) -> Result:
         log=True,
     )
     figures = {name: {str(n): of for n, of in each.items()} for name, each in scores.items()}
-    return Result(6, "Table 6: best of N", rows, figures, claims, plot)
+    return Result("table6", "Table 6: best of N", rows, figures, claims, plot)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    run_job(
+        __doc__,
+        experiment,
+        samples={"type": int, "default": 16, "help": "sampled answers of a question"},
     )
-    add_arguments(parser)
-    parser.add_argument("--samples", type=int, default=16, help="sampled answers of a question")
-    given, settings = parser.parse_known_args()
-    if given.samples < 2:
-        parser.error("--samples: best of N needs at least 2")
-    lab = lab_of(parser, given, settings)
-    result = experiment(lab, given.samples)
-    result.write(lab.folder)
-    print(result.text())

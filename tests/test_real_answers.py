@@ -44,7 +44,8 @@ def config_of(run_dir: Path, policy: Path, questions: Path) -> dict:
         "annotation": {"annotator": "labels"},
         "preference": {"max_length": 2048},
         "training": {
-            "learning_rate": 1e-3, "batch_size": 4, "max_steps": 20, "zero_stage": 2, "micro_batch_tokens": 8192,
+            "learning_rate": 1e-3, "batch_size": 4, "max_steps": 20, "zero_stage": 2,
+            "micro_batch_tokens": 8192,
         },
         "resources": {"training": {"workers": 2}, "reference": {"actors": 2}},
     }  # fmt: skip

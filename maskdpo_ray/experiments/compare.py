@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from maskdpo_ray.evaluation.factscore.score import answer_score
 from maskdpo_ray.evaluation.responses import Responses, read_responses
-from maskdpo_ray.records import Question
+from maskdpo_ray.records import FactRow, Question
 
 RESAMPLES = 2000
 
@@ -20,7 +21,7 @@ class Outcome:
     Attributes:
         parts: topic -> numerator and denominator of the score.
         sentences: a response.
-        correct: correct sentences a response.
+        correct: correct sentences a response (of facts, the same share of its sentences).
     """
 
     parts: dict[str, tuple[float, float]]
@@ -65,6 +66,23 @@ def outcome(
         sum(float(of.judged.sum()) for of in counted.values()) / answers,
         sum(float(of.correct.sum()) for of in counted.values()) / answers,
     )
+
+
+def fact_outcome(rows: Iterable[FactRow]) -> Outcome:
+    """FActScore without length penalty of answers that were examined fact by fact."""
+    parts: dict[str, tuple[float, float]] = {}
+    sentences, answers = 0, 0
+    for row in sorted(rows, key=lambda row: row["id"]):
+        for answer in row["answers"]:
+            found = answer_score(answer)
+            if answer["decoding"] != "greedy" or found is None:
+                continue
+            of_topic = parts.get(row["topic"], (0.0, 0.0))
+            parts[row["topic"]] = of_topic[0] + found, of_topic[1] + 1
+            sentences, answers = sentences + len(answer["sentences"]), answers + 1
+    mean = sentences / answers
+    share = sum(numerator for numerator, _ in parts.values()) / answers
+    return Outcome(parts, mean, mean * share)
 
 
 def score(outcomes: Sequence[Outcome]) -> dict[str, Any]:
@@ -128,7 +146,7 @@ def _interval(seeds: Sequence[Sequence[Outcome]], of: Callable[[list], Any]) -> 
     return [float(edge) for edge in np.quantile(means, (0.025, 0.975))]
 
 
-def claim(table: int, text: str, found: dict[str, Any], paper: str) -> dict[str, Any]:
+def claim(table: int | str, text: str, found: dict[str, Any], paper: str) -> dict[str, Any]:
     """A claim that something is larger: reproduced where the whole interval is above zero."""
     low, _ = found["ci95"]
     return {
@@ -142,7 +160,7 @@ def claim(table: int, text: str, found: dict[str, Any], paper: str) -> dict[str,
     }
 
 
-def not_testable(table: int, text: str, reason: str, paper: str) -> dict[str, Any]:
+def not_testable(table: int | str, text: str, reason: str, paper: str) -> dict[str, Any]:
     """A claim that the closed world can say nothing about."""
     return {
         "table": table,

@@ -14,7 +14,14 @@ from maskdpo_ray.config import Config, read_config
 from maskdpo_ray.driver_lock import DriverLock
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.evaluation.responses import Responses
-from maskdpo_ray.experiments.compare import Outcome, outcome, sentence_parts
+from maskdpo_ray.experiments.compare import (
+    Outcome,
+    fact_outcome,
+    fact_parts,
+    outcome,
+    sentence_parts,
+)
+from maskdpo_ray.experiments.results import Result
 from maskdpo_ray.pipeline import VERBS
 from maskdpo_ray.records import Question
 from maskdpo_ray.stages import Stages
@@ -90,6 +97,19 @@ class Lab:
         policy = next(each for each in stages.policies() if each.name == system)
         return outcome(filter(of, stages.evaluate(policy).store.rows()), parts)
 
+    def facts(
+        self,
+        stages: Stages,
+        system: str = SYSTEM,
+        of: Callable[[Question], bool] = lambda row: True,
+    ) -> Outcome:
+        """FActScore of a system: of ``evaluation.factscore`` where the configuration has it.
+        Without it every sentence is taken for one fact, which it is in the closed world."""
+        if stages.config.evaluation.factscore is None:
+            return self.outcome(stages, system, fact_parts, of)
+        policy = next(each for each in stages.policies() if each.name == system)
+        return fact_outcome(filter(of, stages.factscore(policy).store.rows()))
+
     def write(self, seed: int, name: str, rows: Iterable[dict[str, Any]]) -> str:
         """A file of questions beside the runs; its address."""
         folder = self.folder / f"questions-{seed}"
@@ -97,20 +117,36 @@ class Lab:
         return f"{folder}/{name}.jsonl"
 
 
-def lab_of_arguments(description: str) -> Lab:
-    """The command line of every job with an experiment."""
+def run_job(
+    description: str, experiment: Callable[..., Result], **options: dict[str, Any]
+) -> None:
+    """The command line of a job with one experiment: run it, write its result, print it.
+
+    Args:
+        experiment: called with the lab, and with what was given for each option.
+        options: name -> keywords of ``add_argument``.
+    """
+    parser = job_parser(description)
+    for name, keywords in options.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", **keywords)
+    given, settings = parser.parse_known_args()
+    lab = lab_of(parser, given, settings)
+    try:
+        result = experiment(lab, **{name: getattr(given, name) for name in options})
+    except UserError as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+    result.write(lab.folder)
+    print(result.text())
+
+
+def job_parser(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add_arguments(parser)
-    given, settings = parser.parse_known_args()
-    return lab_of(parser, given, settings)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", metavar="CONFIG", help="e.g. jobs/configs/paper.yaml")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--runs", default="runs/paper", help="folder or URL of runs and results")
+    return parser
 
 
 def lab_of(parser: argparse.ArgumentParser, given: argparse.Namespace, settings: list[str]) -> Lab:

@@ -20,40 +20,40 @@ class Bar:
 
 @dataclass(frozen=True)
 class Result:
-    """What one table of the paper came to here.
+    """What an experiment came to.
 
     Attributes:
-        rows: a header and rows of text, the first ``names`` columns left-aligned.
+        name: of its files.
+        rows: a header and rows of text, the first ``labels`` columns left-aligned.
         figures: the numbers behind it.
         claims: as ``compare.claim`` makes them.
         plot: an ``svg`` element.
     """
 
-    table: int
+    name: str
     title: str
     rows: list[list[str]]
     figures: dict[str, Any]
     claims: list[dict[str, Any]]
     plot: str
-    names: int = 1
+    labels: int = 1
 
     def text(self) -> str:
         """For the console."""
         verdicts = [f"{each['verdict']}: {each['claim']}" for each in self.claims]
-        return "\n".join([self.title, aligned(self.rows, names=self.names), *verdicts])
+        return "\n".join([self.title, aligned(self.rows, names=self.labels), *verdicts])
 
     def markdown(self) -> str:
         """For a page."""
         header, *rows = self.rows
-        rule = [*["---"] * self.names, *["---:"] * (len(header) - self.names)]
+        rule = [*["---"] * self.labels, *["---:"] * (len(header) - self.labels)]
         return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *rows))
 
     def write(self, folder: Folder) -> None:
-        """``tableN.json``, ``tableN.md`` and ``tableN.svg``."""
-        name = f"table{self.table}"
-        folder.write_json(f"{name}.json", asdict(self) | {"plot": f"{name}.svg"})
-        folder.write(f"{name}.md", f"# {self.title}\n\n{self.markdown()}\n".encode())
-        folder.write(f"{name}.svg", self.plot.encode())
+        """``NAME.json``, ``NAME.md`` and ``NAME.svg``."""
+        folder.write_json(f"{self.name}.json", asdict(self) | {"plot": f"{self.name}.svg"})
+        folder.write(f"{self.name}.md", f"# {self.title}\n\n{self.markdown()}\n".encode())
+        folder.write(f"{self.name}.svg", self.plot.encode())
 
 
 def with_interval(found: dict[str, Any]) -> list[str]:

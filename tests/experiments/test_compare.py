@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 
+from maskdpo_ray.evaluation.factscore.score import factscore
 from maskdpo_ray.experiments.compare import (
     Outcome,
     claim,
     difference,
+    fact_outcome,
     fact_parts,
     gap_difference,
     outcome,
@@ -43,6 +45,27 @@ def test_facts_are_averaged_over_the_answers_that_state_any():
     found = outcome([row("a", "onn", "ooc"), row("b", "nn"), row("c", "c")], fact_parts)
     assert found.parts == {"a": (1 + 2 / 3, 2), "c": (0, 1)}
     assert found.score == pytest.approx(100 * (1 + 2 / 3) / 3)
+
+
+def test_factscore_of_what_was_examined_is_that_of_the_report():
+    """Answers that abstain, state nothing or could not be examined have no score."""
+
+    def answer(letters: str, abstained: bool = False, decoding: str = "greedy") -> dict:
+        verdicts = {"s": "supported", "n": "not_supported", "e": "error"}
+        facts = [{"verdict": verdicts[letter]} for letter in letters]
+        sentences = [] if abstained else [{"facts": facts, "error": False}]
+        return {"decoding": decoding, "abstained": abstained, "sentences": sentences}
+
+    rows = [
+        {"id": "1", "topic": "a", "answers": [answer("ssn"), answer("n", decoding="sampled")]},
+        {"id": "2", "topic": "a", "answers": [answer("s")]},
+        {"id": "3", "topic": "b", "answers": [answer(""), answer("se"), answer("", abstained=True)]},
+        {"id": "4", "topic": "c", "answers": [answer("nn")]},
+    ]
+    found = fact_outcome(rows)
+    assert found.parts == {"a": (2 / 3 + 1, 2), "c": (0, 1)}
+    assert found.score == pytest.approx(factscore(rows)["macro"])
+    assert found.sentences == 1
 
 
 def made(shares: list[float], shift: float = 0.0) -> Outcome:

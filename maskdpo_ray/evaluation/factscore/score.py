@@ -103,6 +103,12 @@ def factscore(
     }
 
 
+def answer_score(answer: ExaminedAnswer) -> float | None:
+    """The share of one answer's facts that are supported; None where it has no score."""
+    verdicts = verdicts_of(answer)
+    return None if _unscored(answer, verdicts) else precision(verdicts)
+
+
 def verdicts_of(answer: ExaminedAnswer) -> list[str]:
     """The verdicts of an answer's facts, in order."""
     return [fact["verdict"] for sentence in answer["sentences"] for fact in sentence["facts"]]
