@@ -56,11 +56,15 @@ def test_factscore_of_what_was_examined_is_that_of_the_report():
         sentences = [] if abstained else [{"facts": facts, "error": False}]
         return {"decoding": decoding, "abstained": abstained, "sentences": sentences}
 
+    answers = [
+        ("a", answer("ssn"), answer("n", decoding="sampled")),
+        ("a", answer("s")),
+        ("b", answer(""), answer("se"), answer("", abstained=True)),
+        ("c", answer("nn")),
+    ]
     rows = [
-        {"id": "1", "topic": "a", "answers": [answer("ssn"), answer("n", decoding="sampled")]},
-        {"id": "2", "topic": "a", "answers": [answer("s")]},
-        {"id": "3", "topic": "b", "answers": [answer(""), answer("se"), answer("", abstained=True)]},
-        {"id": "4", "topic": "c", "answers": [answer("nn")]},
+        {"id": str(number), "topic": topic, "answers": of}
+        for number, (topic, *of) in enumerate(answers)
     ]
     found = fact_outcome(rows)
     assert found.parts == {"a": (2 / 3 + 1, 2), "c": (0, 1)}
