@@ -26,7 +26,7 @@ import pyarrow as pa
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext
-from ray.exceptions import ActorDiedError, RayActorError
+from ray.exceptions import RayActorError
 from ray.util.debug import disable_log_once_globally
 
 from maskdpo_ray.config import PoolConfig, ResourcesConfig
@@ -137,44 +137,22 @@ def run_stream(
         for line in stage.store.drop_damaged():
             say(line)
     upstreams = [source, *(stage.store for stage in stages[:-1])]
-    seconds = _run_pending(stages, upstreams, resources, versions)
-    for stage, upstream in zip(stages, upstreams, strict=True):
-        if stage.store.manifest() is None:  # no row came to it, now or before
-            stage.store.begin(versions)
-        ids = [i for b in upstream.blocks(without=set(), column=stage.column) for i in b.ids]
-        stage.store.finish_rows(ids, seconds.get(stage.store.name, 0.0), stage.shared)
-
-
-def _run_pending(
-    stages: list[StreamStage],
-    upstreams: list[StageStore],
-    resources: ResourcesConfig,
-    versions: dict,
-) -> dict[str, float]:
-    """Run what is not durable yet; seconds until each stage that had work finished its last row.
-
-    Ray 2.60 takes an actor for abandoned whose driver answers late, as one does on a busy machine:
-    it is gone before it ran. Nothing is lost by that, so the stream starts again from what is
-    durable.
-    """
-    for attempt in itertools.count(1):
-        pairs = zip(stages, upstreams, strict=True)
-        tasks = [_task(stage, upstream) for stage, upstream in pairs]
-        first = next((n for n, task in enumerate(tasks) if task.pending), None)
-        if first is None:
-            return {}
+    tasks = [_task(stage, upstream) for stage, upstream in zip(stages, upstreams, strict=True)]
+    seconds: dict[str, float] = {}
+    first = next((n for n, task in enumerate(tasks) if task.pending), None)
+    if first is not None:
         start_ray(resources)
         _check_room(stages[first:], resources)
         for stage in stages[first:]:
             stage.store.folder.remove(FAILURE)
             stage.store.folder.remove(DEATH)
             stage.store.begin(versions)
-        try:
-            return _execute(tasks[first:], resources)
-        except ActorDiedError as error:
-            if NEVER_RAN not in str(error) or attempt == START_ATTEMPTS:
-                raise
-            say("Ray lost an actor before it ran: the stream starts again from what is durable")
+        seconds = _execute(tasks[first:], resources)
+    for stage, upstream in zip(stages, upstreams, strict=True):
+        if stage.store.manifest() is None:  # no row came to it, now or before
+            stage.store.begin(versions)
+        ids = [i for b in upstream.blocks(without=set(), column=stage.column) for i in b.ids]
+        stage.store.finish_rows(ids, seconds.get(stage.store.name, 0.0), stage.shared)
 
 
 def _task(stage: StreamStage, upstream: StageStore) -> _Task:
@@ -246,6 +224,14 @@ def _reason(stages: list[StreamStage], error: Exception) -> Exception | None:
             return UserError(f"stage {stage.store.name} {reason}")
     if not isinstance(error, RayActorError) or error.actor_init_failed:
         return None  # Ray's own words hold the reason
+    if NEVER_RAN in str(error):
+        # Ray asks the driver whether it still wants an actor, and takes no answer for a no.
+        return UserError(
+            "Ray gave an actor up before it ran: the cluster cannot reach this driver, or this "
+            "driver refuses it because the two authenticate differently; set RAY_AUTH_MODE (and "
+            "RAY_AUTH_TOKEN) here as on the cluster's nodes, and open the nodes' ports to this "
+            "machine"
+        )
     for stage in stages:
         if stage.store.folder.exists(DEATH):
             return RuntimeError(

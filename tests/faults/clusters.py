@@ -9,7 +9,9 @@ FOLDER = Path(__file__).parent
 PATHS = os.pathsep.join(map(str, (FOLDER, FOLDER.parent, FOLDER.parents[1])))
 
 
-def drive(address: str | None, log: Path, script: str, *arguments: object) -> subprocess.Popen:
+def drive(
+    address: str | None, log: Path, script: str, *arguments: object, **environment: str
+) -> subprocess.Popen:
     """Start a script of this folder as a driver, on a Ray of its own without ``address``.
 
     What it prints goes to ``log``.
@@ -19,7 +21,7 @@ def drive(address: str | None, log: Path, script: str, *arguments: object) -> su
         [sys.executable, FOLDER / script, *map(str, arguments)],
         stdout=open(log, "w"),
         stderr=subprocess.STDOUT,
-        env={**os.environ, **cluster, "PYTHONPATH": PATHS},
+        env={**os.environ, **cluster, "PYTHONPATH": PATHS, **environment},
     )
 
 

@@ -38,6 +38,7 @@ def test_a_pool_shrinks_when_there_is_little_to_do(tmp_path, ray_cluster):
     assert len(set(processes[-6:])) == 1
 
 
+OPEN = {"RAY_AUTH_MODE": "disabled"}  # else a token that lies at home decides
 HEAD = "ray.head.default"  # the fake provider's own name for it
 # Commands for machines to be set up with: raylets on this one need none.
 COMMANDS = [
@@ -46,11 +47,12 @@ COMMANDS = [
 ]  # fmt: skip
 
 
-@pytest.fixture
-def autoscaled(tmp_path):
+@pytest.fixture(scope="module")
+def autoscaled(tmp_path_factory):
     """Address of a head without a GPU, whose autoscaler starts raylets with one each."""
     import psutil
 
+    tmp_path = tmp_path_factory.mktemp("autoscaled")
     port = free_port()
     temp = tempfile.mkdtemp(prefix="elastic-", dir="/tmp")  # short: sockets lie in it
     address = f"127.0.0.1:{port}"
@@ -78,8 +80,7 @@ def autoscaled(tmp_path):
         "file_mounts_sync_continuously": False,
     } | {key: [] for key in COMMANDS}
     (tmp_path / "autoscaler.yaml").write_text(json.dumps(config))
-    environment = {"AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1"}
-    environment["RAY_AUTH_MODE"] = "disabled"  # or `ray start` asks for a token that lies at home
+    environment = {"AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1", **OPEN}
     head = subprocess.Popen(
         [Path(sys.executable).parent / "ray", "start", "--head", "--block", f"--port={port}",
          "--node-ip-address=127.0.0.1", "--num-cpus=4", "--include-dashboard=false",
@@ -99,10 +100,20 @@ def autoscaled(tmp_path):
         shutil.rmtree(temp, ignore_errors=True)
 
 
+def test_a_driver_that_refuses_its_cluster_is_told_why(autoscaled, tmp_path):
+    """It asks for a token, the cluster has none: it does not hear whether it wants its actors."""
+    log = tmp_path / "driver.log"
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
+    driver = drive(autoscaled, log, "elastic_graph.py", "grow_and_give_back", tmp_path, **token)
+    assert driver.wait(timeout=240) != 0
+    last = log.read_text().strip().splitlines()[-1]
+    assert "Ray gave an actor up before it ran" in last and "set RAY_AUTH_MODE" in last
+
+
 def test_nodes_join_as_the_graph_asks_and_are_given_back(autoscaled, tmp_path):
     log = tmp_path / "driver.log"
-    driver = drive(autoscaled, log, "elastic_graph.py", "grow_and_give_back", tmp_path)
-    lines = finish(driver, log).splitlines()
+    driver = drive(autoscaled, log, "elastic_graph.py", "grow_and_give_back", tmp_path, **OPEN)
+    lines = finish(driver, log, seconds=420).splitlines()
     found = next(json.loads(line) for line in lines if line.startswith("{"))
     assert found == {"before": 1, "most": 3, "after": 1}
     assert len({node for _, _, node in work(tmp_path, "slow")}) == 2
