@@ -38,10 +38,14 @@ class Head:
     def submit(self, *entrypoint: object) -> tuple[int, str, str]:
         """Exit code of ``ray job submit``, final status of the job, and everything it printed."""
         name = f"test-{time.monotonic_ns()}"
-        done = self.job(
-            "submit", "--submission-id", name, "--working-dir", str(REPOSITORY),
-            "--", sys.executable, *map(str, entrypoint),
-        )  # fmt: skip
+        for _ in range(ATTEMPTS):
+            done = self.job(
+                "submit", "--submission-id", name, "--working-dir", str(REPOSITORY),
+                "--", sys.executable, *map(str, entrypoint),
+            )  # fmt: skip
+            # The head answers before its job agent does, which may be long on a busy machine.
+            if "No available agent to submit job" not in done.stdout + done.stderr:
+                break
         status = self.job("status", name)
         return done.returncode, status.stdout + status.stderr, done.stdout + done.stderr
 
