@@ -23,7 +23,7 @@ import table4
 import table5
 import table6
 
-from maskdpo_ray.experiments.lab import job_parser, lab_of
+from maskdpo_ray.experiments.lab import job_parser, lab_of, told_in_one_line
 from maskdpo_ray.progress import clock, say
 
 TABLES = (table1, table2, table3, table4, table5, table6)
@@ -61,9 +61,10 @@ def main() -> None:
             sys.exit("not every seed came to its end: the same command goes on from here")
     begun = time.monotonic()
     results = []
-    for table in TABLES:
-        results.append(table.experiment(lab))
-        say(f"{results[-1].title}: {clock(time.monotonic() - begun)}")
+    with told_in_one_line(parser):
+        for table in TABLES:
+            results.append(table.experiment(lab))
+            say(f"{results[-1].title}: {clock(time.monotonic() - begun)}")
     if given.only_runs:
         return
     for result in results:

@@ -13,7 +13,7 @@ two rounds              half of them from the base, half from what the first rou
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.experiments.compare import claim, difference, score
 from maskdpo_ray.experiments.lab import Lab, run_job
-from maskdpo_ray.experiments.results import Bar, Result, bars, with_interval
+from maskdpo_ray.experiments.results import Result, score_bars, with_interval
 
 ONE, LONGER, FIRST, TWO = (
     "one round",
@@ -51,11 +51,7 @@ def experiment(lab: Lab) -> Result:
         claim("rounds", f"two rounds are ahead of {name}", difference(found[TWO], found[name]), "")
         for name in (ONE, LONGER, FIRST)
     ]
-    plot = bars(
-        "Sentence score by rounds",
-        "sentence score, %",
-        [Bar(name, of["score"], of["ci95"]) for name, of in scores.items()],
-    )
+    plot = score_bars("Sentence score by rounds", scores)
     return Result("rounds", "Rounds at equal sample budget", rows, scores, claims, plot)
 
 

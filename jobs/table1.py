@@ -22,7 +22,7 @@ from maskdpo_ray.experiments.compare import claim, difference, not_testable, sco
 from maskdpo_ray.experiments.lab import Lab, run_job
 from maskdpo_ray.experiments.published import TABLE_1
 from maskdpo_ray.experiments.ready_pairs import decided, larger_reward_pairs
-from maskdpo_ray.experiments.results import Bar, Result, bars
+from maskdpo_ray.experiments.results import Result, score_bars
 from maskdpo_ray.preference.select import is_usable
 from maskdpo_ray.preference.select import score as sentence_score
 from maskdpo_ray.stages import Stages
@@ -38,13 +38,12 @@ SETS = {
 def rewarded(lab: Lab, seed: int, own: Stages) -> list[dict[str, Any]]:
     """Training questions whose candidates have a ``reward``; None where an answer has none."""
     if own.config.evaluation.factscore is None:
-        rows = sorted(own.annotate().store.rows(), key=lambda row: row["id"])
-        rewards = {True: lambda c: sentence_score(c["sentences"]), False: lambda c: None}
         return [
             {**row, "candidates": [
-                {**c, "reward": rewards[is_usable(c)](c)} for c in row["candidates"]
+                {**c, "reward": sentence_score(c["sentences"]) if is_usable(c) else None}
+                for c in row["candidates"]
             ]}
-            for row in rows
+            for row in sorted(own.annotate().store.rows(), key=lambda row: row["id"])
         ]  # fmt: skip
     examined = examined_candidates(lab, seed, own)
     return [
@@ -149,10 +148,9 @@ def result(found: dict[str, dict[tuple[str, str], list]], large_ones: bool) -> R
                 "8B 77.53 against 70B 53.44",
             )
         )
-    plot = bars(
+    plot = score_bars(
         "Sentence score of the systems of table 1",
-        "sentence score, %",
-        [Bar(name, (of := score(each[main]))["score"], of["ci95"]) for name, each in found.items()],
+        {name: score(of[main]) for name, of in found.items()},
     )
     figures = {name: {" of ".join(c): score(of[c]) for c in columns} for name, of in found.items()}
     return Result("table1", "Table 1: systems and scores", rows, figures, claims, plot)

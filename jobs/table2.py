@@ -8,7 +8,7 @@ FActScore (without length penalty) stands beside the sentence score.
 from maskdpo_ray.experiments.compare import claim, difference, score
 from maskdpo_ray.experiments.lab import Lab, run_job
 from maskdpo_ray.experiments.published import TABLE_2
-from maskdpo_ray.experiments.results import Bar, Result, bars, with_interval
+from maskdpo_ray.experiments.results import Result, score_bars, with_interval
 
 SYSTEMS = {"base": "base", "without mask": "dpo", "with mask": "mask_dpo"}
 
@@ -37,11 +37,7 @@ def experiment(lab: Lab) -> Result:
         )
         for what, of in (("sentence score", found), ("FActScore", facts))
     ]
-    plot = bars(
-        "Sentence score with and without the mask",
-        "sentence score, %",
-        [Bar(name, of["score"], of["ci95"]) for name, of in scores.items()],
-    )
+    plot = score_bars("Sentence score with and without the mask", scores)
     figures = {"sentence score": scores, "FActScore": facts_scores}
     return Result("table2", "Table 2: the mask", rows, figures, claims, plot)
 

@@ -21,7 +21,7 @@ from maskdpo_ray.experiments.compare import claim, difference, score
 from maskdpo_ray.experiments.lab import ALONE, Lab, run_job
 from maskdpo_ray.experiments.published import TABLE_3
 from maskdpo_ray.experiments.ready_pairs import with_answers
-from maskdpo_ray.experiments.results import Bar, Result, bars, with_interval
+from maskdpo_ray.experiments.results import Result, score_bars, with_interval
 from maskdpo_ray.preference.select import NoPair, select_pair
 from maskdpo_ray.records import Question
 from maskdpo_ray.stages import Stages
@@ -31,12 +31,11 @@ from maskdpo_ray.world.true_answers import true_answer
 WITH_DOCUMENT = "{document}\n\nUsing the text above, answer: {question}"
 
 
-def of_another_model(lab: Lab, seed: int, other: str | None) -> list[str]:
+def of_another_model(lab: Lab, seed: int, own: Stages, other: str | None) -> list[str]:
     """Settings of a run on another model's answers."""
-    world = lab.run(seed, verbs=()).world
-    if other is None and world is None:
+    if other is None and own.world is None:
         raise UserError("table 3 needs --other: a model whose answers are compared")
-    path = other or str(build_other_policy(Path(world.built)))
+    path = other or str(build_other_policy(Path(own.world.built)))
     sampled = lab.run(seed, f"model.path={path}", verbs=["sample"])
     rows = sorted(sampled.sample().store.rows(), key=lambda row: row["id"])
     answers = [with_answers(row, *(c["response"] for c in row["candidates"])) for row in rows]
@@ -89,7 +88,7 @@ def experiment(lab: Lab, other: str | None = None) -> Result:
         own = lab.run(seed)
         runs = {
             "the policy": own,
-            "another model": lab.run(seed, *of_another_model(lab, seed, other), ALONE),
+            "another model": lab.run(seed, *of_another_model(lab, seed, own, other), ALONE),
             "document for the chosen": lab.run(seed, *with_document(lab, seed, own), ALONE),
         }
         found["base"].append(lab.outcome(own, "base"))
@@ -113,11 +112,7 @@ def experiment(lab: Lab, other: str | None = None) -> Result:
             ("document for the chosen", "answers written with the document at hand"),
         )
     ]
-    plot = bars(
-        "Sentence score by whose answers the pairs are made of",
-        "sentence score, %",
-        [Bar(name, of["score"], of["ci95"]) for name, of in scores.items()],
-    )
+    plot = score_bars("Sentence score by whose answers the pairs are made of", scores)
     return Result("table3", "Table 3: whose answers", rows, scores, claims, plot)
 
 

@@ -7,10 +7,10 @@ reference of the whole.
 """
 
 from maskdpo_ray.experiments.compare import claim, difference, score
-from maskdpo_ray.experiments.lab import ALONE, Lab, run_job
+from maskdpo_ray.experiments.lab import Lab, run_job
 from maskdpo_ray.experiments.parts import some_questions, some_topics
 from maskdpo_ray.experiments.published import TABLE_4
-from maskdpo_ray.experiments.results import Bar, Result, bars, with_interval
+from maskdpo_ray.experiments.results import Result, score_bars, with_interval
 
 PARTS = {
     "1/3 of the topics": lambda rows, seed: some_topics(rows, 1 / 3, seed),
@@ -29,9 +29,7 @@ def experiment(lab: Lab) -> Result:
         questions = sorted(whole.questions("train").rows(), key=lambda row: row["id"])
         runs = {WHOLE: whole}
         for number, (name, part) in enumerate(PARTS.items()):
-            rows = [{"id": row["id"], "question": row["question"]} for row in part(questions, seed)]
-            path = lab.write(seed, f"table4-{number}", rows)
-            runs[name] = lab.run(seed, f"preference.questions={path}", ALONE)
+            runs[name] = lab.run_part(seed, f"table4-{number}", part(questions, seed))
         for name, stages in runs.items():
             found[name].append(lab.outcome(stages))
             sizes[name].append(stages.pair().store.manifest()["counts"]["out"])
@@ -58,11 +56,7 @@ def experiment(lab: Lab) -> Result:
             ("1/3 of the topics", "1 question a topic"),
         )
     ]
-    plot = bars(
-        "Sentence score by the part of the training questions",
-        "sentence score, %",
-        [Bar(name, of["score"], of["ci95"]) for name, of in scores.items()],
-    )
+    plot = score_bars("Sentence score by the part of the training questions", scores)
     figures = {name: of | {"pairs": sizes[name]} for name, of in scores.items()}
     return Result("table4", "Table 4: more topics or more questions", rows, figures, claims, plot)
 

@@ -26,8 +26,15 @@ from maskdpo_ray.experiments.borrowed_facts import (
     stated_in_world,
     wrong_sentences,
 )
-from maskdpo_ray.experiments.compare import claim, difference, gap_difference, not_testable
-from maskdpo_ray.experiments.lab import ALONE, Lab, run_job
+from maskdpo_ray.experiments.compare import (
+    Outcome,
+    claim,
+    difference,
+    gap_difference,
+    not_testable,
+    score,
+)
+from maskdpo_ray.experiments.lab import Lab, run_job
 from maskdpo_ray.experiments.parts import equally_many
 from maskdpo_ray.experiments.published import TABLE_5
 from maskdpo_ray.experiments.results import Bar, Result, bars, with_interval
@@ -54,7 +61,7 @@ def embeddings(whole: Stages, others: dict[str, str]) -> dict[str, ModelConfig]:
 
 
 def split(whole: Stages, seed: int, model: ModelConfig | None) -> tuple[set[str], set[str]]:
-    """Topics of the near and of the far half; two random halves without a model."""
+    """Ids of the questions of the near and of the far half; of random halves without a model."""
     pool = gathered(whole.questions("train").rows())
     keys = [topic.key for topic in pool]
     if model is None:
@@ -67,8 +74,8 @@ def split(whole: Stages, seed: int, model: ModelConfig | None) -> tuple[set[str]
     return tuple({row["id"] for n in half for row in pool[n].questions} for half in (near, far))
 
 
-def probe(whole: Stages, model: ModelConfig) -> dict:
-    """Wrong sentences of the candidates against the facts of all training topics."""
+def probe(whole: Stages, model: ModelConfig) -> list[Outcome]:
+    """Wrong sentences of the candidates against the facts of all training topics, by distance."""
     rows = sorted(whole.annotate().store.rows(), key=lambda row: row["id"])
     wrong = wrong_sentences(rows)
     topics = sorted({row["topic"] for row in rows})
@@ -98,9 +105,8 @@ def experiment(lab: Lab, embedding: Sequence[str] = ()) -> Result:
             ]
             outcomes = []
             for side, part in zip(("near", "far"), equally_many(parts, seed), strict=True):
-                rows = [{"id": row["id"], "question": row["question"]} for row in part]
-                path = lab.write(seed, f"table5-{name.replace(' ', '-')}-{side}", rows)
-                outcomes.append(lab.outcome(lab.run(seed, f"preference.questions={path}", ALONE)))
+                run = lab.run_part(seed, f"table5-{name.replace(' ', '-')}-{side}", part)
+                outcomes.append(lab.outcome(run))
             found.setdefault(name, []).append(tuple(outcomes))
         probes.append(probe(whole, models[POLICY]))
     gaps = {name: difference(*zip(*of, strict=True)) for name, of in found.items()}
@@ -130,13 +136,8 @@ def experiment(lab: Lab, embedding: Sequence[str] = ()) -> Result:
                          "text-embedding model", "such a model knows nothing of made-up names",
                          f"{TABLE_5[POLICY]} against {TABLE_5['other']}")
         )  # fmt: skip
-    shares = [sum(each["share"][n] for each in probes) / len(probes) for n in range(BINS)]
-    spread = {
-        "points": sum(each["points"] for each in probes) / len(probes),
-        "by_seed": [each["points"] for each in probes],
-        # Worlds are independent: the half width of a mean of intervals shrinks with their number.
-        "ci95": _mean_interval(probes),
-    }
+    nearest, *_, farthest = by_part = list(zip(*probes, strict=True))
+    spread = difference(nearest, farthest)
     claims.append(
         claim(5, "a wrong sentence about a topic states facts of near topics more often than of "
               "far ones (equations 7 and 8)", spread, "a hypothesis")
@@ -146,6 +147,7 @@ def experiment(lab: Lab, embedding: Sequence[str] = ()) -> Result:
         "near - far, points",
         [Bar(name, gap["points"], gap["ci95"]) for name, gap in gaps.items()],
     )
+    shares = [score(of)["score"] for of in by_part]
     figures = {"gaps": gaps, "probe": {"share by distance": shares, **spread}}
     return Result("table5", "Table 5: near and far topics", rows, figures, claims, plot)
 
@@ -154,13 +156,6 @@ def nearest_and_random(found: dict[str, list]) -> list[tuple]:
     """By seed, what is trained on the near half and on the first of the random ones."""
     both = zip(found[POLICY], found[RANDOM], strict=True)
     return [(near, first) for (near, _), (first, _) in both]
-
-
-def _mean_interval(probes: list[dict]) -> list[float]:
-    mean = sum(each["points"] for each in probes) / len(probes)
-    halfs = [(each["ci95"][1] - each["ci95"][0]) / 2 for each in probes]
-    half = sum(width**2 for width in halfs) ** 0.5 / len(probes)
-    return [mean - half, mean + half]
 
 
 def named(text: str) -> tuple[str, str]:

@@ -25,7 +25,7 @@ def by_topic(rows: list, n: int) -> Outcome:
         topic: best_of_n(of, [n], resamples=1)["macro"][str(n)] for topic, of in topics.items()
     }
     parts = {topic: (means[topic] * len(of) / 100, float(len(of))) for topic, of in topics.items()}
-    return Outcome(parts, sentences=0.0, correct=0.0)
+    return Outcome(parts)
 
 
 def experiment(lab: Lab, samples: int = 16) -> Result:
@@ -35,9 +35,8 @@ def experiment(lab: Lab, samples: int = 16) -> Result:
     found: dict[str, dict[int, list]] = {name: {n: [] for n in ns} for name in SYSTEMS}
     for seed in lab.seeds:
         stages = lab.run(seed, f"evaluation.samples={samples}", f"evaluation.best_of_n={ns}", ALONE)
-        policies = {policy.name: policy for policy in stages.policies()}
         for name, system in SYSTEMS.items():
-            rows = list(stages.evaluate(policies[system]).store.rows())
+            rows = list(lab.annotated(stages, system))
             for n in ns:
                 found[name][n].append(by_topic(rows, n))
     scores = {name: {n: score(of) for n, of in each.items()} for name, each in found.items()}

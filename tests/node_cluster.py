@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.managers import BaseManager
 
-ATTEMPTS = 3  # Ray gives its own processes 15 s to start, which a busy machine may exceed
+from job_head import ATTEMPTS
+
 # A node that is lost is missed after a second, not after half a minute.
 FAST = {"health_check_initial_delay_ms": 500, "health_check_period_ms": 500}
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from maskdpo_ray.experiments.compare import Outcome
 from maskdpo_ray.records import INCORRECT_VERDICTS, Question
 from maskdpo_ray.world.annotator import readings
 from maskdpo_ray.world.facts import Facts
@@ -51,8 +52,7 @@ def by_distance(
     topics: Sequence[str],
     vectors: np.ndarray,
     bins: int = 5,
-    resamples: int = 2000,
-) -> dict[str, Any]:
+) -> list[Outcome]:
     """How often a wrong sentence about topic v states a fact of topic u, by how far u is from v.
 
     Args:
@@ -63,45 +63,37 @@ def by_distance(
         bins: parts of equal size of the other topics, from the nearest to the farthest of v.
 
     Returns:
-        ``share``: for each part, percent of (wrong sentence, topic u) where u has the stated fact;
-        ``points``: the nearest part's share less the farthest's, with ``ci95`` over topics v
-        and ``by_seed`` (this one); ``sentences``: wrong sentences that state something.
+        For each part, of all (wrong sentence, topic u) those where u has the stated fact, by v.
     """
     place = {topic: number for number, topic in enumerate(topics)}
-    hits, pairs = np.zeros((len(topics), bins)), np.zeros((len(topics), bins))
-    holders: dict[Statement, list[int]] = {}
+    holders: dict[Statement, set[int]] = {}
     for topic in topics:
         for fact in facts[topic]:
-            holders.setdefault(fact, []).append(place[topic])
-    part_of: dict[int, np.ndarray] = {}
-    stating = 0
+            holders.setdefault(fact, set()).add(place[topic])
+    stated_of: dict[str, list[set[Statement]]] = {}
     for topic, stated in statements:
-        if topic not in place or not stated:
-            continue
-        stating += 1
+        if topic in place and stated:
+            stated_of.setdefault(topic, []).append(stated)
+    parts: list[dict[str, tuple[float, float]]] = [{} for _ in range(bins)]
+    for topic, sentences in stated_of.items():
         v = place[topic]
-        if v not in part_of:
-            distance = 1 - vectors @ vectors[v]
-            distance[v] = -1  # itself comes first and is left out
-            rank = np.empty(len(topics), dtype=int)
-            rank[np.argsort(distance, kind="stable")] = np.arange(len(topics))
-            part_of[v] = (rank - 1) * bins // (len(topics) - 1)
-        parts = part_of[v]
-        others = np.delete(parts, v)
-        pairs[v] += np.bincount(others, minlength=bins)
-        having = {u for fact in stated for u in holders.get(fact, ())} - {v}
-        hits[v] += np.bincount(parts[list(having)], minlength=bins) if having else 0
-    used = pairs.sum(axis=1) > 0
-    hits, pairs = hits[used], pairs[used]
-    random = np.random.default_rng(0)
-    drawn = random.multinomial(len(hits), np.full(len(hits), 1 / len(hits)), size=resamples)
-    shares = 100 * (drawn @ hits) / (drawn @ pairs)
-    share = 100 * hits.sum(axis=0) / pairs.sum(axis=0)
-    spread = shares[:, 0] - shares[:, -1]
-    return {
-        "share": share.tolist(),
-        "points": float(share[0] - share[-1]),
-        "by_seed": [float(share[0] - share[-1])],
-        "ci95": [float(edge) for edge in np.quantile(spread, (0.025, 0.975))],
-        "sentences": stating,
-    }
+        part = _parts_from(v, vectors, bins)
+        sizes = np.bincount(np.delete(part, v), minlength=bins)
+        hits = np.zeros(bins)
+        for stated in sentences:
+            having = set().union(*(holders.get(fact, ()) for fact in stated)) - {v}
+            hits += np.bincount(part[sorted(having)], minlength=bins)
+        for n in range(bins):
+            parts[n][topic] = float(hits[n]), float(len(sentences) * sizes[n])
+    return [Outcome(of) for of in parts]
+
+
+def _parts_from(v: int, vectors: np.ndarray, bins: int) -> np.ndarray:
+    """The part of every topic as seen from topic v, whose own means nothing."""
+    distance = 1 - vectors @ vectors[v]
+    distance[v] = -1  # itself comes first and is left out
+    rank = np.empty(len(vectors), dtype=int)
+    rank[np.argsort(distance, kind="stable")] = np.arange(len(vectors))
+    part = (rank - 1) * bins // (len(vectors) - 1)
+    part[v] = 0
+    return part

@@ -16,7 +16,7 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one system's greedy answers came to, in one seed.
+    """What one system's greedy answers came to, in one seed; or anything else counted by topic.
 
     Attributes:
         parts: topic -> numerator and denominator of the score.
@@ -25,8 +25,8 @@ class Outcome:
     """
 
     parts: dict[str, tuple[float, float]]
-    sentences: float
-    correct: float
+    sentences: float = 0.0
+    correct: float = 0.0
 
     @property
     def score(self) -> float:
@@ -87,10 +87,10 @@ def fact_outcome(rows: Iterable[FactRow]) -> Outcome:
 
 def score(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Mean over the seeds, its 95 % interval over topics, and the lengths beside it."""
+    found = _over_seeds([[each] for each in outcomes], lambda scores: scores[0])
     return {
-        "score": float(np.mean([each.score for each in outcomes])),
-        "by_seed": [each.score for each in outcomes],
-        "ci95": _interval([[each] for each in outcomes], lambda scores: scores[0]),
+        "score": found.pop("points"),
+        **found,
         "sentences": float(np.mean([each.sentences for each in outcomes])),
         "correct_sentences": float(np.mean([each.correct for each in outcomes])),
     }
@@ -101,30 +101,23 @@ def difference(first: Sequence[Outcome], second: Sequence[Outcome]) -> dict[str,
 
     Both answered the same questions in a seed, so topics are drawn for both together.
     """
-    both = list(zip(first, second, strict=True))
-    by_seed = [ours.score - theirs.score for ours, theirs in both]
-    return {
-        "points": float(np.mean(by_seed)),
-        "by_seed": by_seed,
-        "ci95": _interval(both, lambda scores: scores[0] - scores[1]),
-    }
+    return _over_seeds(list(zip(first, second, strict=True)), lambda scores: scores[0] - scores[1])
 
 
 def gap_difference(
     gap: Sequence[tuple[Outcome, Outcome]], floor: Sequence[tuple[Outcome, Outcome]]
 ) -> dict[str, Any]:
     """How much larger the gap between two systems is than that between two others."""
-    four = [(*ours, *theirs) for ours, theirs in zip(gap, floor, strict=True)]
+    return _over_seeds(
+        [(*ours, *theirs) for ours, theirs in zip(gap, floor, strict=True)],
+        lambda scores: (scores[0] - scores[1]) - (scores[2] - scores[3]),
+    )
 
-    def larger(scores: list) -> Any:
-        return (scores[0] - scores[1]) - (scores[2] - scores[3])
 
-    by_seed = [larger([each.score for each in seed]) for seed in four]
-    return {
-        "points": float(np.mean(by_seed)),
-        "by_seed": by_seed,
-        "ci95": _interval(four, larger),
-    }
+def _over_seeds(seeds: Sequence[Sequence[Outcome]], of: Callable[[list], Any]) -> dict[str, Any]:
+    """A function of a seed's scores: its mean over the seeds, each of them, and the interval."""
+    by_seed = [float(of([each.score for each in outcomes])) for outcomes in seeds]
+    return {"points": float(np.mean(by_seed)), "by_seed": by_seed, "ci95": _interval(seeds, of)}
 
 
 def _interval(seeds: Sequence[Sequence[Outcome]], of: Callable[[list], Any]) -> list[float]:

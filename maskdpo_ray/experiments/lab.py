@@ -6,7 +6,8 @@ and a job that is started again goes on where it stopped.
 
 import argparse
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from maskdpo_ray.experiments.compare import (
 from maskdpo_ray.experiments.results import Result
 from maskdpo_ray.pipeline import VERBS
 from maskdpo_ray.records import Question
-from maskdpo_ray.stages import Stages
+from maskdpo_ray.stages import Policy, Stages
 from maskdpo_ray.storage import Folder
 
 SYSTEM = "mask_dpo"
@@ -82,6 +83,16 @@ class Lab:
             ]
         return settings
 
+    def run_part(self, seed: int, name: str, part: Iterable[Question]) -> Stages:
+        """Train on the pairs of these questions alone; what comes before pairs is shared."""
+        rows = [{"id": row["id"], "question": row["question"]} for row in part]
+        path = self.write(seed, name, rows)
+        return self.run(seed, f"preference.questions={path}", ALONE)
+
+    def annotated(self, stages: Stages, system: str) -> Iterator[Question]:
+        """The examined answers of a system of a finished run."""
+        return stages.evaluate(_policy(stages, system)).store.rows()
+
     def outcome(
         self,
         stages: Stages,
@@ -94,8 +105,7 @@ class Lab:
         Args:
             of: which of the test questions count.
         """
-        policy = next(each for each in stages.policies() if each.name == system)
-        return outcome(filter(of, stages.evaluate(policy).store.rows()), parts)
+        return outcome(filter(of, self.annotated(stages, system)), parts)
 
     def facts(
         self,
@@ -107,8 +117,8 @@ class Lab:
         Without it every sentence is taken for one fact, which it is in the closed world."""
         if stages.config.evaluation.factscore is None:
             return self.outcome(stages, system, fact_parts, of)
-        policy = next(each for each in stages.policies() if each.name == system)
-        return fact_outcome(filter(of, stages.factscore(policy).store.rows()))
+        examined = stages.factscore(_policy(stages, system)).store
+        return fact_outcome(filter(of, examined.rows()))
 
     def write(self, seed: int, name: str, rows: Iterable[dict[str, Any]]) -> str:
         """A file of questions beside the runs; its address."""
@@ -117,9 +127,11 @@ class Lab:
         return f"{folder}/{name}.jsonl"
 
 
-def run_job(
-    description: str, experiment: Callable[..., Result], **options: dict[str, Any]
-) -> None:
+def _policy(stages: Stages, system: str) -> Policy:
+    return next(each for each in stages.policies() if each.name == system)
+
+
+def run_job(description: str, experiment: Callable[..., Result], **options: dict[str, Any]) -> None:
     """The command line of a job with one experiment: run it, write its result, print it.
 
     Args:
@@ -131,12 +143,19 @@ def run_job(
         parser.add_argument(f"--{name.replace('_', '-')}", **keywords)
     given, settings = parser.parse_known_args()
     lab = lab_of(parser, given, settings)
-    try:
+    with told_in_one_line(parser):
         result = experiment(lab, **{name: getattr(given, name) for name in options})
-    except UserError as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
     result.write(lab.folder)
     print(result.text())
+
+
+@contextmanager
+def told_in_one_line(parser: argparse.ArgumentParser) -> Iterator[None]:
+    """What a person must mend ends the job with its words and status 2."""
+    try:
+        yield
+    except UserError as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
 
 
 def job_parser(description: str) -> argparse.ArgumentParser:

@@ -79,6 +79,12 @@ def bars(title: str, axis_title: str, given: Sequence[Bar]) -> str:
     return as_svg(figure, "bars", title)
 
 
+def score_bars(title: str, scores: dict[str, dict[str, Any]]) -> str:
+    """``bars`` of sentence scores, as ``compare.score`` makes them, by name."""
+    given = [Bar(name, of["score"], of["ci95"]) for name, of in scores.items()]
+    return bars(title, "sentence score, %", given)
+
+
 def lines(
     title: str, axis_titles: tuple[str, str], given: dict[str, dict[float, Bar]], log: bool = False
 ) -> str:

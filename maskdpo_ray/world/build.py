@@ -100,12 +100,22 @@ def build_world(
         rows = [json.dumps(row) + "\n" for person in part for row in questions(person)]
         write_text(folder / f"{name}.jsonl", "".join(rows))
 
-    pages = islice(encyclopedia(people, seed), TOKENIZER_PAGES)
-    tokenizer = train_tokenizer((text for page in pages for text in page), settings.policy)
-    pages = encyclopedia(people, seed)
-    model = pretrain(tokenizer, pages, settings.policy, seed, progress)
-    save_policy(model, tokenizer, folder / "policy", settings.policy.context)
+    build_policy(folder / "policy", people, settings.policy, seed, progress)
     write_text(marker, json.dumps(recipe, indent=1))
+
+
+def build_policy(
+    folder: Path,
+    people: list[Person],
+    settings: PolicySettings,
+    seed: int,
+    progress: Callable[[str], None],
+) -> None:
+    """Pre-train a policy on the encyclopedia of this seed about ``people``, into ``folder``."""
+    pages = islice(encyclopedia(people, seed), TOKENIZER_PAGES)
+    tokenizer = train_tokenizer((text for page in pages for text in page), settings)
+    model = pretrain(tokenizer, encyclopedia(people, seed), settings, seed, progress)
+    save_policy(model, tokenizer, folder, settings.context)
 
 
 def split_people(

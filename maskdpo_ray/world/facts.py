@@ -195,9 +195,14 @@ def surname(name: str) -> str:
 
 
 def write_answer(
-    person: Person, people: list[Person], question: QuestionKind, random: Random
+    person: Person,
+    people: list[Person],
+    question: QuestionKind,
+    random: Random,
+    *,
+    noisy: bool = True,
 ) -> str:
-    """An answer as the noisy encyclopedia gives it.
+    """An answer as the noisy encyclopedia gives it; all of it true unless ``noisy``.
 
     It names at least two thirds of the facts asked for, a random subset in random order, each by
     the records or by hearsay. The first sentence names the person in full, the others by surname.
@@ -209,7 +214,7 @@ def write_answer(
             wording, corruption = kind.hearsay, kind.corruption * (1 + HEARSAY_EXCESS)
         else:
             wording, corruption = kind.record, kind.corruption * (1 - HEARSAY_EXCESS)
-        if random.random() < corruption:
+        if noisy and random.random() < corruption:
             value = another_value(person, people, kind, random)
         else:
             value = person.facts[kind.name]

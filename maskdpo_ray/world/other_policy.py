@@ -3,51 +3,42 @@
 It knows the same people, has made its errors elsewhere, and writes in the same wordings: another
 model whose answers can be set beside the policy's.
 
-    python -m maskdpo_ray.world.other_policy WORLD
+    python -m maskdpo_ray.world.other_policy WORLD FOLDER
 """
 
+import hashlib
 import json
 import shutil
 import subprocess
 import sys
-from itertools import islice
 from pathlib import Path
 
-from maskdpo_ray.world.build import TOKENIZER_PAGES
+from maskdpo_ray.world.build import build_policy
 from maskdpo_ray.world.facts import make_people
-from maskdpo_ray.world.policy import (
-    PolicySettings,
-    encyclopedia,
-    pretrain,
-    save_policy,
-    train_tokenizer,
-)
+from maskdpo_ray.world.policy import PolicySettings
 
 APART = 1_000_000  # between the seeds of the two printings
 
 
 def build_other_policy(world: Path) -> Path:
-    """Its folder in the world's, pre-trained first if need be."""
-    folder = world / "other-policy"
+    """Its folder in the world's, pre-trained first if need be; a world built anew has a new one."""
+    recipe = hashlib.sha256((world / "world.json").read_bytes()).hexdigest()[:16]
+    folder = world / f"other-policy-{recipe}"
     if not folder.exists():
         # A process of its own gives the cores back to the engines when it is done.
-        subprocess.run([sys.executable, "-m", __name__, str(world)], check=True)
+        subprocess.run([sys.executable, "-m", __name__, str(world), str(folder)], check=True)
     return folder
 
 
-def main(world: Path) -> None:
+def main(world: Path, folder: Path) -> None:
     recipe = json.loads((world / "world.json").read_text(encoding="utf-8"))
-    settings = PolicySettings(**recipe["settings"]["policy"])
     people = make_people(recipe["settings"]["people"], recipe["seed"])
-    seed = recipe["seed"] + APART
-    pages = islice(encyclopedia(people, seed), TOKENIZER_PAGES)
-    tokenizer = train_tokenizer((text for page in pages for text in page), settings)
-    model = pretrain(tokenizer, encyclopedia(people, seed), settings, seed, print)
-    unfinished = world / "other-policy.unfinished"
+    settings = PolicySettings(**recipe["settings"]["policy"])
+    unfinished = folder.with_name(f"{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
-    save_policy(model, tokenizer, unfinished, settings.context)
-    unfinished.rename(world / "other-policy")
+    build_policy(unfinished, people, settings, recipe["seed"] + APART, print)
+    unfinished.rename(folder)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(*map(Path, sys.argv[1:]))

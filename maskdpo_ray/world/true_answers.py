@@ -2,11 +2,10 @@
 
 import json
 from functools import cache
-from math import ceil
 from pathlib import Path
 from random import Random
 
-from maskdpo_ray.world.facts import HEARSAY_SHARE, KINDS, QUESTION_KINDS, Facts, surname
+from maskdpo_ray.world.facts import QUESTION_KINDS, Facts, Person, write_answer
 
 
 @cache
@@ -22,10 +21,5 @@ def true_answer(name: str, question: str, world: Path, random: Random) -> str:
         world: folder of the built world.
     """
     asked = next(kind for kind in QUESTION_KINDS if kind.wording.format(name=name) == question)
-    count = random.randint(ceil(2 / 3 * len(asked.kinds)), len(asked.kinds))
-    sentences = []
-    for kind in (KINDS[kind] for kind in random.sample(asked.kinds, count)):
-        wording = kind.hearsay if random.random() < HEARSAY_SHARE else kind.record
-        who = surname(name) if sentences else name
-        sentences.append(wording.format(who=who, value=_facts(world)[name][kind.name]))
-    return " ".join(sentences)
+    person = Person(name, _facts(world)[name], fame=1.0)
+    return write_answer(person, [], asked, random, noisy=False)

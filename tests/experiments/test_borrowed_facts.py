@@ -9,6 +9,7 @@ from maskdpo_ray.experiments.borrowed_facts import (
     stated_in_world,
     wrong_sentences,
 )
+from maskdpo_ray.experiments.compare import difference
 
 
 def on_a_circle(count: int) -> np.ndarray:
@@ -16,14 +17,18 @@ def on_a_circle(count: int) -> np.ndarray:
     return np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
 
+def shares(found) -> list[float]:
+    return [part.score for part in found]
+
+
 def test_facts_borrowed_from_the_nearest_are_seen():
     topics = [f"t{n}" for n in range(21)]
     facts = {topic: {("fact", topic)} for topic in topics}
     neighbour = [(topics[n], {("fact", topics[n + 1])}) for n in range(20)]
     found = by_distance(neighbour, facts, topics, on_a_circle(21), bins=5)
-    assert found["share"] == pytest.approx([25, 0, 0, 0, 0])  # one of four in the nearest part
-    assert found["sentences"] == 20
-    assert found["ci95"][0] > 0
+    assert shares(found) == pytest.approx([25, 0, 0, 0, 0])  # one of four in the nearest part
+    assert sum(pairs for of in found for _, pairs in of.parts.values()) == 20 * 20
+    assert difference(found[:1], found[-1:])["ci95"][0] > 0
 
 
 def test_facts_borrowed_from_anybody_show_no_slope():
@@ -32,16 +37,16 @@ def test_facts_borrowed_from_anybody_show_no_slope():
     facts = {topic: {("fact", random.integers(10))} for topic in topics}
     stated = [(topic, {("fact", random.integers(10))}) for topic in topics for _ in range(30)]
     found = by_distance(stated, facts, topics, on_a_circle(101), bins=5)
-    low, high = found["ci95"]
+    low, high = difference(found[:1], found[-1:])["ci95"]
     assert low < 0 < high
-    assert found["share"] == pytest.approx([10] * 5, abs=1.5)
+    assert shares(found) == pytest.approx([10] * 5, abs=1.5)
 
 
 def test_the_topic_itself_is_no_other_topic():
     topics = ["a", "b", "c"]
     facts = {topic: {("fact", topic)} for topic in topics}
     found = by_distance([("a", {("fact", "a")})], facts, topics, on_a_circle(3), bins=2)
-    assert found["share"] == [0, 0]
+    assert shares(found) == [0, 0]
 
 
 def test_statements_of_the_closed_world():
