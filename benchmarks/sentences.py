@@ -73,9 +73,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
     print(f"nltk {version('nltk')}\n")
-    print(
-        "| answers | topics | boundaries | splitter | precision | recall | F1 | answers exactly right | answers/s |"
-    )  # noqa: E501
+    columns = ("answers", "topics", "boundaries", "splitter", "precision", "recall", "F1")
+    columns += ("answers exactly right", "answers/s")
+    print(f"| {' | '.join(columns)} |")
     print("|---|---|---|---|---|---|---|---|---|")
     for name in ("factscore_bio", "tofueval"):
         everything = list(answers(folder / f"{name}.jsonl"))

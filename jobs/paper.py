@@ -3,17 +3,19 @@
     python jobs/paper.py CONFIG [--seeds 0 1 2] [--at-once 2] [--runs runs/paper] [key=value ...]
     make paper        # on the closed world
 
-Seeds are run ``--at-once``, each in a process of its own with its own Ray and its own log
-(``RUNS/seed-N.log``); what they made is then put together: ``tableN.json``, ``.md`` and ``.svg``,
-and ``claims.json``. A job that is started again goes on where it stopped. On a cluster
-(``RAY_ADDRESS``) all share it.
+Seeds are run ``--at-once``, each in a process of its own with its own log (``RUNS/seed-N.log``);
+what they made is then put together: ``tableN.json``, ``.md`` and ``.svg``, and ``claims.json``. A
+job that is started again goes on where it stopped. All share one Ray: the cluster of
+``RAY_ADDRESS``, or one that is started here.
 """
 
 import argparse
+import os
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, redirect_stderr
 from pathlib import Path
 
 import table1
@@ -23,10 +25,24 @@ import table4
 import table5
 import table6
 
+from maskdpo_ray.config import ResourcesConfig
 from maskdpo_ray.experiments.lab import job_parser, lab_of, told_in_one_line
 from maskdpo_ray.progress import clock, say
 
 TABLES = (table1, table2, table3, table4, table5, table6)
+
+
+def share_ray(resources: ResourcesConfig, drivers: int) -> None:
+    """One Ray for the processes of the seeds: each of its own would keep a core a sixth busy."""
+    if os.environ.get("RAY_ADDRESS"):
+        return
+    import ray
+
+    from maskdpo_ray.stream import start_ray
+
+    scaled = {key: drivers * getattr(resources, key) for key in ("local_cpus", "object_store_mib")}
+    start_ray(resources.model_copy(update=scaled))
+    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
 
 
 def run_seed(seed: int, given: argparse.Namespace, settings: list[str]) -> int:
@@ -55,13 +71,19 @@ def main() -> None:
     if given.log_folder is None:
         given.log_folder = "runs" if "://" in given.runs else given.runs
     if not given.only_runs:
+        with told_in_one_line(parser):
+            share_ray(lab.read(given.seeds[0]).resources, min(given.at_once, len(given.seeds)))
         with ThreadPoolExecutor(given.at_once) as pool:
             codes = list(pool.map(lambda seed: run_seed(seed, given, settings), given.seeds))
         if any(codes):
             sys.exit("not every seed came to its end: the same command goes on from here")
     begun = time.monotonic()
     results = []
-    with told_in_one_line(parser):
+    with ExitStack() as stack:
+        stack.enter_context(told_in_one_line(parser))
+        if not given.only_runs:  # every stage of every run is there and says so again
+            together = open(Path(given.log_folder) / "together.log", "w", encoding="utf-8")
+            stack.enter_context(redirect_stderr(stack.enter_context(together)))
         for table in TABLES:
             results.append(table.experiment(lab))
             say(f"{results[-1].title}: {clock(time.monotonic() - begun)}")

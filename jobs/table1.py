@@ -71,7 +71,6 @@ def examined_candidates(lab: Lab, seed: int, own: Stages) -> Stages:
         f"evaluation.samples={sampling.candidates}",
         "evaluation.best_of_n=[1]",
         *decoding,
-        verbs=["evaluate"],
     )
 
 

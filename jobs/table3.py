@@ -22,6 +22,7 @@ from maskdpo_ray.experiments.lab import ALONE, Lab, run_job
 from maskdpo_ray.experiments.published import TABLE_3
 from maskdpo_ray.experiments.ready_pairs import with_answers
 from maskdpo_ray.experiments.results import Result, score_bars, with_interval
+from maskdpo_ray.pipeline import sample
 from maskdpo_ray.preference.select import NoPair, select_pair
 from maskdpo_ray.records import Question
 from maskdpo_ray.stages import Stages
@@ -36,7 +37,7 @@ def of_another_model(lab: Lab, seed: int, own: Stages, other: str | None) -> lis
     if other is None and own.world is None:
         raise UserError("table 3 needs --other: a model whose answers are compared")
     path = other or str(build_other_policy(Path(own.world.built)))
-    sampled = lab.run(seed, f"model.path={path}", verbs=["sample"])
+    sampled = lab.run(seed, f"model.path={path}", work=sample)
     rows = sorted(sampled.sample().store.rows(), key=lambda row: row["id"])
     answers = [with_answers(row, *(c["response"] for c in row["candidates"])) for row in rows]
     return lab.on_answers(seed, lab.write(seed, "table3-other", answers))
@@ -75,7 +76,7 @@ def sampled_with_document(lab: Lab, seed: int, own: Stages) -> dict[str, list[st
     if not rows:
         raise UserError("table 3: no training question has a document to write an answer with")
     path = lab.write(seed, "table3-prompts", map(asked, rows))
-    sampled = lab.run(seed, f"data.train={path}", verbs=["sample"])
+    sampled = lab.run(seed, f"data.train={path}", work=sample)
     return {
         row["id"]: [c["response"] for c in row["candidates"]]
         for row in sampled.sample().store.rows()

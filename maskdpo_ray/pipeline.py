@@ -26,26 +26,35 @@ from maskdpo_ray.stream import StreamStage, run_stream, start_ray
 
 
 def run(stages: Stages) -> None:
-    """Every stage that is not done."""
+    """Every stage that is not done, and the report."""
+    complete(stages, report)
+    report(stages)
+
+
+def complete(stages: Stages, paired: Callable[[Stages], None] = lambda stages: None) -> None:
+    """Every stage that is not done.
+
+    Args:
+        paired: called when there are new pairs, before training takes its time.
+    """
     ready: list[Policy] = []  # systems share the pairs of the first round
     for system, round in stages.trainings():
         start = stages.start(system, round)
         if start not in ready:
-            prepare(stages, start)
+            prepare(stages, start, paired)
             ready.append(start)
         train_system(stages, system, round)
     if stages.config.evaluates:
         evaluate(stages)
-    report(stages)
 
 
-def prepare(stages: Stages, start: Policy) -> None:
+def prepare(stages: Stages, start: Policy, paired: Callable[[Stages], None]) -> None:
     """Pairs from answers of ``start``, and their log-probabilities under it."""
     # One streaming execution: while a question is annotated the next is being sampled.
     graph = (stages.sample(start), stages.annotate(start), stages.pair(start))
     stream(stages, stages.questions("train"), *graph)
     publish(stages.pair(start).store)
-    report(stages)  # of the pairs, while training takes its time
+    paired(stages)
     stream(stages, some_pairs(stages, start), stages.reference(start))
 
 

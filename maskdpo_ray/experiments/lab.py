@@ -23,7 +23,7 @@ from maskdpo_ray.experiments.compare import (
     sentence_parts,
 )
 from maskdpo_ray.experiments.results import Result
-from maskdpo_ray.pipeline import VERBS
+from maskdpo_ray.pipeline import complete
 from maskdpo_ray.records import Question
 from maskdpo_ray.stages import Policy, Stages
 from maskdpo_ray.storage import Folder
@@ -45,6 +45,7 @@ class Lab:
         self, config: str, runs: str, seeds: Sequence[int], settings: Sequence[str] = ()
     ) -> None:
         self.config, self.seeds, self.settings = config, list(seeds), list(settings)
+        self._done: dict[tuple, Stages] = {}
         self.folder = Folder(str(Path(runs).resolve()) if "://" not in runs else runs)
 
     def read(self, seed: int, *settings: str) -> Config:
@@ -52,8 +53,16 @@ class Lab:
         here = [f"run_dir={self.folder / f'seed-{seed}'}", f"seed={seed}"]
         return read_config(self.config, [*here, *self.settings, *settings])
 
-    def run(self, seed: int, *settings: str, verbs: Iterable[str] = ("run",)) -> Stages:
-        """Bring these stages to their end; what is there already stays."""
+    def run(self, seed: int, *settings: str, work: Callable[[Stages], None] = complete) -> Stages:
+        """Bring a run to its end; what is there already stays.
+
+        It gets no report of its own: the next run of this seed would replace it.
+
+        Args:
+            work: what to do of it, a function of ``pipeline``.
+        """
+        if (done := self._done.get((seed, settings, work))) is not None:
+            return done
         config = self.read(seed, *settings)
         if config.data.split:
             raise UserError(
@@ -62,8 +71,8 @@ class Lab:
             )
         with DriverLock(Folder(config.run_dir)):
             stages = Stages(config, rerun=True)
-            for verb in verbs:
-                VERBS[verb](stages)
+            work(stages)
+        self._done[seed, settings, work] = stages
         return stages
 
     def on_answers(self, seed: int, path: str, labelled: bool = False) -> list[str]:

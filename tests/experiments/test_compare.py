@@ -108,3 +108,11 @@ def test_a_claim_stands_where_the_whole_interval_does(worlds):
     assert claim(2, "more", level, "1 against 0")["verdict"] == "not reproduced"
     behind = difference([made(w) for w in worlds], [made(w, 0.1) for w in worlds])
     assert claim(2, "more", behind, "1 against 0")["verdict"] == "not reproduced"
+
+
+def test_one_seed_against_the_others_leaves_a_claim_open(worlds):
+    """The mean is far above zero, and so is its interval over topics."""
+    ahead = [made(w, 0.1) for w in worlds[:2]] + [made(worlds[2], -0.02)]
+    found = difference(ahead, [made(w) for w in worlds])
+    assert found["ci95"][0] > 5
+    assert claim(2, "more", found, "1 against 0")["verdict"] == "not reproduced"
