@@ -25,7 +25,7 @@ demo: $(INSTALLED) ## the whole pipeline on the embedded closed world, nothing t
 	@"$(BIN)/maskdpo" demo $(ARGS)
 
 paper: $(INSTALLED) ## the paper's six tables on the closed world, three seeds
-	@"$(BIN)/python" jobs/paper.py jobs/configs/paper.yaml $(ARGS)
+	@"$(BIN)/python" jobs/paper.py jobs/configs/paper.yaml --at-once 3 $(ARGS)
 
 test: $(INSTALLED) ## the test suite
 	@"$(BIN)/python" -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)

@@ -298,9 +298,11 @@ def main() -> None:
         model = str(work / "policy")
         make_policy(work / "policy")
         found: dict[str, list[dict]] = {way: [] for way in WAYS}
-        for _ in range(rounds):  # in turn, so that a machine that drifts drifts for all
-            for way in WAYS:
+        order = list(WAYS)
+        for _ in range(rounds):  # in turn, and none always first: a machine drifts for all alike
+            for way in order:
                 found[way].append(measure(way, model, questions, given.threads))
+            order.append(order.pop(0))
     finally:
         shutil.rmtree(work)
     # Who shares a batch with whom decides about rounding, and that about a token now and then.

@@ -10,8 +10,9 @@ global batch; only training steps are timed. Lengths and kept tokens are those o
 labelled biographies (``biography_lengths.json``: tokens of prompt, chosen, kept, rejected, kept).
 TRL lives in an environment made on first use, on top of this one: same PyTorch and Transformers.
 
-``peak_memory`` is what the resident set grows by over the loaded policy while training: gradients,
-optimizer, activations, a reference model where one is kept. ``peak_rss`` is the whole process.
+``peak_memory`` is the most that is resident while training, less the process as it was before it
+loaded anything and the size of the policy: gradients, optimizer, activations, a reference model
+where one is kept. ``peak_rss`` is the whole process.
 Both ratios are ours / theirs. The last line is one JSON object; its ratios are the least
 favourable ones over the vocabularies, against TRL's fastest setting.
 """

@@ -17,7 +17,8 @@ All are examined by the exact annotator. The answers are sampled once a seed.
 
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.experiments.compare import claim, difference, score
-from maskdpo_ray.experiments.lab import ALONE, Lab, run_job
+from maskdpo_ray.experiments.job import run_job
+from maskdpo_ray.experiments.lab import ALONE, Lab
 from maskdpo_ray.experiments.results import Bar, Result, lines, with_interval
 
 DPO, HARD, SOFT = "dpo", "hard mask", "soft mask"

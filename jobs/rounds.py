@@ -12,7 +12,8 @@ two rounds              half of them from the base, half from what the first rou
 
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.experiments.compare import claim, difference, score
-from maskdpo_ray.experiments.lab import Lab, run_job
+from maskdpo_ray.experiments.job import run_job
+from maskdpo_ray.experiments.lab import Lab
 from maskdpo_ray.experiments.results import Result, score_bars, with_interval
 
 ONE, LONGER, FIRST, TWO = (

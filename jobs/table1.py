@@ -19,7 +19,8 @@ from typing import Any
 
 from maskdpo_ray.evaluation.factscore.score import answer_score
 from maskdpo_ray.experiments.compare import claim, difference, not_testable, score
-from maskdpo_ray.experiments.lab import Lab, run_job
+from maskdpo_ray.experiments.job import run_job
+from maskdpo_ray.experiments.lab import Lab
 from maskdpo_ray.experiments.published import TABLE_1
 from maskdpo_ray.experiments.ready_pairs import decided, larger_reward_pairs
 from maskdpo_ray.experiments.results import Result, score_bars

@@ -6,7 +6,8 @@ FActScore (without length penalty) stands beside the sentence score.
 """
 
 from maskdpo_ray.experiments.compare import claim, difference, score
-from maskdpo_ray.experiments.lab import Lab, run_job
+from maskdpo_ray.experiments.job import run_job
+from maskdpo_ray.experiments.lab import Lab
 from maskdpo_ray.experiments.published import TABLE_2
 from maskdpo_ray.experiments.results import Result, score_bars, with_interval
 

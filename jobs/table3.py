@@ -18,7 +18,8 @@ from random import Random
 
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.experiments.compare import claim, difference, score
-from maskdpo_ray.experiments.lab import ALONE, Lab, run_job
+from maskdpo_ray.experiments.job import run_job
+from maskdpo_ray.experiments.lab import ALONE, Lab
 from maskdpo_ray.experiments.published import TABLE_3
 from maskdpo_ray.experiments.ready_pairs import with_answers
 from maskdpo_ray.experiments.results import Result, score_bars, with_interval

@@ -34,7 +34,8 @@ from maskdpo_ray.experiments.compare import (
     not_testable,
     score,
 )
-from maskdpo_ray.experiments.lab import Lab, run_job
+from maskdpo_ray.experiments.job import run_job
+from maskdpo_ray.experiments.lab import Lab
 from maskdpo_ray.experiments.parts import equally_many
 from maskdpo_ray.experiments.published import TABLE_5
 from maskdpo_ray.experiments.results import Bar, Result, bars, with_interval

@@ -9,7 +9,8 @@ these, for N = 1, 2, 4 and so on up to all of them (256 in the paper).
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.evaluation.best_of_n import best_of_n
 from maskdpo_ray.experiments.compare import Outcome, claim, difference, score
-from maskdpo_ray.experiments.lab import ALONE, Lab, run_job
+from maskdpo_ray.experiments.job import run_job
+from maskdpo_ray.experiments.lab import ALONE, Lab
 from maskdpo_ray.experiments.published import TABLE_6
 from maskdpo_ray.experiments.results import Bar, Result, lines
 

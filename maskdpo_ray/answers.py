@@ -1,12 +1,11 @@
-"""Answers that exist already: a JSONL file, matched to the test questions, into a store of a run.
+"""Answers that exist already: a file, matched to the test questions, into a store of a run.
 
-One object a line: ``id`` or ``question`` (or both), and ``response``, one answer that is held
+One object a row: ``id`` or ``question`` (or both), and ``response``, one answer that is held
 against the greedy ones, or ``responses``, a list that is held against the sampled ones (or both).
-Other keys are left alone. A line belongs to the question with its id, or else to all questions with
+Other keys are left alone. A row belongs to the question with its id, or else to all questions with
 its text.
 """
 
-import json
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -18,17 +17,17 @@ from maskdpo_ray.errors import RowRejected, UserError
 from maskdpo_ray.progress import say
 from maskdpo_ray.records import Candidate, Question
 from maskdpo_ray.rundir import StageStore
-from maskdpo_ray.storage import open_file
+from maskdpo_ray.sources import Source
 
 ROWS_PER_PART = 512
-NAMED = 5  # unmatched lines that a message names
+NAMED = 5  # unmatched rows that a message names
 
 
 @dataclass(frozen=True)
 class Answers:
-    """One line of the file."""
+    """One row of the file; ``place`` says which."""
 
-    line: int
+    place: str
     id: str | None
     question: str | None
     response: str | None
@@ -42,32 +41,20 @@ class Answers:
 
 
 def read_answers(path: str) -> Iterator[Answers]:
-    """The lines of a file of answers.
+    """The rows of a file of answers.
 
     Raises:
-        UserError: the file is missing or empty, or a line is not of the form above; names the line.
+        UserError: the file is missing or empty, or a row is not of the form above; names the row.
     """
-    try:
-        lines = open_file(path)
-    except OSError as error:
-        raise UserError(f"no file of answers at {path}: {error.strerror or error}") from None
     found = False
-    with lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                found = True
-                yield _parse(line, number, f"{path} line {number}")
+    for place, row in Source(path, what="answer", key="responses").rows():
+        found = True
+        yield _parse(row, place)
     if not found:
         raise UserError(f"{path} holds no answer")
 
 
-def _parse(line: bytes, number: int, place: str) -> Answers:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{place} is not JSON in UTF-8: {error}") from None
-    if not isinstance(row, dict):
-        raise UserError(f"{place} must be a JSON object, not {type(row).__name__}")
+def _parse(row: dict[str, Any], place: str) -> Answers:
     if type(row.get("id")) is int:
         row["id"] = str(row["id"])
     named = {key: row[key] for key in ("id", "question") if row.get(key) is not None}
@@ -88,20 +75,20 @@ def _parse(line: bytes, number: int, place: str) -> Answers:
                 f"{place}: {key!r} must be a string, not {type(text).__name__} (an answer that was "
                 'refused is "")'
             )
-    return Answers(number, named.get("id"), named.get("question"), row.get("response"), several)
+    return Answers(place, named.get("id"), named.get("question"), row.get("response"), several)
 
 
 def match(
     answers: Iterable[Answers], questions: Iterable[tuple[str, str]], path: str
 ) -> tuple[dict[str, Answers], list[str]]:
-    """The line of each question that has one, by the question's id; and what belongs to none.
+    """The row of each question that has one, by the question's id; and what belongs to none.
 
     Args:
         questions: id and text of each.
         path: names the file in errors.
 
     Raises:
-        UserError: no line belongs to a question, or two belong to the same.
+        UserError: no row belongs to a question, or two belong to the same.
     """
     by_text: dict[str, list[str]] = {}
     known = dict(questions)
@@ -114,8 +101,8 @@ def match(
         for row_id in ids:
             if row_id in found:
                 raise UserError(
-                    f"{path} line {each.line}: question {row_id!r} is answered in line "
-                    f"{found[row_id].line} already; put all its answers into one 'responses'"
+                    f"{each.place}: question {row_id!r} is answered in {found[row_id].place} "
+                    "already; put all its answers into one 'responses'"
                 )
             found[row_id] = each
         if not ids:
@@ -123,8 +110,8 @@ def match(
     if not found:
         first_id, first_text = next(iter(known.items()))
         raise UserError(
-            f"{path}: none of its {len(unmatched)} lines answers a test question, by id or by text "
-            f"(first line: {unmatched[0].name!r}; first question: id {first_id!r}, {first_text!r})"
+            f"{path}: none of its {len(unmatched)} rows answers a test question, by id or by text "
+            f"(first row: {unmatched[0].name!r}; first question: id {first_id!r}, {first_text!r})"
         )
     return found, [each.name for each in unmatched]
 
@@ -193,7 +180,7 @@ def _answered(
     texts = [*greedy, *answers.responses]
     try:
         for text in texts:
-            check_unicode(text, f"line {answers.line} of the answers")
+            check_unicode(text, answers.place)
     except RowRejected as rejected:
         return rejected
     candidates: list[Candidate] = []

@@ -107,8 +107,8 @@ def _parser() -> argparse.ArgumentParser:
     add_topics(verbs)
     knowledge = verbs.add_parser(
         "knowledge",
-        help="a database of pages for FActScore, from JSON lines or a Wikipedia dump",
-        description='A database of pages for FActScore, from JSON lines {"title", "text"} or a '
+        help="a database of pages for FActScore, from JSON lines, Parquet or a Wikipedia dump",
+        description='A database of pages for FActScore, from rows {"title", "text"} or a '
         "Wikipedia dump (pages-articles).",
     )
     knowledge.add_argument("out", metavar="OUT.db", help="the database to make")
@@ -116,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
         "pages",
         metavar="PAGES",
         nargs="+",
-        help=".jsonl, .xml or .xml.bz2; several are put together",
+        help=".jsonl, .parquet, .xml or .xml.bz2; several are put together",
     )
     return parser
 

@@ -123,9 +123,7 @@ def measure(contenders: list[Contender], setting: Setting, rounds: int) -> list[
         )
         row["peak_memory"] = max(r["peak_bytes"] - r["loaded_bytes"] for r in repeated)
         row["peak_rss"] = max(r["peak_bytes"] for r in repeated)
-        row["preparation_seconds"] = median(
-            r["preparation_seconds"] + r.get("reference_seconds", 0.0) for r in repeated
-        )
+        row["preparation_seconds"] = median(r["preparation_seconds"] for r in repeated)
         row["losses"] = repeated[0]["losses"]
         results.append(row)
     return results

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import tempfile
-import time
 from pathlib import Path
 
 from task import Meter, quiet, read_task
@@ -47,18 +46,15 @@ def main() -> None:
         checkpoint_every=10**6,
         **task["options"],
     )
-    began = time.perf_counter()
+    meter = Meter(task["model"])
     references = asyncio.run(ReferenceProcessor(model, settings)(rows))
-    reference_seconds = time.perf_counter() - began
 
     os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
-    meter = Meter()
     losses: list[float] = []
 
     def asked_for_checkpoints() -> list:
         """Between loading the policy and making the engine, which falls into the first step."""
-        meter.loaded()
         meter.begin()
         return []
 
@@ -81,7 +77,7 @@ def main() -> None:
             progress=stepped,
         )
         worker.train(job, alone)
-    meter.report(losses=losses, reference_seconds=reference_seconds)
+    meter.report(losses=losses)
 
 
 if __name__ == "__main__":

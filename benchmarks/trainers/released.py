@@ -37,9 +37,8 @@ def masked_sums(model, ids, mask, weights) -> torch.Tensor:
 def main() -> None:
     task = read_task()
     load = {"dtype": getattr(torch, task["dtype"]), "attn_implementation": "sdpa"}
-    meter = Meter()
+    meter = Meter(task["model"])
     policy = AutoModelForCausalLM.from_pretrained(task["model"], **load).to(task["device"])
-    meter.loaded()
     reference = AutoModelForCausalLM.from_pretrained(task["model"], **load).to(task["device"])
     reference.requires_grad_(False)
     optimizer = torch.optim.AdamW(

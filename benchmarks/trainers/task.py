@@ -19,25 +19,25 @@ class Meter:
     """Time of every optimizer step, and memory from the first step on.
 
     Memory is the resident set of the process on a CPU, and what PyTorch has allocated on a GPU.
+    Make one when everything is imported and nothing is loaded.
+
+    Args:
+        model: folder of the policy. The size of its weights is added to what is in memory now:
+            safetensors maps the file, so that loading alone makes no page resident.
     """
 
-    def __init__(self) -> None:
-        self._began = time.perf_counter()
-        self._figures: dict[str, Any] = {}
-        self._ends: list[tuple[float, float]] = []
+    def __init__(self, model: str) -> None:
+        from transformers.models.llama import modeling_llama  # noqa: F401  (imports are none's)
 
-    def loaded(self) -> None:
-        """The policy is in memory, and nothing else yet that belongs to training."""
-        self._figures["loaded_bytes"] = _allocated()
+        self._began = time.perf_counter()
+        _forget_the_past()
+        weights = sum(file.stat().st_size for file in Path(model).glob("*.safetensors"))
+        self._figures: dict[str, Any] = {"loaded_bytes": _allocated() + weights}
+        self._ends: list[tuple[float, float]] = []
 
     def begin(self) -> None:
         """All preparation is done, the first step follows."""
-        gc.collect()
-        if _cuda():
-            _cuda().reset_peak_memory_stats()
-        else:
-            ctypes.CDLL("libc.so.6").malloc_trim(0)  # preparation's leavings are not training's
-            Path("/proc/self/clear_refs").write_text("5")
+        _forget_the_past()
         self._figures["preparation_seconds"] = time.perf_counter() - self._began
         self._ends.append(_clocks())
 
@@ -54,6 +54,16 @@ class Meter:
         for place, name in enumerate(("seconds", "cpu_seconds")):
             self._figures[name] = [after[place] - before[place] for before, after in steps]
         print(json.dumps({**self._figures, **more}), flush=True)
+
+
+def _forget_the_past() -> None:
+    """Give back what is not in use, so that it is not taken for training's."""
+    gc.collect()
+    if _cuda():
+        _cuda().reset_peak_memory_stats()
+    else:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def _clocks() -> tuple[float, float]:

@@ -40,14 +40,13 @@ def main() -> None:
     rows = [{name: row[ours] for name, ours in columns.items()} for row in task["rows"]]
     on_gpu = task["device"] == "cuda"
     low = task["dtype"] == "bfloat16"
-    meter = Meter()
+    meter = Meter(task["model"])
     # Under mixed precision TRL's weights are fp32, as the engine's master weights are.
     policy = AutoModelForCausalLM.from_pretrained(
         task["model"], dtype=torch.float32, attn_implementation="sdpa"
     )
     if on_gpu:
         policy.to("cuda")
-    meter.loaded()
     options = dict(task["options"])
     micro = options.pop("pairs")
     with tempfile.TemporaryDirectory() as scratch:

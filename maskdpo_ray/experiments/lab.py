@@ -4,10 +4,8 @@ Stages are content-addressed, so experiments share whatever does not depend on w
 and a job that is started again goes on where it stopped.
 """
 
-import argparse
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,6 @@ from maskdpo_ray.experiments.compare import (
     outcome,
     sentence_parts,
 )
-from maskdpo_ray.experiments.results import Result
 from maskdpo_ray.pipeline import complete
 from maskdpo_ray.records import Question
 from maskdpo_ray.stages import Policy, Stages
@@ -138,46 +135,3 @@ class Lab:
 
 def _policy(stages: Stages, system: str) -> Policy:
     return next(each for each in stages.policies() if each.name == system)
-
-
-def run_job(description: str, experiment: Callable[..., Result], **options: dict[str, Any]) -> None:
-    """The command line of a job with one experiment: run it, write its result, print it.
-
-    Args:
-        experiment: called with the lab, and with what was given for each option.
-        options: name -> keywords of ``add_argument``.
-    """
-    parser = job_parser(description)
-    for name, keywords in options.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", **keywords)
-    given, settings = parser.parse_known_args()
-    lab = lab_of(parser, given, settings)
-    with told_in_one_line(parser):
-        result = experiment(lab, **{name: getattr(given, name) for name in options})
-    result.write(lab.folder)
-    print(result.text())
-
-
-@contextmanager
-def told_in_one_line(parser: argparse.ArgumentParser) -> Iterator[None]:
-    """What a person must mend ends the job with its words and status 2."""
-    try:
-        yield
-    except UserError as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
-
-
-def job_parser(description: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("config", metavar="CONFIG", help="e.g. jobs/configs/paper.yaml")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--runs", default="runs/paper", help="folder or URL of runs and results")
-    return parser
-
-
-def lab_of(parser: argparse.ArgumentParser, given: argparse.Namespace, settings: list[str]) -> Lab:
-    if wrong := [word for word in settings if word.startswith("-") or "=" not in word]:
-        parser.error(f"unrecognized arguments: {' '.join(wrong)}")
-    return Lab(given.config, given.runs, given.seeds, settings)

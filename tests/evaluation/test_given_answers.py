@@ -4,6 +4,8 @@ import asyncio
 import json
 
 import models
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from maskdpo_ray.annotation.annotator import Annotate
@@ -119,7 +121,7 @@ def test_another_model_is_another_run_and_its_room_is_not(tmp_path):
     ("line", "words"),
     [
         ("{", "line 2 is not JSON"),
-        (b"\xff", "line 2 is not JSON in UTF-8"),
+        (b"\xff", "line 2 is not UTF-8"),
         ("[]", "line 2 must be a JSON object, not list"),
         ('{"response": "a"}', "line 2 has neither 'id' nor 'question'"),
         ('{"id": "a"}', "line 2 has neither 'response', a text, nor 'responses'"),
@@ -139,27 +141,43 @@ def test_a_wrong_line_is_named(tmp_path, line, words):
 
 
 def test_a_missing_or_empty_file_is_told(tmp_path):
-    with pytest.raises(UserError, match="no file of answers at .*none.jsonl: No such file"):
+    with pytest.raises(UserError, match="no answer file at .*none.jsonl: No such file"):
         list(read_answers(str(tmp_path / "none.jsonl")))
     (tmp_path / "a.jsonl").write_text("\n\n")
     with pytest.raises(UserError, match="holds no answer"):
         list(read_answers(str(tmp_path / "a.jsonl")))
 
 
-def answer(line: int, id_=None, question=None) -> Answers:
-    return Answers(line, id_, question, "r", [])
+def test_answers_may_come_as_parquet(tmp_path):
+    rows = [
+        {"id": "a", "responses": ["b", "c"], "response": None},
+        {"id": "d", "responses": None, "response": ""},
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    first, second = read_answers(str(tmp_path / "a.parquet"))
+    assert (first.response, first.responses, first.place[-5:]) == (None, ["b", "c"], "row 1")
+    assert (second.response, second.responses) == ("", [])
+
+
+def answer(place: str, id_=None, question=None) -> Answers:
+    return Answers(place, id_, question, "r", [])
 
 
 def test_the_id_comes_before_the_text_and_one_text_answers_all_questions_that_have_it():
     questions = [("a", "Who?"), ("b", "Who? "), ("c", "Where?"), ("d", "When?")]
-    lines = [answer(1, "c", "Who?"), answer(2, "other name", " Who?"), answer(3, "x", "Why?")]
+    lines = [
+        answer("f line 1", "c", "Who?"),
+        answer("f line 2", "other name", " Who?"),
+        answer("f line 3", "x", "Why?"),
+    ]
     found, unmatched = match(lines, questions, "f")
-    assert {row_id: each.line for row_id, each in found.items()} == {"c": 1, "a": 2, "b": 2}
+    where = {row_id: each.place for row_id, each in found.items()}
+    assert where == {"c": "f line 1", "a": "f line 2", "b": "f line 2"}
     assert unmatched == ["x"]
-    with pytest.raises(UserError, match="f line 4: question 'a' is answered in line 2 already"):
-        match([*lines, answer(4, "a")], questions, "f")
-    with pytest.raises(UserError, match="none of its 1 lines answers a test question.*'Why.'"):
-        match([answer(1, None, "Why?")], questions, "f")
+    with pytest.raises(UserError, match="f line 4: question 'a' is answered in f line 2 already"):
+        match([*lines, answer("f line 4", "a")], questions, "f")
+    with pytest.raises(UserError, match="none of its 1 rows answers a test question.*'Why.'"):
+        match([answer("f line 1", None, "Why?")], questions, "f")
 
 
 # -- the run ----------------------------------------------------------------------------------

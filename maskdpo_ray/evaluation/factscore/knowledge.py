@@ -8,6 +8,7 @@ fingerprints without a look at its whole content; so do not edit one, build anot
 import hashlib
 import json
 import os
+import re
 import sqlite3
 import unicodedata
 from collections import Counter
@@ -15,12 +16,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.evaluation.factscore.wikipedia import DUMP, read_dump
+from maskdpo_ray.sources import Source
 
 TABLE = "CREATE TABLE documents (title TEXT PRIMARY KEY, text TEXT NOT NULL)"
 ABOUT = "CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT NOT NULL)"
+ROWS = re.compile(r"\.(jsonl|json|ndjson)(\.gz)?$|\.parquet$")
 TELL = 100_000  # pages between two lines of progress
 
 Page = tuple[str, str]  # title and text
@@ -75,8 +79,8 @@ def build_knowledge(
     """Make a database of the pages in ``sources``, whole or not at all.
 
     Args:
-        sources: files of JSON lines ``{"title", "text"}`` (``.jsonl``), or of a Wikipedia dump
-            ``pages-articles`` (``.xml`` or ``.xml.bz2``, whole or in parts).
+        sources: files of rows with ``title`` and ``text`` (``.jsonl``, ``.json``, ``.parquet``), or
+            of a Wikipedia dump ``pages-articles`` (``.xml`` or ``.xml.bz2``, whole or in parts).
         progress: called with a line now and then; a whole dump takes hours.
 
     Returns:
@@ -142,27 +146,16 @@ def write_pages(
 
 
 def read_pages(path: Path) -> Iterator[Page]:
-    """Pages from JSON lines ``{"title", "text"}``.
+    """Pages from rows with a ``title`` and a ``text``.
 
     Raises:
-        UserError: names the file and the line that is no page.
+        UserError: names the file and the row that is no page.
     """
-    with open(path, encoding="utf-8") as lines:
-        try:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield _page(line, f"{path}, line {number}")
-        except UnicodeDecodeError:
-            raise UserError(f"{path} is not UTF-8 text") from None
+    for place, row in Source(path, what="page").rows():
+        yield _page(row, place)
 
 
-def _page(line: str, place: str) -> Page:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{place} is no JSON: {error}") from None
-    if not isinstance(row, dict):
-        raise UserError(f"{place} is no JSON object with title and text")
+def _page(row: dict[str, Any], place: str) -> Page:
     for key in ("title", "text"):
         if not isinstance(row.get(key), str):
             raise UserError(f"{place}: {key!r} is missing or no text")
@@ -178,11 +171,13 @@ def _page(line: str, place: str) -> Page:
 def _reader(path: Path, counts: Counter[str]) -> Iterator[Page]:
     if not path.is_file():
         raise UserError(f"no file of pages at {path}")
-    if path.name.endswith(".jsonl"):
-        return read_pages(path)
     if DUMP.search(path.name):
         return read_dump(path, counts)
-    raise UserError(f"{path}: pages come from .jsonl, or from a dump .xml or .xml.bz2")
+    if ROWS.search(path.name):
+        return read_pages(path)
+    raise UserError(
+        f"{path}: pages come from .jsonl, .json or .parquet, or from a dump .xml or .xml.bz2"
+    )
 
 
 def _filled(pages: Iterable[Page], counts: Counter[str]) -> Iterator[Page]:

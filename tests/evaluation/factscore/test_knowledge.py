@@ -1,7 +1,10 @@
 import bz2
+import gzip
 import json
 import sqlite3
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from maskdpo_ray.errors import UserError
@@ -100,12 +103,24 @@ def test_markup_inside_markup_is_taken_off_once():
     assert plain_text("[[Category]] [[Star Wars: A New Hope]]") == "Category Star Wars: A New Hope"
 
 
+def test_pages_of_parquet_and_of_packed_lines_are_the_same(tmp_path):
+    rows = [{"title": "A", "text": "a", "url": "x"}, {"title": "B", "text": "b", "url": "y"}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "p.parquet")
+    (tmp_path / "p.jsonl.gz").write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
+    for name in ("p.parquet", "p.jsonl.gz"):
+        assert build_knowledge(tmp_path / f"{name}.db", [tmp_path / name]) == {"pages": 2}
+    assert knowledge_identity(tmp_path / "p.parquet.db") == knowledge_identity(
+        tmp_path / "p.jsonl.gz.db"
+    )
+    assert Knowledge(tmp_path / "p.parquet.db").page("B") == "b"
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
         ('{"title": "A", "text": "a"}\n{"title": "A"}\n', "line 2: 'text' is missing"),
-        ('{"title": "A", "text": "a"}\nno\n', "line 2 is no JSON"),
-        ("[1]\n", "line 1 is no JSON object"),
+        ('{"title": "A", "text": "a"}\nno\n', "line 2 is not JSON"),
+        ("[1]\n", "line 1 must be a JSON object, not list"),
         ('{"title": " ", "text": "a"}\n', "line 1: the title is empty"),
         ('{"title": "A", "text": "\\ud800"}\n', "line 1: 'text' holds a lone surrogate"),
         ('{"title": "A", "text": "a"}\n{"title": "A", "text": "b"}\n', "'A' stands twice"),
