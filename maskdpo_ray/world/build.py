@@ -67,6 +67,13 @@ SMALL = WorldSettings(
 )
 
 
+def stands(folder: Path, seed: int, small: bool) -> bool:
+    """Whether this very world lies in ``folder``, whole."""
+    marker = folder / "world.json"
+    recipe = recipe_of(SMALL if small else FULL, seed)
+    return marker.exists() and json.loads(marker.read_text(encoding="utf-8")) == recipe
+
+
 def build_world(
     folder: str | Path,
     seed: int,
@@ -86,8 +93,7 @@ def build_world(
     settings = SMALL if small else FULL
     folder = Path(folder)
     marker = folder / "world.json"
-    recipe = recipe_of(settings, seed)
-    if marker.exists() and json.loads(marker.read_text(encoding="utf-8")) == recipe:
+    if stands(folder, seed, small):
         progress(f"closed world of seed {seed} is ready in {folder}")
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -101,7 +107,7 @@ def build_world(
         write_text(folder / f"{name}.jsonl", "".join(rows))
 
     build_policy(folder / "policy", people, settings.policy, seed, progress)
-    write_text(marker, json.dumps(recipe, indent=1))
+    write_text(marker, json.dumps(recipe_of(settings, seed), indent=1))
 
 
 def build_policy(

@@ -13,6 +13,7 @@ from maskdpo_ray.config import WorldConfig
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.model_files import cache_folder
 from maskdpo_ray.storage import Folder
+from maskdpo_ray.world.build import stands
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,11 @@ def world_of(run: Folder, world: WorldConfig, run_seed: int, build: bool = True)
         if not (built / "world.json").is_file():
             raise UserError(f"{run}: the closed world is not there yet")
         return WorldPlace(built, shared)
-    # A process of its own gives the cores back to the engines when it is done.
-    command = [sys.executable, "-m", "maskdpo_ray.world", str(built), "--seed", str(seed)]
-    own = {"DS_ACCELERATOR": "cpu", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    subprocess.run(command + ["--small"] * world.small, check=True, env={**os.environ, **own})
+    if not stands(built, seed, world.small):
+        # A process of its own gives the cores back to the engines when it is done.
+        command = [sys.executable, "-m", "maskdpo_ray.world", str(built), "--seed", str(seed)]
+        own = {"DS_ACCELERATOR": "cpu", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+        subprocess.run(command + ["--small"] * world.small, check=True, env={**os.environ, **own})
     if not run.is_local:
         _upload(built, shared)
     return WorldPlace(built, shared)
