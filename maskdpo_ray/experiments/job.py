@@ -43,12 +43,14 @@ def run_job(
     lab = Lab(given.config, given.runs, given.seeds, settings)
     logs = Path("runs" if "://" in given.runs else given.runs)
     several = given.at_once > 1 and len(given.seeds) > 1
-    with _told_in_one_line(parser):
+    try:
         if several:
             _run_seeds(lab, given.at_once, logs)
         with _told_to(logs / "together.log" if several else None):
             own = {name: getattr(given, name) for name in options}
             results = [_timed(experiment, lab, own) for experiment in experiments]
+    except UserError as error:  # what a person must mend, in one line
+        parser.exit(2, f"{parser.prog}: {error}\n")
     if given.only_runs:
         return
     for result in results:
@@ -70,15 +72,6 @@ def _parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--at-once", type=int, default=1, help="seeds that run side by side")
     parser.add_argument("--only-runs", action="store_true", help=argparse.SUPPRESS)
     return parser
-
-
-@contextmanager
-def _told_in_one_line(parser: argparse.ArgumentParser) -> Iterator[None]:
-    """What a person must mend ends the job with its words and status 2."""
-    try:
-        yield
-    except UserError as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
 
 
 @contextmanager

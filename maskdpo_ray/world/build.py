@@ -96,6 +96,7 @@ def build_world(
     if stands(folder, seed, small):
         progress(f"closed world of seed {seed} is ready in {folder}")
         return
+    recipe = recipe_of(settings, seed)  # of the code that builds it, whatever changes meanwhile
     folder.mkdir(parents=True, exist_ok=True)
     marker.unlink(missing_ok=True)
     shutil.rmtree(folder / "policy", ignore_errors=True)
@@ -107,7 +108,7 @@ def build_world(
         write_text(folder / f"{name}.jsonl", "".join(rows))
 
     build_policy(folder / "policy", people, settings.policy, seed, progress)
-    write_text(marker, json.dumps(recipe_of(settings, seed), indent=1))
+    write_text(marker, json.dumps(recipe, indent=1))
 
 
 def build_policy(

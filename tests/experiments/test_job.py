@@ -10,7 +10,6 @@ import pytest
 
 CONFIG = Path(__file__).parents[2] / "jobs" / "configs" / "paper.yaml"
 JOB = """
-import os
 from pathlib import Path
 
 from maskdpo_ray.errors import UserError
