@@ -17,8 +17,9 @@ All are examined by the exact annotator. The answers are sampled once a seed.
 
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.experiments.compare import claim, difference, score
-from maskdpo_ray.experiments.job import run_job
+from maskdpo_ray.experiments.job import Experiment, run_job
 from maskdpo_ray.experiments.lab import ALONE, Lab
+from maskdpo_ray.experiments.published import NOT_TOLD
 from maskdpo_ray.experiments.results import Bar, Result, lines, with_interval
 
 DPO, HARD, SOFT = "dpo", "hard mask", "soft mask"
@@ -31,9 +32,14 @@ def erring(rate: float) -> list[str]:
     return [f"annotation.error_rate={rate}", "evaluation.annotation={annotator: closed_world}"]
 
 
-def experiment(lab: Lab, rates: list[float]) -> Result:
+def check(lab: Lab, rates: list[float]) -> None:
     if lab.read(lab.seeds[0]).world is None:
         raise UserError("only the closed world has verdicts that can be made wrong: set world={}")
+    for rate in rates:  # an impossible one is told before anything runs
+        lab.read(lab.seeds[0], *erring(rate))
+
+
+def experiment(lab: Lab, rates: list[float]) -> Result:
     rates = sorted({0.0, *rates})
     found: dict[float, dict[str, list]] = {rate: {DPO: [], HARD: [], SOFT: []} for rate in rates}
     for seed in lab.seeds:
@@ -60,7 +66,7 @@ def experiment(lab: Lab, rates: list[float]) -> Result:
             "erring annotator",
             f"with {rate:.0%} of the verdicts wrong, the {first} is ahead of {second}",
             difference(found[rate][first], found[rate][second]),
-            "not told",
+            NOT_TOLD,
         )
         for rate in rates
         for first, second in ((HARD, DPO), (SOFT, HARD))
@@ -81,4 +87,5 @@ def experiment(lab: Lab, rates: list[float]) -> Result:
 
 
 if __name__ == "__main__":
-    run_job(__doc__, experiment, rates={"type": float, "nargs": "+", "default": RATES})
+    rates = {"type": float, "nargs": "+", "default": RATES}
+    run_job(__doc__, Experiment(experiment, {"rates": rates}, check))

@@ -12,8 +12,9 @@ two rounds              half of them from the base, half from what the first rou
 
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.experiments.compare import claim, difference, score
-from maskdpo_ray.experiments.job import run_job
+from maskdpo_ray.experiments.job import Experiment, run_job
 from maskdpo_ray.experiments.lab import Lab
+from maskdpo_ray.experiments.published import NOT_TOLD
 from maskdpo_ray.experiments.results import Result, score_bars, with_interval
 
 ONE, LONGER, FIRST, TWO = (
@@ -24,13 +25,17 @@ ONE, LONGER, FIRST, TWO = (
 )
 
 
+def check(lab: Lab) -> None:
+    budget = lab.read(lab.seeds[0]).sampling.candidates
+    if budget % 2 or budget < 4:
+        raise UserError(f"sampling.candidates={budget} has no half to sample in a round")
+
+
 def experiment(lab: Lab) -> Result:
     found: dict[str, list] = {name: [] for name in ("base", ONE, LONGER, FIRST, TWO)}
     for seed in lab.seeds:
         config = lab.read(seed)
         budget, epochs = config.sampling.candidates, config.training.epochs
-        if budget % 2 or budget < 4:
-            raise UserError(f"sampling.candidates={budget} has no half to sample in a round")
         systems = f"systems={{mask_dpo: {{mask: sentence}}, longer: {{epochs: {2 * epochs}}}}}"
         one = lab.run(seed, systems)
         half = f"sampling.candidates={budget // 2}"
@@ -49,7 +54,12 @@ def experiment(lab: Lab) -> Result:
         lengths = [f"{of[key]:.1f}" for key in ("sentences", "correct_sentences")]
         rows.append([name, *with_interval(of), *lengths])
     claims = [
-        claim("rounds", f"two rounds are ahead of {name}", difference(found[TWO], found[name]), "")
+        claim(
+            "rounds",
+            f"two rounds are ahead of {name}",
+            difference(found[TWO], found[name]),
+            NOT_TOLD,
+        )
         for name in (ONE, LONGER, FIRST)
     ]
     plot = score_bars("Sentence score by rounds", scores)
@@ -57,4 +67,4 @@ def experiment(lab: Lab) -> Result:
 
 
 if __name__ == "__main__":
-    run_job(__doc__, experiment)
+    run_job(__doc__, Experiment(experiment, check=check))

@@ -1,85 +1,117 @@
-"""Table 1: base, FactTune, vanilla DPO and Mask-DPO under two scores, on two sets of questions.
+"""Table 1: models and systems under two scores, on two sets of questions.
 
-    python jobs/table1.py CONFIG [--seeds 0 1 2] [--runs runs/paper] [section.key=value ...]
+    python jobs/table1.py CONFIG [--test NAME=FILE ...] [--facttune-samples 10] [--seeds 0 1 2]
+        [--runs runs/paper] [section.key=value ...]
 
-facttune          as published (Tian et al. 2023): every two answers of a question whose rewards
-                  differ, at most 4 a question, vanilla DPO, one epoch: about as many steps as the
-                  others take over their fewer pairs
-facttune-matched  the best and the worst answer alone, vanilla DPO, our optimizer: only reward and
-                  mask are between it and Mask-DPO
+base              and every model, server or file of answers in ``evaluation.models``: in the paper
+                  the 70B of the same family
+facttune          as published (Tian et al. 2023): ``--facttune-samples`` answers at temperature 1,
+                  every two of a question whose rewards differ, at most 4 a question, vanilla DPO,
+                  one epoch: about as many steps as the others take over their fewer pairs. Its
+                  supervised fine-tuning beforehand, optional there, is left out
+facttune-matched  the best and the worst of the candidates that Mask-DPO has, vanilla DPO, our
+                  optimizer: only reward and mask are between it and Mask-DPO
+mask_dpo
 
 The reward is FActScore without length penalty: that of ``evaluation.factscore`` where the
-configuration has it, or else each sentence is taken for one fact, as in the closed world, where
-both scores are exact and the matched run is vanilla DPO on the same pairs. Test questions are all
-of them, and those that ask for a biography.
+configuration has it, or else the sentence score. In the closed world the two prefer the same
+answers, and the matched run is vanilla DPO on the pairs of Mask-DPO.
+
+Scores are those of ``data.test`` and of every ``--test``: with ``--test biographies=bio.jsonl`` the
+paper's figures stand beside them. In the closed world the biographies are those of its test
+questions. The FActScore needs ``evaluation.factscore``, but for the closed world.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from maskdpo_ray.errors import UserError
 from maskdpo_ray.evaluation.factscore.score import answer_score
 from maskdpo_ray.experiments.compare import claim, difference, not_testable, score
-from maskdpo_ray.experiments.job import run_job
-from maskdpo_ray.experiments.lab import Lab
-from maskdpo_ray.experiments.published import TABLE_1
+from maskdpo_ray.experiments.job import Experiment, run_job
+from maskdpo_ray.experiments.lab import Lab, annotate_answers, named
+from maskdpo_ray.experiments.published import (
+    ANAH,
+    BIOGRAPHIES,
+    FACTS,
+    LARGE,
+    SENTENCES,
+    TABLE_1,
+    against,
+)
 from maskdpo_ray.experiments.ready_pairs import decided, larger_reward_pairs
-from maskdpo_ray.experiments.results import Result, score_bars
+from maskdpo_ray.experiments.results import Result, cell, score_bars
+from maskdpo_ray.pipeline import stream
 from maskdpo_ray.preference.select import is_usable
 from maskdpo_ray.preference.select import score as sentence_score
 from maskdpo_ray.stages import Stages
 
 MOST_PAIRS = 4
-SENTENCES, FACTS = "sentence score", "FActScore"
-SETS = {
-    "all questions": lambda row: True,
-    "biographies": lambda row: "biography" in row["question"].lower(),
-}
+ALIGNED = "mask_dpo"
 
 
-def rewarded(lab: Lab, seed: int, own: Stages) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Sampled:
+    """How the answers are drawn that a reward chooses among."""
+
+    candidates: int
+    temperature: float
+    top_k: int
+
+    def of(self, section: str, count: str) -> list[str]:
+        """The settings of a section of the configuration."""
+        values = {count: self.candidates, "temperature": self.temperature, "top_k": self.top_k}
+        return [f"{section}.{key}={value}" for key, value in values.items()]
+
+
+def rewarded(lab: Lab, seed: int, drawn: Sampled) -> Iterable[dict[str, Any]]:
     """Training questions whose candidates have a ``reward``; None where an answer has none."""
-    if own.config.evaluation.factscore is None:
-        return [
-            {**row, "candidates": [
-                {**c, "reward": sentence_score(c["sentences"]) if is_usable(c) else None}
-                for c in row["candidates"]
-            ]}
-            for row in sorted(own.annotate().store.rows(), key=lambda row: row["id"])
-        ]  # fmt: skip
-    examined = examined_candidates(lab, seed, own)
-    return [
+    config = lab.read(seed)
+    if config.evaluation.factscore and not config.world:
+        return examined(lab, seed, drawn)
+    settings = [*drawn.of("sampling", "candidates"), "annotation.prune=false"]
+    annotated = lab.run(seed, *settings, work=annotate_answers)
+    return (
+        {**row, "candidates": [
+            {**c, "reward": sentence_score(c["sentences"]) if is_usable(c) else None}
+            for c in row["candidates"]
+        ]}
+        for row in annotated.annotate().store.rows()
+    )  # fmt: skip
+
+
+def examined(lab: Lab, seed: int, drawn: Sampled) -> Iterable[dict[str, Any]]:
+    """The same, the reward told fact by fact. The training questions are answered as test questions
+    of a run of their own, which no judge sees."""
+    own = lab.run(seed)
+    keys = ("id", "topic", "question", "document", "language")
+    rows = ({key: row[key] for key in keys} for row in own.questions("train").rows())
+    test = lab.write(seed, "table1-questions", sorted(rows, key=lambda row: row["id"]))
+    sampling = own.config.sampling
+    facts = lab.run(
+        seed,
+        f"data.test={{path: {test}, columns: {{}}}}",
+        "systems={}",
+        "evaluation.factscore.decodings=[sampled]",
+        f"evaluation.top_p={sampling.top_p}",
+        f"evaluation.max_tokens={sampling.max_tokens}",
+        *drawn.of("evaluation", "samples"),
+        work=examine_facts,
+    )
+    return (
         {**row, "document": None, "candidates": [
             {**answer, "reward": answer_score(answer)}
             for answer in row["answers"] if answer["decoding"] == "sampled"
         ]}
-        for row in sorted(examined.factscore(examined.base).store.rows(), key=lambda r: r["id"])
-    ]  # fmt: skip
+        for row in facts.factscore(facts.base).store.rows()
+    )  # fmt: skip
 
 
-def examined_candidates(lab: Lab, seed: int, own: Stages) -> Stages:
-    """A run that examines as many sampled answers to the training questions fact by fact."""
-    keys = ("id", "topic", "question", "document", "language")
-    rows = [{key: row[key] for key in keys} for row in own.questions("train").rows()]
-    sampling = own.config.sampling
-    decoding = [
-        f"evaluation.{key}={getattr(sampling, key)}"
-        for key in ("temperature", "top_k", "top_p", "max_tokens")
-    ]
-    return lab.run(
-        seed,
-        f"data.test={lab.write(seed, 'table1-questions', rows)}",
-        "systems={}",
-        f"evaluation.samples={sampling.candidates}",
-        "evaluation.best_of_n=[1]",
-        *decoding,
-    )
-
-
-def trained_on(lab: Lab, seed: int, name: str, pairs: Iterable[dict], settings: str) -> Stages:
-    """A run that learns from these pairs without a mask."""
-    path = lab.write(seed, f"table1-{name}", pairs)
-    system = f"systems={{{name}: {{mask: none{settings}}}}}"
-    return lab.run(seed, *lab.on_answers(seed, path, labelled=True), system)
+def examine_facts(stages: Stages) -> None:
+    """Answers of the base to the test questions, fact by fact."""
+    base = stages.base
+    stream(stages, stages.questions("test"), stages.answer(base), stages.factscore(base))
 
 
 def best_and_worst(row: dict[str, Any]) -> list[dict[str, Any]]:
@@ -93,53 +125,107 @@ def best_and_worst(row: dict[str, Any]) -> list[dict[str, Any]]:
     return [decided(row, best["response"], worst["response"], row["id"])]
 
 
-def experiment(lab: Lab) -> Result:
+def trained_on(
+    lab: Lab,
+    seed: int,
+    name: str,
+    rows: Iterable[dict[str, Any]],
+    pairs_of: Callable[[dict[str, Any]], list[dict[str, Any]]],
+    changes: str = "",
+) -> list[str]:
+    """Settings of a run that learns from the pairs of these rows without a mask."""
+    pairs = sorted((pair for row in rows for pair in pairs_of(row)), key=lambda pair: pair["id"])
+    if not pairs:
+        raise UserError(f"{name}: no two answers to a question differ in their reward")
+    settings = lab.on_answers(seed, f"table1-{name}", pairs, labelled=True)
+    return [*settings, f"systems={{{name}: {{mask: none{changes}}}}}"]
+
+
+def systems(lab: Lab, seed: int, samples: int) -> dict[str, tuple[list[str], str]]:
+    """By the name of a row: the settings of its run, and the system there."""
+    config = lab.read(seed)
+
+    def every(row: dict[str, Any]) -> list[dict[str, Any]]:
+        return larger_reward_pairs(row, lambda c: c["reward"], MOST_PAIRS, seed)
+
+    rows = rewarded(lab, seed, Sampled(samples, temperature=1.0, top_k=0))
+    published = trained_on(lab, seed, "facttune", rows, every, ", epochs: 1")
+    matched: tuple[list[str], str] = ([], "dpo")
+    if config.evaluation.factscore and not config.world:
+        name, sampling = "facttune_matched", config.sampling
+        drawn = Sampled(sampling.candidates, sampling.temperature, sampling.top_k)
+        rows = rewarded(lab, seed, drawn)
+        matched = trained_on(lab, seed, name, rows, best_and_worst), name
+    return {
+        "base": ([], "base"),
+        **{name: ([], name) for name in config.evaluation.models},
+        "facttune": (published, "facttune"),
+        "facttune-matched": matched,
+        ALIGNED: ([], ALIGNED),
+    }
+
+
+def question_sets(lab: Lab, tests: Sequence[str]) -> dict[str, tuple[list[str], Callable]]:
+    """By name: the settings that ask these questions, and which of them count."""
+    everything = ([], lambda row: True)
+    if lab.read(lab.seeds[0]).world:
+        return {ANAH: everything, BIOGRAPHIES: ([], lambda row: "biography" in row["question"])}
+    given = dict(named("test", text) for text in tests)
+    others = {name: ([f"data.test={path}"], lambda row: True) for name, path in given.items()}
+    return {ANAH: everything, **others}
+
+
+def check(lab: Lab, test: Sequence[str], facttune_samples: int) -> None:
+    given = [named("test", text)[0] for text in test]
+    if lab.read(lab.seeds[0]).world and given:
+        raise UserError("--test: the world provides the questions")
+    if len({ANAH, *given}) <= len(given):
+        raise UserError(f"--test: every set needs a name of its own, and {ANAH!r} is data.test")
+    if facttune_samples < 2:
+        raise UserError(f"--facttune-samples {facttune_samples}: a pair needs 2")
+
+
+def experiment(lab: Lab, test: Sequence[str], facttune_samples: int) -> Result:
     found: dict[str, dict[tuple[str, str], list]] = {}
     for seed in lab.seeds:
-        both = lab.run(seed)
-        rows = rewarded(lab, seed, both)
-        every = (
-            pair
-            for row in rows
-            for pair in larger_reward_pairs(row, lambda c: c["reward"], MOST_PAIRS, seed)
-        )
-        all_pairs = trained_on(lab, seed, "facttune", every, ", epochs: 1")
-        matched, of_matched = both, "dpo"
-        if both.config.evaluation.factscore:
-            of_matched = "facttune_matched"
-            matched = trained_on(lab, seed, of_matched, sum(map(best_and_worst, rows), []), "")
-        for name, stages, system in (
-            ("base", both, "base"),
-            ("facttune", all_pairs, "facttune"),
-            ("facttune-matched", matched, of_matched),
-            ("mask_dpo", both, "mask_dpo"),
-        ):
+        lab.run(seed)  # what the others share is made once, for all of its systems
+        for name, (settings, system) in systems(lab, seed, facttune_samples).items():
             columns = found.setdefault(name, {})
-            for asked, of in SETS.items():
+            for asked, (of_set, of) in question_sets(lab, test).items():
+                stages = lab.run(seed, *settings, *of_set)
                 sentences = lab.outcome(stages, system, of=of)
                 columns.setdefault((SENTENCES, asked), []).append(sentences)
-                columns.setdefault((FACTS, asked), []).append(lab.facts(stages, system, of))
-    return result(found, large_ones=not both.world)
+                if lab.tells_facts:
+                    facts = lab.facts(stages, system, of)
+                    columns.setdefault((FACTS, asked), []).append(facts)
+    return result(found, world=lab.read(lab.seeds[0]).world is not None)
 
 
-def result(found: dict[str, dict[tuple[str, str], list]], large_ones: bool) -> Result:
+def result(found: dict[str, dict[tuple[str, str], list]], world: bool) -> Result:
     columns = list(found["base"])
     main, last = columns[0], columns[-1]
-    rows = [["system", *(f"{of}, {asked}" for of, asked in columns), "sentences", "paper"]]
-    for name, of in found.items():
-        cells = [f"{score(of[column])['score']:.1f}" for column in columns]
-        rows.append([name, *cells, f"{score(of[main])['sentences']:.1f}", TABLE_1[name]])
+    scores = {name: {column: score(of[column]) for column in columns} for name, of in found.items()}
+    published = {**{name: LARGE for name in found if name not in TABLE_1}, **TABLE_1}
+    published["facttune-matched"] = {}
+    titles = [f"{of}, {asked}" for of, asked in columns]
+    told = [column for column in columns if column in LARGE]
+    papers = [f"paper: {of}, {asked}" for of, asked in told]
+    rows = [["system", *titles, "sentences", *papers]]
+    for name, of in scores.items():
+        paper = [published[name].get(column, "") for column in told]
+        rows.append([name, *map(cell, of.values()), f"{of[main]['sentences']:.1f}", *paper])
+    behind = [name for name in found if name != ALIGNED]
     claims = [
         claim(
             1,
             f"Mask-DPO has a higher {of} than {name} on {asked}",
-            difference(found["mask_dpo"][of, asked], found[name][of, asked]),
-            f"{TABLE_1['mask_dpo']} against {TABLE_1[name]}",
+            difference(found[ALIGNED][of, asked], found[name][of, asked]),
+            against(published[ALIGNED], published[name], (of, asked)),
         )
-        for name in ("base", "facttune", "facttune-matched")
-        for of, asked in (main, last)
+        for name in behind
+        for of, asked in dict.fromkeys((main, last))
     ]
-    if not large_ones:
+    if world:
         claims.append(
             not_testable(
                 1,
@@ -149,12 +235,23 @@ def result(found: dict[str, dict[tuple[str, str], list]], large_ones: bool) -> R
             )
         )
     plot = score_bars(
-        "Sentence score of the systems of table 1",
-        {name: score(of[main]) for name, of in found.items()},
+        "Sentence score of the systems of table 1", {name: of[main] for name, of in scores.items()}
     )
-    figures = {name: {" of ".join(c): score(of[c]) for c in columns} for name, of in found.items()}
+    figures = {
+        name: {" of ".join(column): each for column, each in of.items()}
+        for name, of in scores.items()
+    }
     return Result("table1", "Table 1: systems and scores", rows, figures, claims, plot)
 
 
+EXPERIMENT = Experiment(
+    experiment,
+    {
+        "test": {"action": "append", "default": [], "metavar": "NAME=FILE"},
+        "facttune_samples": {"type": int, "default": 10, "help": "answers a question"},
+    },
+    check,
+)
+
 if __name__ == "__main__":
-    run_job(__doc__, experiment)
+    run_job(__doc__, EXPERIMENT)

@@ -5,7 +5,7 @@
 the policy               its own answers
 another model            the best and the worst of the same number of answers of ``--other``
 document for the chosen  the chosen answer written with the document at hand, trained on without it;
-                         the rejected one is the policy's own worst
+                         the rejected one is the policy's own worst, where that is worse
 
 With a model of one's own, the policy itself writes the second kind, from a prompt that holds the
 document. The closed world's policy is too small to read: there the answers are the document's own
@@ -15,17 +15,20 @@ has read another printing of the encyclopedia.
 
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.experiments.compare import claim, difference, score
-from maskdpo_ray.experiments.job import run_job
-from maskdpo_ray.experiments.lab import ALONE, Lab
+from maskdpo_ray.experiments.job import Experiment, run_job
+from maskdpo_ray.experiments.lab import ALONE, Lab, annotate_answers, other_model
 from maskdpo_ray.experiments.published import TABLE_3
-from maskdpo_ray.experiments.ready_pairs import with_answers
+from maskdpo_ray.experiments.ready_pairs import judged, with_answers
 from maskdpo_ray.experiments.results import Result, score_bars, with_interval
 from maskdpo_ray.pipeline import sample
-from maskdpo_ray.preference.select import NoPair, select_pair
-from maskdpo_ray.records import Question
+from maskdpo_ray.preference.ranking import as_best, tally
+from maskdpo_ray.preference.select import NoPair, is_usable, select_pair
+from maskdpo_ray.preference.select import score as sentence_score
+from maskdpo_ray.records import Candidate, Question
 from maskdpo_ray.stages import Stages
 from maskdpo_ray.world.other_policy import build_other_policy
 from maskdpo_ray.world.true_answers import true_answer
@@ -35,28 +38,50 @@ WITH_DOCUMENT = "{document}\n\nUsing the text above, answer: {question}"
 
 def of_another_model(lab: Lab, seed: int, own: Stages, other: str | None) -> list[str]:
     """Settings of a run on another model's answers."""
-    if other is None and own.world is None:
-        raise UserError("table 3 needs --other: a model whose answers are compared")
     path = other or str(build_other_policy(Path(own.world.built)))
-    sampled = lab.run(seed, f"model.path={path}", work=sample)
+    sampled = lab.run(seed, *other_model(path), work=sample)
     rows = sorted(sampled.sample().store.rows(), key=lambda row: row["id"])
     answers = [with_answers(row, *(c["response"] for c in row["candidates"])) for row in rows]
-    return lab.on_answers(seed, lab.write(seed, "table3-other", answers))
+    return lab.on_answers(seed, "table3-other", answers)
 
 
 def with_document(lab: Lab, seed: int, own: Stages) -> list[str]:
-    """Settings of a run whose chosen answers were written with the document at hand."""
+    """Settings of a run whose chosen answers were written with the document at hand, and whose
+    rejected ones are the policy's own."""
     documented = from_the_world(own, seed) if own.world else sampled_with_document(lab, seed, own)
-    pairs = []
-    for row in sorted(own.annotate().store.rows(), key=lambda row: row["id"]):
+    both = []
+    for row in own.annotate().store.rows():
         try:
             worst = select_pair(row["candidates"]).worst
         except NoPair:
             continue
         if answers := documented.get(row["id"]):
-            rejected = row["candidates"][worst]["response"]
-            pairs.append(with_answers(row, *answers, rejected))
-    return lab.on_answers(seed, lab.write(seed, "table3-document", pairs))
+            both.append(with_answers(row, *answers, row["candidates"][worst]["response"]))
+    both.sort(key=lambda row: row["id"])
+    settings = [*lab.on_answers(seed, "table3-documented", both), "annotation.prune=false"]
+    annotated = lab.run(seed, *settings, work=annotate_answers).annotate().store.rows()
+    pairs = sorted(
+        (pair for row in annotated for pair in documented_pair(row)), key=lambda row: row["id"]
+    )
+    return lab.on_answers(seed, "table3-document", pairs, labelled=True)
+
+
+def documented_pair(row: Question) -> list[dict[str, Any]]:
+    """The best of the documented answers against the policy's own, the last one; nothing where it
+    is not better: an answer that the document made worse is not the rejected one."""
+    *documented, own = row["candidates"]
+    usable = [answer for answer in documented if is_usable(answer)]
+    if not usable or not is_usable(own):
+        return []
+
+    def rank(answer: Candidate) -> tuple:
+        verdicts = [sentence["verdict"] for sentence in answer["sentences"]]
+        return as_best(tally(verdicts), answer["index"])
+
+    best = max(usable, key=rank)
+    if sentence_score(best["sentences"]) <= sentence_score(own["sentences"]):
+        return []
+    return [judged(row, best, own)]
 
 
 def from_the_world(own: Stages, seed: int) -> dict[str, list[str]]:
@@ -76,15 +101,21 @@ def sampled_with_document(lab: Lab, seed: int, own: Stages) -> dict[str, list[st
     rows = [row for row in own.questions("train").rows() if row["document"]]
     if not rows:
         raise UserError("table 3: no training question has a document to write an answer with")
-    path = lab.write(seed, "table3-prompts", map(asked, rows))
-    sampled = lab.run(seed, f"data.train={path}", work=sample)
+    asked_for = sorted(map(asked, rows), key=lambda row: row["id"])
+    path = lab.write(seed, "table3-prompts", asked_for)
+    sampled = lab.run(seed, f"data.train={{path: {path}, columns: {{}}}}", work=sample)
     return {
         row["id"]: [c["response"] for c in row["candidates"]]
         for row in sampled.sample().store.rows()
     }
 
 
-def experiment(lab: Lab, other: str | None = None) -> Result:
+def check(lab: Lab, other: str | None) -> None:
+    if other is None and lab.read(lab.seeds[0]).world is None:
+        raise UserError("table 3 needs --other: a model whose answers are compared")
+
+
+def experiment(lab: Lab, other: str | None) -> Result:
     found: dict[str, list] = {name: [] for name in ("base", *TABLE_3)}
     for seed in lab.seeds:
         own = lab.run(seed)
@@ -118,5 +149,9 @@ def experiment(lab: Lab, other: str | None = None) -> Result:
     return Result("table3", "Table 3: whose answers", rows, scores, claims, plot)
 
 
+EXPERIMENT = Experiment(
+    experiment, {"other": {"help": "model to sample from: a folder or hub id"}}, check
+)
+
 if __name__ == "__main__":
-    run_job(__doc__, experiment, other={"help": "model to sample from: a folder or hub id"})
+    run_job(__doc__, EXPERIMENT)

@@ -7,7 +7,7 @@ reference of the whole.
 """
 
 from maskdpo_ray.experiments.compare import claim, difference, score
-from maskdpo_ray.experiments.job import run_job
+from maskdpo_ray.experiments.job import Experiment, run_job
 from maskdpo_ray.experiments.lab import Lab
 from maskdpo_ray.experiments.parts import some_questions, some_topics
 from maskdpo_ray.experiments.published import TABLE_4
@@ -62,5 +62,7 @@ def experiment(lab: Lab) -> Result:
     return Result("table4", "Table 4: more topics or more questions", rows, figures, claims, plot)
 
 
+EXPERIMENT = Experiment(experiment)
+
 if __name__ == "__main__":
-    run_job(__doc__, experiment)
+    run_job(__doc__, EXPERIMENT)

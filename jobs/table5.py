@@ -1,12 +1,14 @@
 """Table 5: the half of the training topics that is near the test topics against the far one.
 
-    python jobs/table5.py CONFIG [--embedding NAME=MODEL ...] [--seeds 0 1 2] [--runs runs/paper]
-        [section.key=value ...]
+    python jobs/table5.py CONFIG [--embedding NAME=MODEL ...] [--pooling NAME=mean_all ...]
+        [--seeds 0 1 2] [--runs runs/paper] [section.key=value ...]
 
 Near and far are told by the policy's own hidden states, by those of every ``--embedding`` (any
-causal or text-embedding model that Transformers loads), and at random: the noise floor. Whole
-topics move with all their questions; both halves are cut to equally many pairs. In the closed world
-a second policy that has read another printing of the encyclopedia is the other model.
+causal or text-embedding model that Transformers loads), and at random: the noise floor, whichever
+half is ahead. Whole topics move with all their questions; all halves are cut to equally many pairs.
+In the closed world a second policy that has read another printing of the encyclopedia is the other
+model. ``--pooling`` is how a model's states become a vector (docs/topics.md; ``policy`` names the
+policy): ``mean``, unless said, or ``mean_all`` for models that were trained to embed texts.
 
 The probe below the table asks the hypothesis itself (equations 7 and 8): how often a wrong sentence
 about one topic states a fact of another, by the distance of the two in the policy's embedding. In
@@ -16,6 +18,7 @@ the closed world facts are known; elsewhere names and years are looked up in the
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from maskdpo_ray.config import ModelConfig
 from maskdpo_ray.errors import UserError
@@ -31,17 +34,18 @@ from maskdpo_ray.experiments.compare import (
     claim,
     difference,
     gap_difference,
+    gap_over_noise,
     not_testable,
     score,
 )
-from maskdpo_ray.experiments.job import run_job
-from maskdpo_ray.experiments.lab import Lab
+from maskdpo_ray.experiments.job import Experiment, run_job
+from maskdpo_ray.experiments.lab import Lab, named
 from maskdpo_ray.experiments.parts import equally_many
-from maskdpo_ray.experiments.published import TABLE_5
+from maskdpo_ray.experiments.published import NOT_TOLD, TABLE_5
 from maskdpo_ray.experiments.results import Bar, Result, bars, with_interval
 from maskdpo_ray.stages import Stages
 from maskdpo_ray.topics.distance import halves, random_halves, to_nearest
-from maskdpo_ray.topics.embedding import ModelEmbedding
+from maskdpo_ray.topics.embedding import Embedding, ModelEmbedding, Pooling
 from maskdpo_ray.topics.pool import gathered
 from maskdpo_ray.world.other_policy import build_other_policy
 
@@ -49,7 +53,7 @@ POLICY, RANDOM = "policy", "random"
 BINS = 5
 
 
-def embeddings(whole: Stages, others: dict[str, str]) -> dict[str, ModelConfig]:
+def models(whole: Stages, others: dict[str, str]) -> dict[str, ModelConfig]:
     """Models by name, the policy first."""
     own = whole.model_of(whole.base)
     if whole.world and not others:
@@ -61,21 +65,20 @@ def embeddings(whole: Stages, others: dict[str, str]) -> dict[str, ModelConfig]:
     }
 
 
-def split(whole: Stages, seed: int, model: ModelConfig | None) -> tuple[set[str], set[str]]:
-    """Ids of the questions of the near and of the far half; of random halves without a model."""
+def split(whole: Stages, seed: int, embedding: Embedding | None) -> list[set[str]]:
+    """Ids of the questions of the near and of the far half; without an embedding of random ones."""
     pool = gathered(whole.questions("train").rows())
     keys = [topic.key for topic in pool]
-    if model is None:
-        near, far = random_halves(keys, seed)
+    if embedding is None:
+        both = random_halves(keys, seed)
     else:
-        embedding = ModelEmbedding(model)
         targets = gathered(whole.questions("test").rows())
         vectors = [embedding.vectors([topic.name for topic in of]) for of in (pool, targets)]
-        near, far = halves(keys, to_nearest(*vectors)[0])
-    return tuple({row["id"] for n in half for row in pool[n].questions} for half in (near, far))
+        both = halves(keys, to_nearest(*vectors)[0])
+    return [{row["id"] for n in half for row in pool[n].questions} for half in both]
 
 
-def probe(whole: Stages, model: ModelConfig) -> list[Outcome]:
+def probe(whole: Stages, embedding: Embedding) -> list[Outcome]:
     """Wrong sentences of the candidates against the facts of all training topics, by distance."""
     rows = sorted(whole.annotate().store.rows(), key=lambda row: row["id"])
     wrong = wrong_sentences(rows)
@@ -88,28 +91,47 @@ def probe(whole: Stages, model: ModelConfig) -> list[Outcome]:
         documents = {row["topic"]: row["document"] or "" for row in rows}
         known = {topic: stated_elsewhere(topic, text) for topic, text in documents.items()}
         stated = [(topic, stated_elsewhere(topic, sentence)) for topic, sentence in wrong]
-    return by_distance(stated, known, topics, ModelEmbedding(model).vectors(topics), BINS)
+    return by_distance(stated, known, topics, embedding.vectors(topics), BINS)
 
 
-def experiment(lab: Lab, embedding: Sequence[str] = ()) -> Result:
-    others = dict(map(named, embedding))
+def check(lab: Lab, embedding: Sequence[str], pooling: Sequence[str]) -> None:
+    names = {POLICY, *(named("embedding", text)[0] for text in embedding)}
+    if len(names | {RANDOM}) < len(embedding) + 2:
+        raise UserError(
+            f"--embedding: every model needs a name of its own, not {POLICY} or {RANDOM}"
+        )
+    for name, value in (named("pooling", text) for text in pooling):
+        if name not in names or value not in get_args(Pooling):
+            raise UserError(
+                f"--pooling {name}={value}: NAME is one of {', '.join(sorted(names))}, and the "
+                f"pooling one of {', '.join(get_args(Pooling))}"
+            )
+
+
+def experiment(lab: Lab, embedding: Sequence[str], pooling: Sequence[str]) -> Result:
+    others = dict(named("embedding", text) for text in embedding)
+    pooled = dict(named("pooling", text) for text in pooling)
     found: dict[str, list] = {}
     probes = []
     for seed in lab.seeds:
         whole = lab.run(seed)
-        models = embeddings(whole, others)
+        embeddings = {
+            name: ModelEmbedding(model, pooled.get(name, "mean"))
+            for name, model in models(whole, others).items()
+        }
         paired = {row["id"]: row for row in whole.pair().store.rows()}
-        for name, model in {**models, RANDOM: None}.items():
-            parts = [
-                [paired[row_id] for row_id in sorted(half & paired.keys())]
-                for half in split(whole, seed, model)
-            ]
-            outcomes = []
-            for side, part in zip(("near", "far"), equally_many(parts, seed), strict=True):
-                run = lab.run_part(seed, f"table5-{name.replace(' ', '-')}-{side}", part)
-                outcomes.append(lab.outcome(run))
-            found.setdefault(name, []).append(tuple(outcomes))
-        probes.append(probe(whole, models[POLICY]))
+        parts = {
+            (name, side): [paired[row_id] for row_id in sorted(half & paired.keys())]
+            for name, each in {**embeddings, RANDOM: None}.items()
+            for side, half in zip(("near", "far"), split(whole, seed, each), strict=True)
+        }
+        outcomes: dict[str, list] = {}
+        for (name, side), part in zip(parts, equally_many(parts.values(), seed), strict=True):
+            run = lab.run_part(seed, f"table5-{name.replace(' ', '-')}-{side}", part)
+            outcomes.setdefault(name, []).append(lab.outcome(run))
+        for name, both in outcomes.items():
+            found.setdefault(name, []).append(tuple(both))
+        probes.append(probe(whole, embeddings[POLICY]))
     gaps = {name: difference(*zip(*of, strict=True)) for name, of in found.items()}
     rows = [["embedding", "near", "far", "near - far", "95 %", "by seed", "paper"]]
     for name, of in found.items():
@@ -120,7 +142,7 @@ def experiment(lab: Lab, embedding: Sequence[str] = ()) -> Result:
         claim(5, "near topics teach more than far ones, told by the policy's own embedding",
               gaps[POLICY], TABLE_5[POLICY]),
         claim(5, "that gap is larger than between random halves",
-              gap_difference(found[POLICY], found[RANDOM]),
+              gap_over_noise(found[POLICY], found[RANDOM]),
               f"{TABLE_5[POLICY]} against {TABLE_5[RANDOM]}"),
     ] + [
         claim(5, f"the gap is larger by the policy's own embedding than by {name}",
@@ -129,7 +151,7 @@ def experiment(lab: Lab, embedding: Sequence[str] = ()) -> Result:
         for name in found if name not in (POLICY, RANDOM)
     ] + [
         claim(5, "the nearest half (`maskdpo topics`) teaches more than a random half",
-              difference(*zip(*nearest_and_random(found), strict=True)), "not told"),
+              difference(*zip(*nearest_and_random(found), strict=True)), NOT_TOLD),
     ]  # fmt: skip
     if whole.world:
         claims.append(
@@ -159,16 +181,14 @@ def nearest_and_random(found: dict[str, list]) -> list[tuple]:
     return [(near, first) for (near, _), (first, _) in both]
 
 
-def named(text: str) -> tuple[str, str]:
-    name, separator, path = text.partition("=")
-    if not (name and separator and path):
-        raise UserError(f"--embedding {text!r} must read NAME=MODEL")
-    return name, path
-
+EXPERIMENT = Experiment(
+    experiment,
+    {
+        "embedding": {"action": "append", "default": [], "metavar": "NAME=MODEL"},
+        "pooling": {"action": "append", "default": [], "metavar": "NAME=POOLING"},
+    },
+    check,
+)
 
 if __name__ == "__main__":
-    run_job(
-        __doc__,
-        experiment,
-        embedding={"action": "append", "default": [], "metavar": "NAME=MODEL"},
-    )
+    run_job(__doc__, EXPERIMENT)

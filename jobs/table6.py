@@ -3,43 +3,53 @@
     python jobs/table6.py CONFIG [--samples 16] [--seeds 0 1 2] [--runs runs/paper] [key=value ...]
 
 Every question is answered ``--samples`` times once; the expected best of N is in closed form over
-these, for N = 1, 2, 4 and so on up to all of them (256 in the paper).
+these, for N = 1, 2, 4 and so on, and all of them (256 in the paper). Samples that the annotator
+failed on are left out, and a question that has none without failure.
 """
 
+from collections.abc import Iterable, Sequence
+
 from maskdpo_ray.errors import UserError
-from maskdpo_ray.evaluation.best_of_n import best_of_n
+from maskdpo_ray.evaluation.best_of_n import expected_best
+from maskdpo_ray.evaluation.responses import read_responses
 from maskdpo_ray.experiments.compare import Outcome, claim, difference, score
-from maskdpo_ray.experiments.job import run_job
+from maskdpo_ray.experiments.job import Experiment, run_job
 from maskdpo_ray.experiments.lab import ALONE, Lab
-from maskdpo_ray.experiments.published import TABLE_6
+from maskdpo_ray.experiments.published import NOT_TOLD, TABLE_6, against
 from maskdpo_ray.experiments.results import Bar, Result, lines
+from maskdpo_ray.records import Question
 
 SYSTEMS = {"before": "base", "after": "mask_dpo"}
 
 
-def by_topic(rows: list, n: int) -> Outcome:
-    """Expected best of N of each topic, as the outcome of a system."""
-    topics: dict[str, list] = {}
+def by_topic(rows: Iterable[Question], ns: Sequence[int]) -> dict[int, Outcome]:
+    """Expected best of every N, as the outcomes of a system: mean over a topic's questions."""
+    parts: dict[int, dict[str, list[float]]] = {n: {} for n in ns}
     for row in rows:
-        topics.setdefault(row["topic"], []).append(row)
-    means = {
-        topic: best_of_n(of, [n], resamples=1)["macro"][str(n)] for topic, of in topics.items()
+        samples = read_responses([row], "sampled")
+        usable = samples[samples.scored]
+        for n in ns if len(usable) else ():
+            best = expected_best(usable.correct / usable.judged, min(n, len(usable)))
+            parts[n].setdefault(row["topic"], []).append(best)
+    return {
+        n: Outcome({topic: (sum(of), float(len(of))) for topic, of in sorted(each.items())})
+        for n, each in parts.items()
     }
-    parts = {topic: (means[topic] * len(of) / 100, float(len(of))) for topic, of in topics.items()}
-    return Outcome(parts)
 
 
-def experiment(lab: Lab, samples: int = 16) -> Result:
+def check(lab: Lab, samples: int) -> None:
     if samples < 2:
         raise UserError(f"--samples {samples}: best of N needs at least 2")
-    ns = [2**power for power in range(samples.bit_length()) if 2**power <= samples]
+
+
+def experiment(lab: Lab, samples: int) -> Result:
+    ns = sorted({2**power for power in range(samples.bit_length())} | {samples})
     found: dict[str, dict[int, list]] = {name: {n: [] for n in ns} for name in SYSTEMS}
     for seed in lab.seeds:
         stages = lab.run(seed, f"evaluation.samples={samples}", f"evaluation.best_of_n={ns}", ALONE)
         for name, system in SYSTEMS.items():
-            rows = list(lab.annotated(stages, system))
-            for n in ns:
-                found[name][n].append(by_topic(rows, n))
+            for n, of in by_topic(lab.annotated(stages, system), ns).items():
+                found[name][n].append(of)
     scores = {name: {n: score(of) for n, of in each.items()} for name, each in found.items()}
     rows = [["", *(f"N = {n}" for n in ns)]]
     for name, each in scores.items():
@@ -51,7 +61,7 @@ def experiment(lab: Lab, samples: int = 16) -> Result:
             6,
             f"best of {n} is better after Mask-DPO than before",
             difference(found["after"][n], found["before"][n]),
-            f"{TABLE_6['after'].get(n, 'not told')} against {TABLE_6['before'].get(n, 'not told')}",
+            against(TABLE_6["after"], TABLE_6["before"], n),
         )
         for n in (ns[0], ns[-1])
     ] + [
@@ -59,7 +69,7 @@ def experiment(lab: Lab, samples: int = 16) -> Result:
             6,
             f"{name} Mask-DPO, best of {ns[-1]} is better than one answer",
             difference(found[name][ns[-1]], found[name][1]),
-            f"{TABLE_6[name][256]} of 256 against {TABLE_6[name][1]}",
+            f"{TABLE_6[name].get(ns[-1], NOT_TOLD)} against {TABLE_6[name][1]}",
         )
         for name in SYSTEMS
     ]
@@ -76,9 +86,11 @@ def experiment(lab: Lab, samples: int = 16) -> Result:
     return Result("table6", "Table 6: best of N", rows, figures, claims, plot)
 
 
+EXPERIMENT = Experiment(
+    experiment,
+    {"samples": {"type": int, "default": 16, "help": "sampled answers of a question"}},
+    check,
+)
+
 if __name__ == "__main__":
-    run_job(
-        __doc__,
-        experiment,
-        samples={"type": int, "default": 16, "help": "sampled answers of a question"},
-    )
+    run_job(__doc__, EXPERIMENT)

@@ -37,7 +37,8 @@ from maskdpo_ray.errors import RowRejected, UserError
 from maskdpo_ray.progress import Progress, say
 from maskdpo_ray.rundir import Block, StageStore
 
-READERS = 2
+READERS = 2  # far ahead of any engine
+FEW_BLOCKS = 64  # one reader's work: each is a process, and seconds until it runs
 START_ATTEMPTS = 3
 NEVER_RAN = "The actor never ran"  # Ray's words; no field says it
 # Left in a stage's folder by its actors: why one cannot start, and what one died of.
@@ -105,6 +106,16 @@ def start_ray(resources: ResourcesConfig) -> None:
             )
     if attempts > 1:
         say(f"Ray started at attempt {attempts}: this machine is busy")
+
+
+def share_ray(resources: ResourcesConfig, drivers: int) -> None:
+    """One Ray for drivers that this process starts: the cluster of ``RAY_ADDRESS``, or one that
+    is started here with room for so many of them at once."""
+    if os.environ.get("RAY_ADDRESS"):
+        return
+    scaled = {key: drivers * getattr(resources, key) for key in ("local_cpus", "object_store_mib")}
+    start_ray(resources.model_copy(update=scaled))
+    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
 
 
 def _start_here(**settings: Any) -> int:
@@ -256,9 +267,9 @@ def _read(store: StageStore, blocks: list[Block]) -> ray.data.Dataset:
             return pa.concat_tables([store.read_block(Block(**item)) for item in table.to_pylist()])
 
     listing = ray.data.from_items(items, override_num_blocks=len(items))
-    # Two readers are far ahead of any engine; more would each start a process of their own.
+    readers = READERS if len(items) > FEW_BLOCKS else 1
     return listing.map_batches(
-        read, batch_size=None, batch_format="pyarrow", num_cpus=0.5, concurrency=READERS
+        read, batch_size=None, batch_format="pyarrow", num_cpus=0.5, concurrency=readers
     )
 
 

@@ -1,12 +1,15 @@
 """Scores over several seeds, and whether a difference between systems is one."""
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
+from maskdpo_ray.errors import UserError
 from maskdpo_ray.evaluation.factscore.score import answer_score
 from maskdpo_ray.evaluation.responses import Responses, read_responses
 from maskdpo_ray.records import FactRow, Question
@@ -54,22 +57,36 @@ def outcome(
     parts: Callable[[Responses], tuple[float, float]] = sentence_parts,
 ) -> Outcome:
     """Of annotated answers to the test questions. Answers without a score are left out, as in
-    ``evaluation.sentence_score``."""
+    ``evaluation.sentence_score``.
+
+    Raises:
+        UserError: no answer has a score.
+    """
     topics: dict[str, list[Question]] = defaultdict(list)
     for row in rows:
         topics[row["topic"]].append(row)
     counted = {topic: read_responses(of, "greedy") for topic, of in sorted(topics.items())}
     counted = {topic: of[of.scored] for topic, of in counted.items() if of.scored.any()}
     answers = sum(map(len, counted.values()))
+    found = {topic: of_topic for topic, of in counted.items() if (of_topic := parts(of))[1]}
+    if not found:
+        raise UserError(
+            f"no greedy answer to {sum(map(len, topics.values()))} questions has a score: see the "
+            "details of their verdicts"
+        )
     return Outcome(
-        {topic: found for topic, of in counted.items() if (found := parts(of))[1]},
+        found,
         sum(float(of.judged.sum()) for of in counted.values()) / answers,
         sum(float(of.correct.sum()) for of in counted.values()) / answers,
     )
 
 
 def fact_outcome(rows: Iterable[FactRow]) -> Outcome:
-    """FActScore without length penalty of answers that were examined fact by fact."""
+    """FActScore without length penalty of answers that were examined fact by fact.
+
+    Raises:
+        UserError: no answer has one.
+    """
     parts: dict[str, tuple[float, float]] = {}
     sentences, answers = 0, 0
     for row in sorted(rows, key=lambda row: row["id"]):
@@ -80,6 +97,8 @@ def fact_outcome(rows: Iterable[FactRow]) -> Outcome:
             of_topic = parts.get(row["topic"], (0.0, 0.0))
             parts[row["topic"]] = of_topic[0] + found, of_topic[1] + 1
             sentences, answers = sentences + len(answer["sentences"]), answers + 1
+    if not answers:
+        raise UserError("no greedy answer has a FActScore: all abstain, state nothing or failed")
     mean = sentences / answers
     share = sum(numerator for numerator, _ in parts.values()) / answers
     return Outcome(parts, mean, mean * share)
@@ -104,39 +123,61 @@ def difference(first: Sequence[Outcome], second: Sequence[Outcome]) -> dict[str,
     return _over_seeds(list(zip(first, second, strict=True)), lambda scores: scores[0] - scores[1])
 
 
-def gap_difference(
-    gap: Sequence[tuple[Outcome, Outcome]], floor: Sequence[tuple[Outcome, Outcome]]
-) -> dict[str, Any]:
+Gap = tuple[Outcome, Outcome]
+
+
+def gap_difference(gap: Sequence[Gap], other: Sequence[Gap]) -> dict[str, Any]:
     """How much larger the gap between two systems is than that between two others."""
+    return _of_gaps(gap, other, lambda one, two: one - two)
+
+
+def gap_over_noise(gap: Sequence[Gap], noise: Sequence[Gap]) -> dict[str, Any]:
+    """How far the gap between two systems is above the *size* of one that has no cause: whichever
+    side of that one is ahead, so far apart two systems come out by chance."""
+    return _of_gaps(gap, noise, lambda one, two: one - np.abs(two))
+
+
+def _of_gaps(one: Sequence[Gap], two: Sequence[Gap], of: Callable[..., Any]) -> dict[str, Any]:
     return _over_seeds(
-        [(*ours, *theirs) for ours, theirs in zip(gap, floor, strict=True)],
-        lambda scores: (scores[0] - scores[1]) - (scores[2] - scores[3]),
+        [(*first, *second) for first, second in zip(one, two, strict=True)],
+        lambda scores: of(scores[0] - scores[1], scores[2] - scores[3]),
     )
 
 
-def _over_seeds(seeds: Sequence[Sequence[Outcome]], of: Callable[[list], Any]) -> dict[str, Any]:
-    """A function of a seed's scores: its mean over the seeds, each of them, and the interval."""
-    by_seed = [float(of([each.score for each in outcomes])) for outcomes in seeds]
-    return {"points": float(np.mean(by_seed)), "by_seed": by_seed, "ci95": _interval(seeds, of)}
+def _over_seeds(
+    seeds: Sequence[Sequence[Outcome]], of: Callable[[np.ndarray], Any]
+) -> dict[str, Any]:
+    """A function of a seed's scores: its mean over the seeds, each of them, and the 95 % percentile
+    interval of that mean over topics.
 
-
-def _interval(seeds: Sequence[Sequence[Outcome]], of: Callable[[list], Any]) -> list[float]:
-    """95 % percentile interval of the mean over seeds of a function of the scores, over topics
-    drawn within every seed. A world has its own topics, so seeds are not drawn themselves."""
-    means = np.zeros(RESAMPLES)
-    for number, outcomes in enumerate(seeds):
+    Scores are of the topics that all systems of a seed have one for. The interval is a Bayesian
+    bootstrap (Rubin 1981): a topic weighs the same for all systems, and in every seed that has it.
+    So it is drawn once where seeds share their questions, and worlds, which have topics of their
+    own, are drawn apart; the seeds themselves are not drawn.
+    """
+    by_seed, means = [], np.zeros(RESAMPLES)
+    for outcomes in seeds:
         topics = sorted(set.intersection(*(set(each.parts) for each in outcomes)))
-        random = np.random.default_rng(number)
-        drawn = random.multinomial(
-            len(topics), np.full(len(topics), 1 / len(topics)), size=RESAMPLES
-        )
-        scores = []
-        for each in outcomes:
-            parts = np.array([each.parts[topic] for topic in topics])
-            totals = drawn @ parts
-            scores.append(100 * totals[:, 0] / totals[:, 1])
-        means += of(scores) / len(seeds)
-    return [float(edge) for edge in np.quantile(means, (0.025, 0.975))]
+        if not topics:
+            raise UserError("no topic has a score from all of the systems that are compared")
+        parts = np.array([[each.parts[topic] for topic in topics] for each in outcomes])
+        by_seed.append(float(of(_percent(parts.sum(axis=1)))))
+        weights = np.stack([_weights(topic) for topic in topics], axis=1)
+        means += of(_percent(weights @ parts)) / len(seeds)
+    interval = [float(edge) for edge in np.quantile(means, (0.025, 0.975))]
+    return {"points": float(np.mean(by_seed)), "by_seed": by_seed, "ci95": interval}
+
+
+def _percent(parts: np.ndarray) -> np.ndarray:
+    """Scores of numerators and denominators, ``[..., 2]``."""
+    return 100 * parts[..., 0] / parts[..., 1]
+
+
+@lru_cache(maxsize=1024)
+def _weights(topic: str) -> np.ndarray:
+    """The topic's weight in every resample, ``[RESAMPLES]``, by its name alone."""
+    name = hashlib.sha256(topic.encode("utf-8", "surrogatepass")).digest()
+    return np.random.default_rng(int.from_bytes(name[:8])).standard_exponential(RESAMPLES)
 
 
 def claim(table: int | str, text: str, found: dict[str, Any], paper: str) -> dict[str, Any]:

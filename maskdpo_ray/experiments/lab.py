@@ -20,12 +20,14 @@ from maskdpo_ray.experiments.compare import (
     outcome,
     sentence_parts,
 )
-from maskdpo_ray.pipeline import complete
+from maskdpo_ray.pipeline import complete, stream
 from maskdpo_ray.records import Question
 from maskdpo_ray.stages import Policy, Stages
 from maskdpo_ray.storage import Folder
 
 SYSTEM = "mask_dpo"
+# Tables 1 to 5 count greedy answers alone; an experiment that wants more says so.
+GREEDY = ("evaluation.samples=1", "evaluation.best_of_n=[1]")
 ALONE = f"systems={{{SYSTEM}: {{mask: sentence}}}}"  # of experiments that train nothing else
 
 
@@ -48,7 +50,7 @@ class Lab:
     def read(self, seed: int, *settings: str) -> Config:
         """The configuration of a run."""
         here = [f"run_dir={self.folder / f'seed-{seed}'}", f"seed={seed}"]
-        return read_config(self.config, [*here, *self.settings, *settings])
+        return read_config(self.config, [*here, *GREEDY, *self.settings, *settings])
 
     def run(self, seed: int, *settings: str, work: Callable[[Stages], None] = complete) -> Stages:
         """Bring a run to its end; what is there already stays.
@@ -72,15 +74,27 @@ class Lab:
         self._done[seed, settings, work] = stages
         return stages
 
-    def on_answers(self, seed: int, path: str, labelled: bool = False) -> list[str]:
-        """Settings of a run whose training questions bring their answers along.
+    def on_answers(
+        self, seed: int, name: str, rows: Iterable[dict[str, Any]], labelled: bool = False
+    ) -> list[str]:
+        """Settings of a run whose training questions are these, and bring their answers along.
 
         Args:
-            labelled: the verdicts too; the examiner of the test answers stays.
+            name: of the file that the rows are written to.
+            labelled: they bring verdicts too; the examiner of the test answers stays.
+
+        Raises:
+            UserError: the configuration would read a part of the rows only.
         """
-        config = self.read(seed)
-        sampling = json.dumps({"source": "input", "engine": config.sampling.engine})
-        settings = [f"data.train={path}", f"sampling={sampling}"]
+        config, rows = self.read(seed), list(rows)
+        if config.data.limit and config.data.limit < len(rows):
+            raise UserError(
+                f"data.limit={config.data.limit}: this experiment trains on {len(rows)} rows that "
+                "it makes itself, and they would be cut: remove data.limit and give shorter files"
+            )
+        train = {"path": self.write(seed, name, rows), "columns": {}}  # columns of our own names
+        sampling = {"source": "input", "engine": config.sampling.engine}
+        settings = [f"data.train={json.dumps(train)}", f"sampling={json.dumps(sampling)}"]
         if labelled:
             examiner = config.evaluation_annotation.model_dump(mode="json", exclude_defaults=True)
             settings += [
@@ -91,9 +105,17 @@ class Lab:
 
     def run_part(self, seed: int, name: str, part: Iterable[Question]) -> Stages:
         """Train on the pairs of these questions alone; what comes before pairs is shared."""
-        rows = [{"id": row["id"], "question": row["question"]} for row in part]
+        theirs = self.read(seed).data.columns.renamed()  # as the run reads the file
+        rows = [{theirs.get(key, key): row[key] for key in ("id", "question")} for row in part]
         path = self.write(seed, name, rows)
         return self.run(seed, f"preference.questions={path}", ALONE)
+
+    @property
+    def tells_facts(self) -> bool:
+        """Whether there is a FActScore: where it is configured, and in the closed world, where
+        every sentence states one fact."""
+        config = self.read(self.seeds[0])
+        return config.world is not None or config.evaluation.factscore is not None
 
     def annotated(self, stages: Stages, system: str) -> Iterator[Question]:
         """The examined answers of a system of a finished run."""
@@ -119,8 +141,7 @@ class Lab:
         system: str = SYSTEM,
         of: Callable[[Question], bool] = lambda row: True,
     ) -> Outcome:
-        """FActScore of a system: of ``evaluation.factscore`` where the configuration has it.
-        Without it every sentence is taken for one fact, which it is in the closed world."""
+        """FActScore of a system, without length penalty; only where the lab ``tells_facts``."""
         if stages.config.evaluation.factscore is None:
             return self.outcome(stages, system, fact_parts, of)
         examined = stages.factscore(_policy(stages, system)).store
@@ -133,5 +154,34 @@ class Lab:
         return f"{folder}/{name}.jsonl"
 
 
+def annotate_answers(stages: Stages) -> None:
+    """Answers to the training questions, and their verdicts: no pair, no training."""
+    stream(stages, stages.questions("train"), stages.sample(), stages.annotate())
+
+
+def other_model(path: str) -> list[str]:
+    """Settings of a run whose policy is another: what is told of the first is not of it."""
+    return [f"model.path={path}", "model.revision=null", "model.chat_template=null"]
+
+
+def named(option: str, text: str) -> tuple[str, str]:
+    """Name and value of an option that is given as NAME=VALUE.
+
+    Raises:
+        UserError: it is not.
+    """
+    name, _, value = text.partition("=")
+    if not (name and value):
+        raise UserError(f"--{option} {text!r} must read NAME=VALUE")
+    return name, value
+
+
 def _policy(stages: Stages, system: str) -> Policy:
-    return next(each for each in stages.policies() if each.name == system)
+    policies = {each.name: each for each in stages.policies()}
+    if system not in policies:
+        raise UserError(
+            f"this experiment compares {system!r}, and the configuration has "
+            f"{', '.join(policies)}: set systems.{system}, e.g. "
+            "systems={dpo: {mask: none}, mask_dpo: {mask: sentence}}"
+        )
+    return policies[system]

@@ -22,6 +22,18 @@ def with_answers(row: Question, *answers: str, name: str | None = None) -> dict[
     }
 
 
+def judged(row: Question, *answers: Candidate) -> dict[str, Any]:
+    """The question with these answers and the verdicts that they have
+    (``annotation.annotator: labels``)."""
+    made = with_answers(row, *(answer["response"] for answer in answers))
+    for answer, given in zip(answers, made["candidates"], strict=True):
+        given["sentences"] = [
+            {"start": of["start"], "end": of["end"], "label": of["verdict"]}
+            for of in answer["sentences"]
+        ]
+    return made
+
+
 def decided(row: Question, chosen: str, rejected: str, name: str) -> dict[str, Any]:
     """A pair whose order is given (``annotation.annotator: labels``).
 

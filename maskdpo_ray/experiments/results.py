@@ -64,6 +64,12 @@ def with_interval(found: dict[str, Any]) -> list[str]:
     return [f"{value:.1f}", f"{low:.1f} to {high:.1f}", seeds]
 
 
+def cell(found: dict[str, Any]) -> str:
+    """A score and its interval in one cell."""
+    low, high = found["ci95"]
+    return f"{found['score']:.1f} ({low:.1f} to {high:.1f})"
+
+
 def bars(title: str, axis_title: str, given: Sequence[Bar]) -> str:
     """One bar a figure, with its interval."""
     figure, axes = new_figure(1, 1, height=0.6 + 0.42 * len(given))

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from maskdpo_ray.errors import UserError
 from maskdpo_ray.evaluation.factscore.score import factscore
 from maskdpo_ray.experiments.compare import (
     Outcome,
@@ -11,6 +12,7 @@ from maskdpo_ray.experiments.compare import (
     fact_outcome,
     fact_parts,
     gap_difference,
+    gap_over_noise,
     outcome,
     score,
 )
@@ -72,22 +74,51 @@ def test_factscore_of_what_was_examined_is_that_of_the_report():
     assert found.sentences == 1
 
 
-def made(shares: list[float], shift: float = 0.0) -> Outcome:
-    return Outcome({f"t{n}": (s + shift, 1.0) for n, s in enumerate(shares)}, 1.0, 0.5)
+def made(world: dict[str, float], shift: float = 0.0) -> Outcome:
+    return Outcome({topic: (s + shift, 1.0) for topic, s in world.items()}, 1.0, 0.5)
+
+
+def mean(world: dict[str, float]) -> float:
+    return 100 * float(np.mean(list(world.values())))
 
 
 @pytest.fixture
-def worlds() -> list[list[float]]:
+def worlds() -> list[dict[str, float]]:
+    """Shares of topics of three worlds, each with topics of its own."""
     random = np.random.default_rng(0)
-    return [random.uniform(0, 0.5, 50).tolist() for _ in range(3)]
+    return [
+        {f"{name}{n}": share for n, share in enumerate(random.uniform(0, 0.5, 50))}
+        for name in "abc"
+    ]
 
 
 def test_the_interval_is_that_of_independent_topics(worlds):
     found = score([made(world) for world in worlds])
-    assert found["by_seed"] == pytest.approx([100 * np.mean(world) for world in worlds])
+    assert found["by_seed"] == pytest.approx(list(map(mean, worlds)))
     low, high = found["ci95"]
-    variance = sum(np.var(world) / 50 for world in worlds) / 9
+    variance = sum(np.var(list(world.values())) / 50 for world in worlds) / 9
     assert (high - low) / 2 == pytest.approx(100 * 1.96 * variance**0.5, rel=0.08)
+
+
+def test_seeds_that_share_their_questions_are_not_three_samples_of_them(worlds):
+    """Three equal seeds tell no more about topics than one."""
+    one, three = score([made(worlds[0])]), score([made(worlds[0])] * 3)
+    assert three["ci95"] == pytest.approx(one["ci95"])
+
+
+def test_scores_and_interval_are_of_the_topics_that_both_have(worlds):
+    more = made({**worlds[0], "hard": 0.0})
+    found = difference([made(worlds[0], 0.1)], [more])
+    assert (found["points"], *found["ci95"]) == pytest.approx((10, 10, 10))
+    with pytest.raises(UserError, match="no topic has a score from all"):
+        difference([made(worlds[0])], [made(worlds[1])])
+
+
+def test_nothing_scored_is_told(worlds):
+    with pytest.raises(UserError, match="no greedy answer to 2 questions has a score"):
+        outcome([row("a", "oe"), row("b", "e")])
+    with pytest.raises(UserError, match="no greedy answer has a FActScore"):
+        fact_outcome([])
 
 
 def test_topics_are_drawn_for_both_systems_together(worlds):
@@ -100,10 +131,18 @@ def test_topics_are_drawn_for_both_systems_together(worlds):
     assert gap_difference(gap, floor)["points"] == pytest.approx(20)
 
 
+def test_noise_lowers_a_gap_whichever_side_of_it_is_ahead(worlds):
+    gap = [(made(w, 0.3), made(w)) for w in worlds]
+    noise = [(made(w, by), made(w)) for w, by in zip(worlds, (0.1, -0.1, 0.1), strict=True)]
+    assert gap_difference(gap, noise)["by_seed"] == pytest.approx([20, 40, 20])
+    assert gap_over_noise(gap, noise)["by_seed"] == pytest.approx([20, 20, 20])
+
+
 def test_a_claim_stands_where_the_whole_interval_does(worlds):
     ahead = difference([made(w, 0.1) for w in worlds], [made(w) for w in worlds])
     assert claim(2, "more", ahead, "1 against 0")["verdict"] == "reproduced"
-    level = difference([made(w) for w in worlds], [made(w[::-1]) for w in worlds])
+    turned = [dict(zip(w, reversed(w.values()), strict=True)) for w in worlds]
+    level = difference([made(w) for w in worlds], [made(w) for w in turned])
     assert level["ci95"][0] < 0 < level["ci95"][1]
     assert claim(2, "more", level, "1 against 0")["verdict"] == "not reproduced"
     behind = difference([made(w) for w in worlds], [made(w, 0.1) for w in worlds])

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from maskdpo_ray.errors import UserError
+from maskdpo_ray.experiments.lab import Lab, named
+
 JOBS = Path(__file__).parents[2] / "jobs"
 
 
@@ -47,9 +50,77 @@ def test_parts_of_table_4_are_nested(job):
 
 
 @pytest.mark.parametrize("text", ["model", "=model", "name="])
-def test_an_embedding_has_a_name(job, text):
-    with pytest.raises(Exception, match="must read NAME=MODEL"):
-        job("table5").named(text)
+def test_a_model_or_file_has_a_name(text):
+    with pytest.raises(UserError, match=f"--embedding '{text}' must read NAME=VALUE"):
+        named("embedding", text)
+
+
+@pytest.fixture
+def lab(tmp_path) -> Lab:
+    return Lab(str(JOBS / "configs" / "paper.yaml"), str(tmp_path), [0])
+
+
+@pytest.mark.parametrize(
+    ("table", "given", "words"),
+    [
+        ("table1", {"test": ["bio=f"], "facttune_samples": 10}, "the world provides the questions"),
+        ("table1", {"test": [], "facttune_samples": 1}, "--facttune-samples 1: a pair needs 2"),
+        ("table5", {"embedding": ["policy=x"], "pooling": []}, "needs a name of its own"),
+        ("table5", {"embedding": [], "pooling": ["other=last"]}, "NAME is one of policy, and"),
+        ("table5", {"embedding": [], "pooling": ["policy=max"]}, "one of mean, mean_all, last"),
+        ("table6", {"samples": 1}, "--samples 1: best of N needs at least 2"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_runs(job, lab, table, given, words):
+    with pytest.raises(UserError, match=words):
+        job(table).EXPERIMENT.check(lab, **given)
+
+
+def test_without_the_closed_world_another_model_must_be_named(job, tmp_path):
+    real = Lab(str(JOBS / "configs" / "llama3.1-8b-anah.yaml"), str(tmp_path), [0])
+    with pytest.raises(UserError, match="table 3 needs --other"):
+        job("table3").EXPERIMENT.check(real, other=None)
+    job("table3").EXPERIMENT.check(real, other="org/model")
+    sets = job("table1").question_sets(real, ["biographies=bio.jsonl"])
+    assert [settings for settings, _ in sets.values()] == [[], ["data.test=bio.jsonl"]]
+
+
+def answer(index: int, verdicts: str) -> dict:
+    """A letter is a sentence: o ok, c contradictory, e error."""
+    words = {"o": "ok", "c": "contradictory", "e": "error"}
+    sentences = [
+        {"start": n, "end": n + 1, "verdict": words[letter]} for n, letter in enumerate(verdicts)
+    ]
+    return {"index": index, "response": verdicts, "token_ids": [1], "sentences": sentences}
+
+
+def documented(job, *verdicts: str) -> list[list[str]]:
+    """Responses of the pair of answers with the document and, the last one, without."""
+    row = {
+        "id": "q", "topic": "t", "question": "Who?", "document": "D", "language": "en",
+        "candidates": [answer(n, of) for n, of in enumerate(verdicts)],
+    }  # fmt: skip
+    pairs = job("table3").documented_pair(row)
+    return [[c["response"] for c in pair["candidates"]] for pair in pairs]
+
+
+def test_the_chosen_side_alone_has_the_document(job):
+    assert documented(job, "oc", "oo", "cc", "oc") == [["oo", "oc"]]
+    assert documented(job, "o", "oo", "oc") == [["oo", "oc"]], "the most correct sentences"
+    assert documented(job, "cc", "oc", "oc") == [], "no documented answer becomes the rejected one"
+    assert documented(job, "oe", "oc", "cc") == [["oc", "cc"]]
+    assert documented(job, "oo", "e") == []
+
+
+def test_best_of_n_by_topic_leaves_out_what_has_no_score(job):
+    def row(topic: str, *verdicts: str) -> dict:
+        samples = [answer(n, of) | {"decoding": "sampled"} for n, of in enumerate(verdicts)]
+        return {"topic": topic, "language": "en", "candidates": samples}
+
+    rows = [row("a", "o", "c"), row("a", "e", "e"), row("b", "oc", "e"), row("c", "e", "e")]
+    found = job("table6").by_topic(rows, [1, 2])
+    assert found[1].parts == {"a": (0.5, 1), "b": (0.5, 1)}
+    assert found[2].parts == {"a": (1, 1), "b": (0.5, 1)}
 
 
 def test_every_table_has_the_papers_figures(job):
@@ -57,4 +128,5 @@ def test_every_table_has_the_papers_figures(job):
 
     assert set(job("table4").PARTS) | {job("table4").WHOLE} == set(published.TABLE_4)
     assert set(job("table2").SYSTEMS) == set(published.TABLE_2)
+    assert all(column in of for of in published.TABLE_1.values() for column in published.LARGE)
     assert {"before", "after"} == set(published.TABLE_6) == set(job("table6").SYSTEMS)

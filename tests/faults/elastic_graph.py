@@ -27,14 +27,21 @@ class Slow:
     """Takes its time, and logs where: one line ``id process node`` a row.
 
     The first ``quick`` rows cost no time. No row is done before ``together`` actors have taken up
-    rows, however long they take to start on a busy machine.
+    rows, however long they take to start on a busy machine, and none of a stage that is ``held``
+    before its test says so (``release``).
     """
 
     def __init__(
-        self, log: str, seconds: float, length: int = 0, quick: int = 0, together: int = 1
+        self,
+        log: str,
+        seconds: float,
+        length: int = 0,
+        quick: int = 0,
+        together: int = 1,
+        held: bool = False,
     ) -> None:
         self.log, self.seconds, self.length, self.quick = log, seconds, length, quick
-        self.together = together
+        self.together, self.held = together, held
 
     async def __call__(self, rows):
         import ray
@@ -45,13 +52,21 @@ class Slow:
         await asyncio.sleep(self.seconds if self.quick <= 0 else 0)
         self.quick -= len(rows)
         deadline = time.monotonic() + PATIENCE
-        while time.monotonic() < deadline and len(self._actors()) < self.together:
+        while time.monotonic() < deadline and (len(self._actors()) < self.together or self._held()):
             await asyncio.sleep(0.2)
         return [{**row, "question": row["question"].ljust(self.length)} for row in rows]
 
     def _actors(self) -> set[str]:
         log = Path(self.log)
         return {process for _, process, _ in work(log.parent, log.stem)}
+
+    def _held(self) -> bool:
+        return self.held and not Path(self.log).with_suffix(".released").exists()
+
+
+def release(folder: Path, name: str) -> None:
+    """Let the held stage of this name go on."""
+    (folder / f"{name}.released").touch()
 
 
 def work(folder: Path, name: str) -> list[list[str]]:
@@ -98,10 +113,10 @@ def grow_and_give_back(folder: Path) -> dict:
 
 
 def make_ahead(folder: Path) -> dict:
-    """A quick stage on a node of engines, far ahead of a slow one on the head."""
+    """A quick stage on a node of engines, far ahead of one on the head that is held."""
     quick = PoolConfig(cpus=0.5, resources={"engine": 1}, blocks_in_flight=4)
     slow = PoolConfig(cpus=0.5, resources={"head": 1}, blocks_in_flight=1)
-    run_slow(folder, 24, quick=(quick, 0.0, LONG), slow=(slow, 0.5, 0))
+    run_slow(folder, 24, quick=(quick, 0.0, LONG), slow=(slow, 0.0, 0, 0, 1, True))
     return {}
 
 

@@ -1,0 +1,67 @@
+"""Settings of the runs that experiments make."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from maskdpo_ray.config import read_config
+from maskdpo_ray.errors import UserError
+from maskdpo_ray.experiments.lab import Lab, other_model
+from maskdpo_ray.experiments.ready_pairs import with_answers
+from maskdpo_ray.questions import read_questions, source_of
+
+CONFIGS = Path(__file__).parents[2] / "jobs" / "configs"
+ROW = {"id": "q", "topic": "t", "question": "Who?", "document": "D.", "language": "en"}
+
+
+def lab(tmp_path, *settings: str) -> Lab:
+    return Lab(str(CONFIGS / "llama3.1-8b-anah.yaml"), str(tmp_path), [0], settings)
+
+
+def test_greedy_answers_alone_unless_said_otherwise(tmp_path):
+    assert lab(tmp_path).read(0).evaluation.samples == 1
+    more = lab(tmp_path, "evaluation.samples=8", "evaluation.best_of_n=[1, 8]").read(0)
+    assert (more.evaluation.samples, more.evaluation.best_of_n) == (8, [1, 8])
+
+
+def test_rows_of_its_own_are_read_under_our_names_and_the_users_under_theirs(tmp_path):
+    theirs = lab(tmp_path, "data.columns={question: prompt}")
+    settings = theirs.on_answers(0, "given", [with_answers(ROW, "One.", "Two.")])
+    data = theirs.read(0, *settings).data
+    ((_, row),) = read_questions(source_of(data, "train"))
+    assert (row["question"], len(row["candidates"])) == ("Who?", 2)
+    assert data.test.columns is None and data.columns.question == "prompt"
+
+
+def test_a_part_is_listed_under_the_users_names(tmp_path):
+    theirs = lab(tmp_path, "data.columns={question: prompt}")
+    theirs.run = lambda seed, setting, *_: setting.removeprefix("preference.questions=")
+    assert json.loads(Path(theirs.run_part(0, "part", [ROW])).read_text()) == {
+        "id": "q", "prompt": "Who?"
+    }  # fmt: skip
+
+
+def test_rows_are_not_cut_silently(tmp_path):
+    limited = lab(tmp_path, "data.limit=1")
+    with pytest.raises(UserError, match="data.limit=1: this experiment trains on 2 rows"):
+        limited.on_answers(0, "given", [ROW, ROW])
+
+
+def test_another_model_has_nothing_of_the_first_but_its_arithmetic(tmp_path):
+    first = ["model.revision=abc", "model.chat_template=t.jinja", "model.dtype=float32"]
+    config = read_config(
+        CONFIGS / "llama3.1-8b-anah.yaml",
+        [f"run_dir={tmp_path}", *first, *other_model("org/other")],
+    )
+    assert config.model.model_dump(exclude_defaults=True) == {
+        "path": "org/other", "dtype": "float32"
+    }  # fmt: skip
+
+
+def test_a_system_that_the_configuration_lacks_is_named(tmp_path):
+    policies = [SimpleNamespace(name=name) for name in ("base", "mask_dpo")]
+    stages = SimpleNamespace(policies=lambda: policies, evaluate=lambda policy: policy)
+    with pytest.raises(UserError, match="compares 'dpo', and the configuration has base, mask_dpo"):
+        lab(tmp_path).annotated(stages, "dpo")
