@@ -13,60 +13,62 @@ TRL lives in an environment made on first use, on top of this one: same PyTorch 
 ``peak_memory`` is the most that is resident while training, less the process as it was before it
 loaded anything and the size of the policy: gradients, optimizer, activations, a reference model
 where one is kept. ``peak_rss`` is the whole process.
-Both ratios are ours / theirs. The last line is one JSON object; its ratios are the least
-favourable ones over the vocabularies, against TRL's fastest setting.
+Ratios are ours / theirs, of the fastest setting of each side; ``leanest_memory_ratio`` is of the
+settings with the least memory. The last line is one JSON object: the least favourable of each ratio
+over the vocabularies, null where one of the sides did not run, and under ``failed`` the reasons.
 """
 
 import argparse
+import importlib.util
 import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from trainers.contenders import TRL_DEFAULT, Contender, measure, ours, released, trl
-from trainers.figures import ratios, show, worst
+from trainers.card import apart, find_card
+from trainers.contenders import TRL_DEFAULT, Contender, for_gpu, measure, ours, released, trl
+from trainers.figures import failures, fastest, ratios, show, worst
 from trainers.setting import Setting, flops, make_row, pick_rows, write_model
 
 SMALL = {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 8, "heads": 6}
 DEEP = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 12, "heads": 9}
 EIGHT_B = {"hidden_size": 4096, "intermediate_size": 14336, "heads": 32, "kv_heads": 8}
 TINY = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "heads": 2}
-# Dense bf16, without sparsity, from the makers' data sheets.
-PEAK_TFLOPS = {"H100": 989, "H200": 989, "A100": 312, "L40S": 362}
+
+
+RECOMPUTING = [ours(512, gradient_checkpointing=True), trl(1, gradient_checkpointing=True)]
 
 
 def compare(shape: dict[str, int], vocabulary: int, contenders: list[Contender], pairs: int,
-            steps: int, rounds: int) -> dict[str, float]:  # fmt: skip
+            steps: int, rounds: int) -> dict[str, Any]:  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         parameters = write_model(Path(folder), shape, vocabulary, "float32")
         setting = Setting(Path(folder), pick_rows(pairs, vocabulary), steps)
         results = measure(contenders, setting, rounds)
     title = f"{parameters / 1e6:.0f} M parameters, vocabulary {vocabulary:,}, {pairs} pairs a step"
     show(title, results)
-    return ratios(results)
+    return {**ratios(results), "failed": failures(results)}
 
 
 def quick() -> dict[str, Any]:
-    others = [trl(1), released(1)]
+    few = [ours(1024), trl(1), trl(2), released(1)]
+    many = [ours(512), trl(1), released(1), *RECOMPUTING]
     found = {
-        "32000": compare(SMALL, 32_000, [ours(1024), *others, trl(2), TRL_DEFAULT], 8, 3, 1),
-        # A pair takes TRL seconds here.
-        "128256": compare(SMALL, 128_256, [ours(512), *others], 4, 3, 1),
+        "32000": compare(SMALL, 32_000, few, 8, 3, 1),
+        "128256": compare(SMALL, 128_256, many, 4, 3, 1),  # a pair takes TRL seconds here
     }
     return {**worst(list(found.values())), "by_vocabulary": found}
 
 
 def full() -> dict[str, Any]:
     """Every setting at the small size; where a pair takes TRL seconds, the best ones of it."""
-    best = [ours(512), ours(1024, "ours, 1024 tokens a pass"), trl(1), trl(2), released(1)]
+    best = [ours(512), ours(1024), trl(1), trl(2), released(1), *RECOMPUTING]
     every = [
         *best,
-        ours(4096, "ours, 4096 tokens a pass"),
-        ours(512, "ours, gradient checkpointing", gradient_checkpointing=True),
-        ours(512, "ours, padded", packing=False),
-        ours(512, "ours, ZeRO 2", zero_stage=2),
+        ours(4096),
+        ours(512, packing=False),
+        ours(512, zero_stage=2),
         trl(4),
-        trl(1, gradient_checkpointing=True),
         TRL_DEFAULT,
         released(2),
     ]
@@ -117,48 +119,40 @@ def scaling() -> dict[str, Any]:
 
 
 def gpu(tiny: bool, layers: int | None) -> dict[str, Any]:
-    """8B-shaped layers and vocabulary, as many layers as fit with fp32 weights and moments."""
-    import torch
+    """8B-shaped layers and vocabulary, as many layers as fit with fp32 weights and moments.
 
-    on_gpu = torch.cuda.is_available()
-    if not (on_gpu or tiny):
+    This process keeps off the GPU: what it held there, the contenders would lack.
+    """
+    card = apart(find_card)
+    if not (card or tiny):
         raise SystemExit("there is no GPU here: --tiny runs the same on a CPU")
-    device = "cuda" if on_gpu else "cpu"
     if tiny:
         shape, vocabulary, pairs, tokens = {**TINY, "tied": False}, 1024, 8, 1024
     else:
-        if layers is None:
-            memory = torch.cuda.get_device_properties(0).total_memory
-            # 18 bytes a parameter on either side, a quarter of the card for activations.
-            layers = min(32, int((0.75 * memory / 18 - 1.05e9) / 0.218e9))
-        shape = {**EIGHT_B, "num_hidden_layers": layers, "tied": False}
+        shape = {**EIGHT_B, "num_hidden_layers": layers or card.layers, "tied": False}
         vocabulary, pairs, tokens = 128_256, 64, 16384
     rows = pick_rows(pairs, vocabulary)
-    contenders = [
-        ours(tokens, zero_stage=1),
-        ours(tokens, "ours, gradient checkpointing", zero_stage=1, gradient_checkpointing=True),
-        trl(4),
-        trl(8),
-        trl(8, gradient_checkpointing=True),
-        TRL_DEFAULT,
-        released(2),
-    ]
+    kernels = ("flash_attn", "liger_kernel") if card else ()  # of GPUs
+    installed = {name for name in kernels if importlib.util.find_spec(name)}
     with tempfile.TemporaryDirectory() as folder:
-        write_model(Path(folder), shape, vocabulary, "bfloat16")
-        results = measure(contenders, Setting(Path(folder), rows, 4, device, "bfloat16"), 1)
-    peak = 1e12
-    if on_gpu:
-        name = torch.cuda.get_device_name(0)
-        peak *= next((peak for part, peak in PEAK_TFLOPS.items() if part in name), float("nan"))
+        apart(write_model, Path(folder), shape, vocabulary, "bfloat16")
+        setting = Setting(Path(folder), rows, 4, "cuda" if card else "cpu", "bfloat16")
+        results = measure(for_gpu(tokens, installed), setting, rounds=1)
+    peak = card.peak if card else 1e12
     work = flops(shape, vocabulary, rows) / len(rows)
     for row in results:
         if "failed" not in row:
-            row["mfu"] = row["pairs_per_second"] * work / peak
+            row["mfu"] = row["pairs_per_second"] * work / peak if peak else None
     show(f"{shape}, vocabulary {vocabulary:,}, {pairs} pairs a step, bfloat16", results, ("mfu",))
-    if not on_gpu:
+    if not card:
         print("\nmfu is against a made-up 1 TFLOP/s: this is a CPU")
-    mine = next(row for row in results if row["name"] == "ours" and "failed" not in row)
-    return {**ratios(results), "mfu": mine["mfu"], "device": device}
+    mine = fastest(results, "ours")
+    return {
+        **ratios(results),
+        "mfu": mine["mfu"] if mine else None,
+        "device": card.name if card else "cpu",
+        "failed": failures(results),
+    }
 
 
 def main() -> None:

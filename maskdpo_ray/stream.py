@@ -95,11 +95,14 @@ def start_ray(resources: ResourcesConfig) -> None:
             # No process for every logical CPU in advance: they cost seconds and most stay idle.
             os.environ.setdefault("RAY_enable_worker_prestart", "0")
             os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
+            cpus = max(resources.local_cpus, os.cpu_count() or 1)
+            # Else Ray warns that there are more processes than four for every real CPU.
+            os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(cpus))
             # Logical CPUs beyond the real ones: pools that hold every CPU leave none for Ray
             # Data's readers and the stream would wait for ever without a word.
             attempts = _start_here(
                 address="local",
-                num_cpus=max(resources.local_cpus, os.cpu_count() or 1),
+                num_cpus=cpus,
                 object_store_memory=resources.object_store_mib * 2**20,
                 include_dashboard=False,
                 **quiet,

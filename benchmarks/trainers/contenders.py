@@ -27,16 +27,27 @@ class Contender:
     script: str
     options: dict[str, Any] = field(default_factory=dict)
 
+    def but(self, **options: Any) -> "Contender":
+        """The same with further options."""
+        return Contender(self.name + _said(options), self.script, {**self.options, **options})
 
-def ours(micro_batch_tokens: int, name: str = "ours", **options: Any) -> Contender:
+
+def ours(micro_batch_tokens: int, **options: Any) -> Contender:
     zero = {"zero_stage": 0, "micro_batch_tokens": micro_batch_tokens, **options}
-    return Contender(name, "ours", zero)
+    return Contender(f"ours, {micro_batch_tokens:,} tokens a pass{_said(options)}", "ours", zero)
 
 
 def trl(pairs: int, **options: Any) -> Contender:
     best = {"precompute_ref_log_probs": True, "gradient_checkpointing": False, **options}
-    recompute = ", gradient checkpointing" if best["gradient_checkpointing"] else ""
-    return Contender(f"TRL, {pairs} pairs a pass{recompute}", "trl_dpo", {"pairs": pairs, **best})
+    name = f"TRL, {pairs} pairs a pass{_said(options)}"
+    return Contender(name, "trl_dpo", {"pairs": pairs, **best})
+
+
+def _said(options: dict[str, Any]) -> str:
+    return "".join(
+        f", {name.replace('_', ' ')}" if value is True else f", {name.replace('_', ' ')} {value}"
+        for name, value in options.items()
+    )
 
 
 TRL_DEFAULT = Contender("TRL, its defaults", "trl_dpo", {"pairs": 8})
@@ -44,6 +55,28 @@ TRL_DEFAULT = Contender("TRL, its defaults", "trl_dpo", {"pairs": 8})
 
 def released(pairs: int) -> Contender:
     return Contender(f"released method, {pairs} pairs a pass", "released", {"pairs": pairs})
+
+
+def for_gpu(tokens: int, installed: set[str]) -> list[Contender]:
+    """Settings among which either side may find its best.
+
+    Args:
+        tokens: of the largest pass of ours. Without recomputing, a token costs about 0.2 MB in each
+            8B-shaped layer, so passes are smaller there.
+        installed: ``flash_attn``, ``liger_kernel``, or both.
+    """
+    mine = [
+        ours(tokens, zero_stage=1, gradient_checkpointing=True),
+        ours(tokens // 2, zero_stage=1),
+        ours(tokens // 4, zero_stage=1),
+    ]
+    theirs = [trl(4), trl(8), trl(8, gradient_checkpointing=True)]
+    if "liger_kernel" in installed:
+        theirs += [each.but(use_liger_kernel=True) for each in theirs]
+    if "flash_attn" in installed:
+        mine += [each.but(attention="flash_attention_2") for each in mine]
+        theirs += [each.but(attention="flash_attention_2") for each in theirs]
+    return [*mine, *theirs, TRL_DEFAULT, released(2)]
 
 
 @cache

@@ -3,38 +3,59 @@
 import sys
 from typing import Any
 
-
-def ratios(results: list[dict[str, Any]]) -> dict[str, float]:
-    """Ours against TRL at its fastest, and against the released method at its fastest."""
-    done = [row for row in results if "failed" not in row]
-    fastest = {}
-    for row in done:
-        best = fastest.get(row["script"])
-        if best is None or row["pairs_per_second"] > best["pairs_per_second"]:
-            fastest[row["script"]] = row
-    mine = next(row for row in done if row["name"] == "ours")
-    found = {}
-    for script, ending in (("trl_dpo", ""), ("released", "_released")):
-        if script not in fastest:
-            continue
-        other = fastest[script]
-        for figure in ("pairs_per_second", "pairs_per_cpu_second", "peak_memory", "peak_rss"):
-            found[f"{figure}_ratio{ending}"] = mine[figure] / other[figure]
-    lean = [row["peak_memory"] for row in done if row["script"] == "trl_dpo"]
-    if lean:
-        leanest = min(r["peak_memory"] for r in done if r["script"] == "ours")
-        found["leanest_memory_ratio"] = leanest / min(lean)
-    return found
+FIGURES = ("pairs_per_second", "pairs_per_cpu_second", "peak_memory", "peak_rss")
+OTHERS = {"trl_dpo": "", "released": "_released"}
+Results = list[dict[str, Any]]
 
 
-def worst(found: list[dict[str, float]]) -> dict[str, float]:
-    """The least favourable of each ratio."""
-    keys = [key for key in found[0] if all(key in each for each in found)]
-    pick = {True: min, False: max}
-    return {key: pick["second" in key]([each[key] for each in found]) for key in keys}
+def ratios(results: Results) -> dict[str, float | None]:
+    """Ours at its fastest over TRL at its fastest, and over the released method at its fastest.
+
+    ``leanest_memory_ratio`` is of the settings of ours and of TRL with the least memory. A ratio is
+    None where no setting of one of the two ran.
+    """
+    found: dict[str, float | None] = {}
+    mine = fastest(results, "ours")
+    for script, ending in OTHERS.items():
+        other = fastest(results, script)
+        for figure in FIGURES:
+            ratio = mine[figure] / other[figure] if mine and other else None
+            found[f"{figure}_ratio{ending}"] = ratio
+    mine, other = (leanest(results, script) for script in ("ours", "trl_dpo"))
+    ratio = mine["peak_memory"] / other["peak_memory"] if mine and other else None
+    return {**found, "leanest_memory_ratio": ratio}
 
 
-def show(title: str, results: list[dict[str, Any]], more: tuple[str, ...] = ()) -> None:
+def fastest(results: Results, script: str) -> dict[str, Any] | None:
+    """The row of a trainer with the most pairs a second, if any of its settings ran."""
+    return max(_ran(results, script), key=lambda row: row["pairs_per_second"], default=None)
+
+
+def leanest(results: Results, script: str) -> dict[str, Any] | None:
+    """The row of a trainer with the least memory, if any of its settings ran."""
+    return min(_ran(results, script), key=lambda row: row["peak_memory"], default=None)
+
+
+def _ran(results: Results, script: str) -> Results:
+    return [row for row in results if row["script"] == script and "failed" not in row]
+
+
+def failures(results: Results) -> dict[str, str]:
+    """Why a contender did not run, by its name."""
+    return {row["name"]: row["failed"] for row in results if "failed" in row}
+
+
+def worst(found: list[dict[str, Any]]) -> dict[str, float | None]:
+    """The least favourable of each ratio; None where one of them is missing."""
+    least: dict[str, float | None] = {}
+    for key in (key for key in found[0] if "_ratio" in key):
+        values = [each[key] for each in found]
+        pick = min if "second" in key else max
+        least[key] = None if None in values else pick(values)
+    return least
+
+
+def show(title: str, results: Results, more: tuple[str, ...] = ()) -> None:
     print(f"\n{title}\n")
     print("| trainer | pairs/s | pairs/CPU s | over the policy, MB | process, MB | preparation, s |"
           + "".join(f" {name} |" for name in more))  # fmt: skip
@@ -47,6 +68,6 @@ def show(title: str, results: list[dict[str, Any]], more: tuple[str, ...] = ()) 
             f"| {row['name']} | {row['pairs_per_second']:.3f} | {row['pairs_per_cpu_second']:.3f} "
             f"| {row['peak_memory'] / 1e6:,.0f} | {row['peak_rss'] / 1e6:,.0f} "
             f"| {row['preparation_seconds']:.0f} |"
-            + "".join(f" {row[name]:.3g} |" for name in more)
+            + "".join(" - |" if row[name] is None else f" {row[name]:.3g} |" for name in more)
         )
     sys.stdout.flush()

@@ -53,10 +53,10 @@ def main() -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
     losses: list[float] = []
 
-    def asked_for_checkpoints() -> list:
+    def asked_for_checkpoints() -> dict:
         """Between loading the policy and making the engine, which falls into the first step."""
         meter.begin()
-        return []
+        return {}
 
     def stepped(line: dict) -> None:
         meter.step()

@@ -41,14 +41,14 @@ def main() -> None:
     on_gpu = task["device"] == "cuda"
     low = task["dtype"] == "bfloat16"
     meter = Meter(task["model"])
+    options = dict(task["options"])
+    micro, attention = options.pop("pairs"), options.pop("attention", "sdpa")
     # Under mixed precision TRL's weights are fp32, as the engine's master weights are.
     policy = AutoModelForCausalLM.from_pretrained(
-        task["model"], dtype=torch.float32, attn_implementation="sdpa"
+        task["model"], dtype=torch.float32, attn_implementation=attention
     )
     if on_gpu:
         policy.to("cuda")
-    options = dict(task["options"])
-    micro = options.pop("pairs")
     with tempfile.TemporaryDirectory() as scratch:
         config = DPOConfig(
             output_dir=scratch,

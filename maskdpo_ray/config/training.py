@@ -24,7 +24,6 @@ def preset_of(values: dict[str, Any]) -> dict[str, Any]:
 DEEPSPEED_KEYS = (
     "zero_optimization",
     "zero_allow_untested_optimizer",
-    "zero_force_ds_cpu_optimizer",
     "communication_data_type",
     "prescale_gradients",
     "gradient_predivide_factor",
@@ -35,6 +34,17 @@ DEEPSPEED_KEYS = (
     "memory_breakdown",
     "steps_per_print",
 )
+# Of its zero_optimization, those that change more than how the work is done.
+ZERO_REFUSED = {
+    "stage": "the stage is set through training.zero_stage",
+    "compute_grad_norm": "gradients are clipped by their norm (training.max_grad_norm)",
+    "zero_quantized_weights": "the policy would differ from its reference before the first step",
+    "zero_quantized_nontrainable_weights": "the policy would differ from its reference",
+    "zero_quantized_gradients": "gradients add up in float32",
+    "zenflow": "it learns from gradients of earlier steps",
+    "cpu_offload": "it is called offload_optimizer: {device: cpu}",
+    "cpu_offload_param": "it is called offload_param: {device: cpu}",
+}
 Moment = Annotated[float, Field(ge=0, lt=1)]
 
 LossName = Literal["sigmoid", "robust", "hinge", "ipo", "kto_pair", "sppo_hard", "nca_pair"]
@@ -110,7 +120,8 @@ class TrainingConfig(Section):
     zero_stage: Literal[0, 1, 2, 3] = 2
     """What DeepSpeed shards: 0 nothing, 1 optimizer, 2 + gradients, 3 + parameters."""
     deepspeed: dict[str, Any] = {}
-    """Further DeepSpeed settings (e.g. offload); keys that this tree sets are refused."""
+    """Further DeepSpeed settings (e.g. offload) that say how the work is done; a run may go on with
+    others. Keys that this tree sets, or that change what is learnt, are refused."""
     gradient_checkpointing: bool = False
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     logprob_chunk: int = Field(default=1024, ge=1)
@@ -132,6 +143,7 @@ class TrainingConfig(Section):
         "keep_checkpoints",
         "eval_every",
         "zero_stage",  # checkpoints do not know it; docs/training.md has the curves side by side
+        "deepspeed",
     )
     """Keys that change how the work is done, not what is learnt: a run may go on with others."""
 
@@ -150,7 +162,7 @@ class TrainingConfig(Section):
 
     @field_validator("deepspeed")
     @classmethod
-    def _not_ours(cls, value: dict[str, Any]) -> dict[str, Any]:
+    def _not_ours(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
         ours = {
             "train_batch_size": "training.batch_size",
             "train_micro_batch_size_per_gpu": "training.micro_batch_tokens",
@@ -170,8 +182,10 @@ class TrainingConfig(Section):
         zero = value.get("zero_optimization", {})
         if not isinstance(zero, dict):
             raise ValueError("zero_optimization must be a mapping, e.g. {offload_optimizer: ...}")
-        if "stage" in zero:
-            raise ValueError("the stage is set through training.zero_stage: remove it here")
+        for key in zero:
+            if key in ZERO_REFUSED:
+                raise ValueError(f"zero_optimization.{key}: {ZERO_REFUSED[key]}: remove it here")
+        _check_offload(zero, info.data.get("zero_stage", 2))
         return value
 
     @model_validator(mode="after")
@@ -179,6 +193,27 @@ class TrainingConfig(Section):
         if not self.holdout and self.changed("eval_every"):
             raise ValueError("eval_every examines pairs held out: set holdout, or remove it")
         return self
+
+
+def _check_offload(zero: dict[str, Any], stage: int) -> None:
+    """Refuse what DeepSpeed would pass over, or what checkpoints would not reach.
+
+    Raises:
+        ValueError: with the remedy.
+    """
+    for key, least in (("offload_optimizer", 1), ("offload_param", 3)):
+        if key in zero and stage < least:
+            raise ValueError(f"{key} needs training.zero_stage={least} or more")
+    optimizer = zero.get("offload_optimizer")
+    if optimizer is not None and (
+        not isinstance(optimizer, dict)
+        or optimizer.get("device") != "cpu"
+        or {"ratio", "super_offload"} & set(optimizer)
+    ):
+        raise ValueError(
+            "offload_optimizer is all on the CPU, or checkpoints would not hold all of it: "
+            "{device: cpu}, without ratio and super_offload"
+        )
 
 
 class TrackingConfig(Section):

@@ -63,6 +63,7 @@ def run_job(description: str, *experiments: Experiment, claims: str | None = Non
         with _logs(lab) as logs:
             if several:
                 _run_seeds(lab, given.at_once, logs)
+                lab.finished = True
             with _told_to(logs / "together.log" if several else None):
                 results = [_timed(experiment, lab, given) for experiment in experiments]
     except UserError as error:  # what a person must mend, in one line

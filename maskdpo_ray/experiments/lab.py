@@ -38,12 +38,17 @@ class Lab:
         config: a configuration file; its ``run_dir`` and ``seed`` are set here.
         runs: folder or URL of all that is made: a run directory a seed, and the results.
         settings: ``section.key=value``, of every run.
+
+    Attributes:
+        finished: all runs have come to their end, each seed in a process of its own: they need not
+            be looked through once more, which takes seconds a run.
     """
 
     def __init__(
         self, config: str, runs: str, seeds: Sequence[int], settings: Sequence[str] = ()
     ) -> None:
         self.config, self.seeds, self.settings = config, list(seeds), list(settings)
+        self.finished = False
         self._done: dict[tuple, Stages] = {}
         self.folder = Folder(str(Path(runs).resolve()) if "://" not in runs else runs)
 
@@ -70,7 +75,8 @@ class Lab:
             )
         with DriverLock(Folder(config.run_dir)):
             stages = Stages(config, rerun=True)
-            work(stages)
+            if not self.finished:
+                work(stages)
         self._done[seed, settings, work] = stages
         return stages
 

@@ -33,7 +33,7 @@ def count_rows(report: Mapping[str, Any]) -> Table:
     keys = ["responses", "abstained", "unscored", "correct", "no_fact", "incorrect", "errors"]
     names = ["responses", "abstained", "no verdict", "correct", "(no fact)", "incorrect", "errors"]
     lengths = ["sentences", "correct", "tokens"]
-    rows = [["system", "answers", "macro", *names, *(f"{what} each" for what in lengths)]]
+    rows = [["system", "answers", "macro", "95 %", *names, *(f"{what} each" for what in lengths)]]
     for name, system in report["systems"].items():
         for decoding, score in system.items():
             if score is None:
@@ -43,6 +43,7 @@ def count_rows(report: Mapping[str, Any]) -> Table:
                     name,
                     decoding,
                     f"{score['macro']:.1f}",
+                    _interval(score["macro_ci95"]),
                     *(str(score[key]) for key in keys),
                     *(_mean(score[f"mean_{what}"], 1) for what in lengths),
                 ]

@@ -38,11 +38,15 @@ def deepspeed_config(settings: TrainingConfig, dtype: str, parameters: int) -> d
             **zero_extra,
         },
         "steps_per_print": None,
+        # PyTorch's AdamW also works on what is offloaded.
+        "zero_force_ds_cpu_optimizer": False,
         **extra,
     }
     if dtype == "bfloat16":
         config["bf16"] = {"enabled": True}
         config["data_types"] = {"grad_accum_dtype": "fp32"}
+        # DeepSpeed would average them in bfloat16, and round what was added up, of one worker too.
+        config.setdefault("communication_data_type", "fp32")
     return config
 
 
@@ -78,7 +82,7 @@ class Engine:
         if self._stage == 0:
             model.accumulate_in_place()
         self._engine, *_ = deepspeed.initialize(
-            model=model, optimizer=_adamw(parameters, settings, config), config=config
+            model=model, optimizer=_adamw(parameters, settings), config=config
         )
         self.device = self._engine.device
         if self._stage == 0 and not _has_fellows():
@@ -156,10 +160,8 @@ class Engine:
         optimizer = self._engine.optimizer
         adam = self._engine.basic_optimizer
         for partition in self._partitions():
-            # PyTorch counts in a tensor, DeepSpeed's offloaded Adam in a plain number.
-            count = torch.tensor(float(steps), device=partition.device)
             adam.state[partition] = {
-                "step": count if isinstance(adam, torch.optim.AdamW) else steps,
+                "step": torch.tensor(float(steps), device=partition.device),
                 **{key: torch.zeros_like(partition) for key in _MOMENTS},
             }
         if hasattr(optimizer, "_lazy_init_hp_params_optimizer_state"):
@@ -199,7 +201,7 @@ def _has_fellows() -> bool:
     return distributed.get_world_size() > 1
 
 
-def _adamw(parameters: list, settings: TrainingConfig, config: dict[str, Any]) -> Any:
+def _adamw(parameters: list, settings: TrainingConfig) -> Any:
     """AdamW; weight decay spares biases and norms, as is usual."""
     import torch
 
@@ -213,9 +215,5 @@ def _adamw(parameters: list, settings: TrainingConfig, config: dict[str, Any]) -
     if settings.weight_decay == 0.0:
         groups = [{"params": parameters, "weight_decay": 0.0}]
     kwargs = {"lr": settings.learning_rate, "betas": settings.betas, "eps": settings.adam_eps}
-    if "offload_optimizer" in config["zero_optimization"]:
-        from deepspeed.ops.adam import DeepSpeedCPUAdam
-
-        return DeepSpeedCPUAdam([g for g in groups if g["params"]], **kwargs)
-    # PyTorch's fused kernel needs no compiler on the node, unlike DeepSpeed's, nor scratch memory.
+    # PyTorch's fused kernels need no compiler on the node, unlike DeepSpeed's, nor scratch memory.
     return torch.optim.AdamW([g for g in groups if g["params"]], fused=True, **kwargs)

@@ -35,10 +35,15 @@ def load_policy(
     Dropout would make the policy differ from its own reference at step 0. Every worker of a node
     holds a whole copy in host memory until the engine shards it, under ZeRO 3 too: loading in
     shards rounds the rotary frequencies to bfloat16, and the policy is no longer its reference.
+
+    Raises:
+        UserError: there is no such model, or this node cannot compute such attention.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    if attention == "flash_attention_2":
+        _check_flash_attention(model.dtype)
     folder = local_snapshot(_required(model.path), model.revision)
     config = AutoConfig.from_pretrained(folder, trust_remote_code=model.trust_remote_code)
     for name, value in config.to_dict().items():
@@ -59,6 +64,22 @@ def load_policy(
 def longest_input(config: "PretrainedConfig") -> float:
     """Positions that the model was made for, in tokens; infinite where it names no limit."""
     return getattr(config.get_text_config(), "max_position_embeddings", None) or math.inf
+
+
+def _check_flash_attention(dtype: str) -> None:
+    from transformers.utils import is_flash_attn_2_available
+
+    if dtype == "float32":
+        raise UserError(
+            "training.attention=flash_attention_2 computes in 16 bits only: set "
+            "model.dtype=bfloat16, or training.attention=sdpa"
+        )
+    if not is_flash_attn_2_available():
+        raise UserError(
+            "training.attention=flash_attention_2 needs a GPU and the package flash-attn wherever "
+            "the reference is computed and the policy trained: pip install flash-attn, or set "
+            "training.attention=sdpa"
+        )
 
 
 def _required(path: str | None) -> str:

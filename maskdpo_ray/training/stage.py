@@ -21,7 +21,6 @@ from typing import Any
 
 import ray
 import ray.train
-import ray.train.collective
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -31,6 +30,7 @@ from maskdpo_ray.errors import UserError
 from maskdpo_ray.progress import clock, say
 from maskdpo_ray.rundir import fingerprint
 from maskdpo_ray.storage import Folder
+from maskdpo_ray.training.step import gathered
 from maskdpo_ray.training.worker import TrainingJob, Workers, train
 
 CHECKPOINTS = "checkpoints"
@@ -171,7 +171,12 @@ def _train_in_worker(config: dict[str, Any]) -> dict[str, Any]:
     workers = Workers(
         rank=context.get_world_rank(),
         count=context.get_world_size(),
-        checkpoints=partial(_checkpoints, job.output / CHECKPOINTS),
+        checkpoints=partial(
+            _checkpoints,
+            job.output / CHECKPOINTS,
+            context.get_world_rank(),
+            context.get_world_size(),
+        ),
         save=partial(_save, scratch),
         progress=lambda line: board.put.remote(line),
         warned=_Warnings(),
@@ -182,13 +187,17 @@ def _train_in_worker(config: dict[str, Any]) -> dict[str, Any]:
         return {"mend": str(error)}
 
 
-def _checkpoints(folder: Folder) -> list[Callable[[], AbstractContextManager[Path]]]:
-    """Newest first; the same on all workers, who look into them together."""
-    names = ray.train.collective.broadcast_from_rank_zero(_found(folder))
-    return [
-        partial(_opened, ray.train.Checkpoint(folder.path(name), folder.filesystem))
-        for name in reversed(names)
-    ]
+def _checkpoints(
+    folder: Folder, rank: int, workers: int
+) -> dict[str, Callable[[], AbstractContextManager[Path]]]:
+    """Newest first; the same on all workers, who look into them together.
+
+    They get the very objects of rank 0: under one object's id, the workers of a node share one
+    copy of what lies in an object store.
+    """
+    names = reversed(_found(folder)) if rank == 0 else ()
+    own = [ray.train.Checkpoint(folder.path(name), folder.filesystem) for name in names]
+    return {Path(each.path).name: partial(_opened, each) for each in gathered(own, workers)}
 
 
 def _save(scratch: str, write: Callable[[Path], None], metrics: dict[str, Any]) -> None:

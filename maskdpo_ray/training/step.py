@@ -35,13 +35,13 @@ class Fellows(Protocol):
     count: int
 
 
-def gathered(items: list[str], workers: int) -> list[str]:
+def gathered(items: list[Any], workers: int) -> list[Any]:
     """The items of all workers, in the order of their ranks."""
     from torch import distributed
 
     if workers == 1:
         return items
-    lists: list[list[str]] = [[] for _ in range(workers)]
+    lists: list[list[Any]] = [[] for _ in range(workers)]
     distributed.all_gather_object(lists, items)
     return [item for each in lists for item in each]
 

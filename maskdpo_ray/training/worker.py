@@ -9,7 +9,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,8 +54,8 @@ class Workers:
 
     rank: int
     count: int
-    checkpoints: Callable[[], Sequence[Callable[[], AbstractContextManager[Path]]]]
-    """Those there are, newest first; each opens as a local folder."""
+    checkpoints: Callable[[], Mapping[str, Callable[[], AbstractContextManager[Path]]]]
+    """Those there are by name, newest first; each opens as a local folder."""
     save: Callable[[Callable[[Path], None], dict[str, Any]], None]
     """Calls its argument with an empty folder and makes what stands there durable."""
     progress: Callable[[dict[str, Any]], None]
@@ -97,7 +97,10 @@ def train(job: TrainingJob, workers: Workers) -> dict[str, Any]:
         if resumed is not None:
             checkpoint.load_weights(policy, resumed)
         engine = Engine(model, settings, job.model.dtype)
-        if resumed is not None:
+        if resumed is None:
+            # Before any activation: made in the first step they would stand among what it leaves.
+            engine.start_moments(0)
+        else:
             position = checkpoint.read_position(resumed)
             checkpoint.load_state(engine, resumed, position.step)
             history = position.history
@@ -190,8 +193,16 @@ def held_out_topics(topics: Iterable[str], share: float, seed: int) -> set[str]:
     """A share of the topics, drawn with the seed: their pairs are examined and not learnt from.
 
     Whole topics, because answers about one topic resemble each other; at least one is left.
+
+    Raises:
+        UserError: there is but one topic.
     """
     names = sorted(set(topics))
+    if share and len(names) == 1:
+        raise UserError(
+            f"training.holdout holds out whole topics, and all pairs are about {names[0]!r}: give "
+            "the questions topics of their own, or remove training.holdout"
+        )
     count = min(math.ceil(share * len(names)), len(names) - 1)
     drawn = np.random.default_rng((seed, len(names))).permutation(len(names))[:count]
     return {names[index] for index in drawn}
@@ -218,17 +229,17 @@ def _newest_sound(workers: Workers, identity: str) -> Iterator[Path | None]:
     """Folder of the newest checkpoint that is whole; all workers agree on it."""
     from maskdpo_ray.training.checkpoint import damage, read_position
 
-    for opened in workers.checkpoints():
+    for name, opened in workers.checkpoints().items():
         with opened() as folder:
             problem = damage(folder, workers.rank, workers.count)
             problems = gathered([problem] if problem else [], workers.count)
             if problems:
                 if workers.rank == 0:
-                    log.warning("checkpoint %s passed over: %s", folder.name, problems[0])
+                    log.warning("checkpoint %s passed over: %s", name, problems[0])
                 continue
             if read_position(folder).identity != identity:
                 raise UserError(
-                    f"checkpoint {folder} belongs to other pairs or settings: train into another "
+                    f"checkpoint {name} belongs to other pairs or settings: train into another "
                     "folder, or remove it"
                 )
             yield folder

@@ -49,6 +49,17 @@ def test_micro_counts_sentences_and_macro_counts_questions():
     assert score["mean_tokens"] == 10
 
 
+def test_the_macro_score_has_an_interval_of_its_own_over_topics():
+    """Of one answer a question, macro is what best of one is; long answers weigh no more."""
+    rows = [row(str(n // 2), "oooooooo" if n % 4 else "c") for n in range(40)]
+    score = sentence_score(rows, "sampled")
+    best = best_of_n(rows, [1])
+    assert score["macro_ci95"] == pytest.approx(best["ci95"]["1"])
+    low, high = score["macro_ci95"]
+    assert low < score["macro"] == 75 < high
+    assert score["ci95"][0] > high, "micro is another figure with another interval"
+
+
 def test_an_answer_with_an_error_is_left_out_as_in_best_of_n_and_told():
     rows = [row("a", "ooe", "oc", "e", "")]
     score = sentence_score(rows, "sampled")

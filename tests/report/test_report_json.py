@@ -23,6 +23,7 @@ def test_the_report_has_the_promised_keys(report):
             assert set(system[decoding]) >= {
                 "micro",
                 "macro",
+                "macro_ci95",
                 "ci95",
                 "correct",
                 "incorrect",

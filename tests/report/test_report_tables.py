@@ -44,6 +44,8 @@ def test_answers_that_could_not_be_scored_are_shown(report):
     assert (sampled["system"], sampled["answers"]) == ("base", "sampled")
     assert (sampled["responses"], sampled["no verdict"], sampled["errors"]) == ("9", "2", "1")
     assert sampled["(no fact)"] == "1"
+    low, high = report["systems"]["base"]["sampled"]["macro_ci95"]
+    assert sampled["95 %"] == f"{low:.1f}-{high:.1f}", "of the macro score"
     header, *rows = best_of_n_rows(report)
     assert dict(zip(header, rows[0], strict=True))["responses left out"] == "2"
 

@@ -58,11 +58,8 @@ def settings(bucket, tmp_path):
         "sampling": {"source": "input"},
         "annotation": {"annotator": "labels"},
         "preference": {"max_length": 256},
-        "training": {
-            "max_steps": 4, "batch_size": 4, "zero_stage": 1, "checkpoint_every": 2,
-            "keep_checkpoints": 1,
-        },
-        "resources": {"questions_per_block": 2},
+        "training": {"max_steps": 4, "batch_size": 4, "zero_stage": 1, "checkpoint_every": 2},
+        "resources": {"questions_per_block": 2, "training": {"workers": 2}},
     }  # fmt: skip
 
 
@@ -91,10 +88,10 @@ def test_a_run_in_an_object_store_from_labels_to_a_trained_model_that_answers(
     assert "driver.lock" not in run.names()
     trained = stages.train("mask_dpo").folder
     assert {"config.json", "model.safetensors"} <= set((trained / "model").names())
-    metrics = trained.read("metrics.jsonl").splitlines()
-    assert [json.loads(line)["step"] for line in metrics] == [1, 2, 3, 4]
+    metrics = [json.loads(line) for line in trained.read("metrics.jsonl").splitlines()]
+    assert [line["step"] for line in metrics] == [1, 2, 3, 4]
     kept = [n for n in (trained / "checkpoints").names() if n.startswith("checkpoint_0")]
-    assert len(kept) == 1
+    assert [name.split("_")[1] for name in kept] == ["00000002", "00000004"]
     assert "seal-00000.json" in (trained / "checkpoints" / kept[0]).names()
 
     s3.forget()
@@ -102,6 +99,19 @@ def test_a_run_in_an_object_store_from_labels_to_a_trained_model_that_answers(
     written = {path.rpartition("/")[2] for method, path, _ in s3.requests if method == "PUT"}
     written.discard("")  # the mark of a folder
     assert written == {"driver.lock", "config.yaml", "report.json", "report.html"}
+
+    # As after a kill, with the newest checkpoint cut short: training goes on from the one before.
+    newest = trained / "checkpoints" / kept[-1]
+    state = newest.read("state-00001.safetensors")
+    newest.write("state-00001.safetensors", state[:1000])
+    trained.write_json("manifest.json", trained.read_json("manifest.json") | {"state": "running"})
+    said = maskdpo("run", str(tmp_path / "c.yaml"))
+    damage = f"state-00001.safetensors has 1000 of {len(state)} bytes"
+    assert f"checkpoint {kept[-1]} passed over: {damage}" in said
+    again = [json.loads(line) for line in trained.read("metrics.jsonl").splitlines()]
+    assert [line["loss"] for line in again] == [line["loss"] for line in metrics]
+    seconds = [[line["seconds"] for line in run] for run in (again, metrics)]
+    assert [a == b for a, b in zip(*seconds, strict=True)] == [True, True, False, False]
 
     (tmp_path / "test.jsonl").write_text('{"id": "t", "topic": "other", "question": "Who?"}\n')
     engine = {"max_model_len": 256, "kv_cache_memory_bytes": 2**26}

@@ -1,5 +1,6 @@
 """A tiny model, pairs for it, one Ray and one worker process for all training tests."""
 
+import asyncio
 import os
 from contextlib import nullcontext
 from pathlib import Path
@@ -112,6 +113,16 @@ def references(model_config, settings, pairs) -> list[dict]:
     return reference_log_probs(model, pairs, settings.micro_batch_tokens)
 
 
+@pytest.fixture(scope="session")
+def low(model_config, settings, pairs) -> dict:
+    """Fields of a job in bfloat16; its references come from packed passes."""
+    from maskdpo_ray.training.reference import ReferenceProcessor
+
+    model = model_config.model_copy(update={"dtype": "bfloat16"})
+    references = asyncio.run(ReferenceProcessor(model, settings)(pairs))
+    return {"model": model, "references": lambda: references}
+
+
 class Ranks:
     """As many processes with a process group between them, for the worker loop without Ray Train.
 
@@ -147,7 +158,7 @@ class Ranks:
                 def checkpoints():
                     found = Path(resume).iterdir() if resume else []
                     newest_first = sorted(found, key=lambda folder: -int(folder.name))
-                    return [lambda folder=folder: nullcontext(folder) for folder in newest_first]
+                    return {each.name: lambda each=each: nullcontext(each) for each in newest_first}
 
                 keeper = save if keep else lambda *_: None
                 return train(job, Workers(self.rank, count, checkpoints, keeper, lambda _: None))
@@ -178,6 +189,12 @@ def one_rank(ray_cluster, tmp_path_factory) -> Ranks:
 @pytest.fixture(scope="session")
 def two_ranks(ray_cluster, tmp_path_factory) -> Ranks:
     return Ranks(2, tmp_path_factory.mktemp("two") / "rendezvous")
+
+
+@pytest.fixture
+def kept(tmp_path) -> Path:
+    """Folder for the checkpoints of a test."""
+    return tmp_path / "kept"
 
 
 @pytest.fixture

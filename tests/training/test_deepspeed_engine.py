@@ -1,3 +1,8 @@
+"""What reaches DeepSpeed, and what of its settings is refused."""
+
+import pytest
+from pydantic import ValidationError
+
 from maskdpo_ray.config import TrainingConfig
 from maskdpo_ray.training.engine import deepspeed_config
 
@@ -12,3 +17,34 @@ def test_settings_reach_deepspeed():
     assert config["gradient_clipping"] == 0.5
     assert config["bf16"] == {"enabled": True} and config["wall_clock_breakdown"] is True
     assert "bf16" not in deepspeed_config(settings, "float32", parameters=1000)
+
+
+def test_how_deepspeed_works_is_not_part_of_what_is_learnt():
+    """A run goes on with an offloaded optimizer in its own folder."""
+    assert "deepspeed" in TrainingConfig.HOW
+
+
+def test_gradients_travel_in_float32_unless_told_otherwise():
+    config = deepspeed_config(TrainingConfig(), "bfloat16", parameters=1000)
+    assert config["communication_data_type"] == "fp32"
+    told = TrainingConfig(deepspeed={"communication_data_type": "bf16"})
+    config = deepspeed_config(told, "bfloat16", parameters=1000)
+    assert config["communication_data_type"] == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("stage", "zero", "words"),
+    [
+        (2, {"zero_quantized_weights": True}, "differ from its reference"),
+        (2, {"zenflow": {}}, "gradients of earlier steps: remove it"),
+        (2, {"compute_grad_norm": False}, "max_grad_norm"),
+        (0, {"offload_optimizer": {"device": "cpu"}}, "training.zero_stage=1 or more"),
+        (2, {"offload_param": {"device": "cpu"}}, "training.zero_stage=3 or more"),
+        (3, {"offload_optimizer": {"device": "nvme"}}, "{device: cpu}"),
+        (3, {"offload_optimizer": {"device": "cpu", "ratio": 0.5}}, "without ratio"),
+        (3, {"offload_optimizer": True}, "{device: cpu}"),
+    ],
+)
+def test_what_changes_the_result_or_would_be_lost_is_refused(stage, zero, words):
+    with pytest.raises(ValidationError, match=words):
+        TrainingConfig(zero_stage=stage, deepspeed={"zero_optimization": zero})

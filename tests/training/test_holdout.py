@@ -11,7 +11,7 @@ from maskdpo_ray.training.worker import held_out_topics
 
 
 @given(
-    st.sets(st.text(max_size=3), min_size=1, max_size=20),
+    st.sets(st.text(max_size=3), min_size=2, max_size=20),
     st.floats(0, 1, exclude_max=True),
     st.integers(0, 5),
 )
@@ -20,6 +20,12 @@ def test_a_share_of_the_topics_and_never_all(topics, share, seed):
     assert held <= topics
     assert len(held) == min(math.ceil(share * len(topics)), len(topics) - 1)
     assert held == held_out_topics(sorted(topics, reverse=True), share, seed)
+
+
+def test_one_topic_alone_cannot_be_held_out():
+    assert held_out_topics(["zoo", "zoo"], 0.0, 0) == set()
+    with pytest.raises(UserError, match="all pairs are about 'zoo': give the questions topics"):
+        held_out_topics(["zoo", "zoo"], 0.1, 0)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from runs import losses
 
 from maskdpo_ray.config import LoraConfig, ModelConfig
 from maskdpo_ray.errors import UserError
@@ -19,10 +20,6 @@ from maskdpo_ray.training.model import load_policy
 pytest.importorskip("peft", reason="extra `lora` is not installed")
 
 LORA = LoraConfig(rank=4, alpha=8)
-
-
-def losses(lines: list[dict]) -> list[float]:
-    return [line["loss"] for line in lines]
 
 
 @pytest.fixture(scope="module")

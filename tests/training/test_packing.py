@@ -1,18 +1,18 @@
 """Packed rows against padded ones: the forward pass, what can be packed, and whole runs."""
 
-import asyncio
 import math
 import shutil
 
 import numpy as np
 import pytest
 import torch
+from runs import assert_same_run, weights_of
 
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.training.batches import collate
 from maskdpo_ray.training.logprobs import LogProbModel
 from maskdpo_ray.training.packing import PER_SEQUENCE_SDPA
-from maskdpo_ray.training.reference import ReferenceProcessor, _unmasked
+from maskdpo_ray.training.reference import _unmasked
 
 SMALL = {
     "vocab_size": 64,
@@ -111,22 +111,6 @@ def padded_run(one_rank, model_config, settings, thirty, pairs, references, tmp_
     return one_rank.train(job), weights_of(job)
 
 
-def weights_of(job) -> dict:
-    from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM.from_pretrained(f"{job.output}/model").state_dict()
-
-
-def assert_same_run(lines, weights, expected) -> None:
-    """Losses relative to 1e-4 and weights relative to 1e-4 of each tensor's largest."""
-    losses = [[line["loss"] for line in run] for run in (lines, expected[0])]
-    assert len(losses[0]) == 30 and losses[0][-1] < 0.6
-    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
-    for name, weight in expected[1].items():
-        largest = float(weight.abs().max())
-        torch.testing.assert_close(weights[name], weight, rtol=0, atol=1e-4 * largest)
-
-
 @pytest.mark.parametrize(
     ("ranks", "changes"),
     [
@@ -144,6 +128,7 @@ def test_thirty_steps_are_the_same_however_they_are_cut(
 ):
     job = make_job(**{**thirty, **changes})
     lines = request.getfixturevalue(ranks).train(job)
+    assert len(lines) == 30 and lines[-1]["loss"] < 0.6
     assert_same_run(lines, weights_of(job), padded_run)
 
 
@@ -154,14 +139,6 @@ def test_the_first_loss_is_ln_2(stage, ranks, packing, request, make_job):
     job = make_job(zero_stage=stage, packing=packing, max_steps=1)
     (line,) = request.getfixturevalue(ranks).train(job)
     assert line["loss"] == pytest.approx(math.log(2), abs=1e-5)
-
-
-@pytest.fixture(scope="module")
-def low(model_config, settings, pairs) -> dict:
-    """Fields of a job in bfloat16; its references come from packed passes."""
-    model = model_config.model_copy(update={"dtype": "bfloat16"})
-    references = asyncio.run(ReferenceProcessor(model, settings)(pairs))
-    return {"model": model, "references": lambda: references}
 
 
 @pytest.mark.parametrize("packing", [False, True])

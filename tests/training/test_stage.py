@@ -15,9 +15,10 @@ import pytest
 from maskdpo_ray.config import ModelConfig, WorkersConfig
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.rundir import fingerprint
+from maskdpo_ray.storage import Folder
 from maskdpo_ray.training.checkpoint import damage
 from maskdpo_ray.training.reference import ReferenceProcessor
-from maskdpo_ray.training.stage import run_training
+from maskdpo_ray.training.stage import _checkpoints, run_training
 
 
 def read_lines(job) -> list[dict]:
@@ -165,6 +166,16 @@ def test_a_kill_in_the_middle_of_a_checkpoint(
     assert len(left) == job.settings.keep_checkpoints and seen["folder"] not in left
     assert not any(map(damage, left))
     assert not list(Path(tempfile.gettempdir()).glob(scratch))
+
+
+def test_any_number_of_checkpoints_is_looked_through(tmp_path):
+    names = [f"checkpoint_{step:08}_0" for step in range(1, 61)]
+    for name in names:
+        (tmp_path / name).mkdir()
+    found = _checkpoints(Folder(tmp_path), rank=0, workers=1)
+    assert list(found) == names[::-1]
+    with found[names[2]]() as folder:
+        assert folder == tmp_path / names[2]
 
 
 def test_trouble_to_mend_comes_back_in_one_line_without_retries(ray_cluster, make_job):

@@ -1,30 +1,18 @@
 """The worker loop with the real engine, on one and on two ranks."""
 
-import asyncio
 import json
 import math
 import os
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
+from runs import assert_alike, assert_same_run, first_moments, losses, weights_of
 
 from maskdpo_ray.config import ModelConfig
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.storage import Folder
 from maskdpo_ray.training.checkpoint import damage
-from maskdpo_ray.training.reference import ReferenceProcessor
-
-
-@pytest.fixture
-def kept(tmp_path) -> Path:
-    """Folder for the checkpoints of a test."""
-    return tmp_path / "kept"
-
-
-def losses(lines: list[dict]) -> list[float]:
-    return [line["loss"] for line in lines]
 
 
 def norms(lines: list[dict]) -> list[float]:
@@ -100,13 +88,23 @@ def test_gradient_checkpointing_changes_nothing(one_rank, make_job, undisturbed)
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
-def test_bfloat16_trains(stage, two_ranks, make_job, model_config, settings, pairs, undisturbed):
-    low = model_config.model_copy(update={"dtype": "bfloat16"})
-    references = asyncio.run(ReferenceProcessor(low, settings)(pairs))
-    fields = {"model": low, "references": lambda: references}
-    lines = two_ranks.train(make_job(fields=fields, zero_stage=stage))
+def test_bfloat16_trains(stage, two_ranks, make_job, low, undisturbed):
+    lines = two_ranks.train(make_job(fields=low, zero_stage=stage))
     assert losses(lines)[0] == pytest.approx(math.log(2), abs=1e-3)
     assert losses(lines) == pytest.approx(losses(undisturbed[0]), abs=0.05)
+
+
+def test_bfloat16_gradients_add_up_in_float32(one_rank, two_ranks, make_job, low, kept):
+    """A pass for each pair, so that every gradient to be added is the same everywhere."""
+    sums = []
+    for ranks, count in ((one_rank, 1), (two_ranks, 2)):
+        for stage in (1, 2, 3):
+            name = f"{count}-{stage}"
+            job = make_job(name, fields=low, zero_stage=stage, micro_batch_tokens=1, max_steps=1)
+            ranks.train(job, keep=kept / name)
+            sums.append(first_moments(kept / name / "1"))
+    for other in sums[1:]:
+        assert_alike(other, sums[0], 1e-5)
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
@@ -132,8 +130,23 @@ def test_a_checkpoint_moves_to_other_ranks_and_stages(one_rank, two_ranks, make_
     assert losses(resumed[4:]) == pytest.approx(losses(whole[4:]), rel=1e-5)
 
 
-def test_bfloat16_resumes_exactly(one_rank, make_job, model_config, kept):
-    low = {"model": model_config.model_copy(update={"dtype": "bfloat16"})}
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize(("first", "then"), [("one_rank", "two_ranks"), ("two_ranks", "one_rank")])
+def test_a_killed_run_goes_on_with_another_number_of_workers(
+    first, then, stage, request, make_job, kept
+):
+    options = {"zero_stage": stage, "max_steps": 6, "checkpoint_every": 3, "learning_rate": 2e-3}
+    whole = make_job("whole", **options)
+    lines = request.getfixturevalue(first).train(whole, keep=kept)
+    shutil.rmtree(kept / "6")
+    resumed = make_job("resumed", **options)
+    again = request.getfixturevalue(then).train(resumed, resume=kept)
+    assert [line["seconds"] for line in again[:3]] == [line["seconds"] for line in lines[:3]]
+    assert [line["workers"] for line in again[3:]] == [2 if then == "two_ranks" else 1] * 3
+    assert_same_run(again, weights_of(resumed), (lines, weights_of(whole)))
+
+
+def test_bfloat16_resumes_exactly(one_rank, make_job, low, kept):
     for stage in (1, 3):
         folder = kept / str(stage)
         options = {"fields": low, "zero_stage": stage, "checkpoint_every": 4}

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,6 +25,16 @@ for _n, _ten in enumerate(_TENS, start=2):
     _SPELLED |= {f"{_ten}-{unit}": str(10 * _n + n) for n, unit in enumerate(_UNITS[:10])}
     _SPELLED |= {_ten: str(10 * _n), f"{_ten}-one": str(10 * _n + 1)}
 _MONTHS = "january february march april may june july august september october november december"
+_MONTH_OF = {short: month for month in _MONTHS.split() for short in (month, month[:3])}
+_MONTH_OF["sept"] = "september"
+# The others are names and words too: April, August, Jan, "the March".
+_ALWAYS_MONTHS = set("february july september october november december".split())
+_CAPITALISED = re.compile(r"\b[A-Z][A-Za-z]+")
+_DAY = r"\d{1,2}(?:st|nd|rd|th)?"
+_DATED = (
+    re.compile(rf"\b{_DAY}(?: of)?[ -]([A-Z][A-Za-z]+)\b"),  # 5th of March
+    re.compile(rf"\b([A-Z][A-Za-z]+)\.?,?(?: of)?[ -](?:{_DAY}|\d{{3,4}})\b"),  # Mar. 5; March 1949
+)
 # Words after which a fact cannot end.
 _OPEN = set(
     """a an the and or but of in on at by to for from with as into during between than that which
@@ -132,7 +142,8 @@ def checked(facts: list[str], sentence: str) -> tuple[list[str], dict[str, str]]
     """
     kept: list[str] = []
     dropped: dict[str, str] = {}
-    present = figures(sentence)
+    # A sentence may give the month and the day apart, so of it any word that may be one counts.
+    present = figures(sentence) | _months(_CAPITALISED.findall(sentence))
     for fact in facts:
         if fact in kept:
             continue
@@ -162,8 +173,10 @@ def figures(text: str, expand: bool = True) -> set[str]:
 
     Thousands separators go; numbers up to ninety-nine may be spelled out in English; Chinese dates
     are numbers. The short ends of ranges count in full too where ``expand``: 2005–09 holds 2009.
+    A word that may be a name, like April, is a month only beside a day or a year.
     """
     found = set(_numbers(text))
+    found |= _months(word for pattern in _DATED for word in pattern.findall(text))
     if expand:
         found |= {century + end for century, _, end in _SHORT_RANGE.findall(text)}
     for compound in _WORD.findall(text):
@@ -171,8 +184,8 @@ def figures(text: str, expand: bool = True) -> set[str]:
         for word in [compound] if whole else compound.split("-"):
             if word.lower() in _SPELLED:
                 found.add(_SPELLED[word.lower()])
-            elif word[0].isupper() and (month := _month(word.lower())):
-                found.add(month)
+            elif word[0].isupper() and word.lower() in _ALWAYS_MONTHS:
+                found.add(word.lower())
     return found
 
 
@@ -181,8 +194,9 @@ def _numbers(text: str) -> Iterator[str]:
         yield number.replace(",", "")
 
 
-def _month(word: str) -> str | None:
-    return next((m for m in _MONTHS.split() if word in (m, m[:3], m[:4])), None)
+def _months(words: Iterable[str]) -> set[str]:
+    """The months that are among the words, in full or short."""
+    return {month for word in words if (month := _MONTH_OF.get(word.lower()))}
 
 
 def _asked(wording: dict, sentence: str) -> str:

@@ -111,6 +111,48 @@ def test_figures(text, expected):
     assert figures(text) == expected
 
 
+@pytest.mark.parametrize(
+    ("sentence", "fact"),
+    [
+        ("Chagall painted it.", "Marc Chagall painted it."),
+        ("The actress sang.", "June Carter sang."),
+        ("De Bont directed Speed in 1994.", "Jan de Bont directed Speed in 1994."),
+        ("Prime minister from 2016, she resigned.", "May resigned."),
+        ("Wilson wrote it.", "August Wilson wrote it."),
+        ("She married in 1949.", "In 1949 April Jones married."),
+        ("He led it.", "He led the March."),
+    ],
+)
+def test_names_are_no_months(sentence, fact):
+    assert checked([fact], sentence) == ([fact], {})
+
+
+@pytest.mark.parametrize(
+    "date",
+    [
+        "March 5",
+        "5 March",
+        "5th of March",
+        "March 1949",
+        "March, 1949",
+        "March of 1949",
+        "Mar. 5th",
+    ],
+)
+def test_a_month_beside_a_day_or_a_year_must_stand_in_the_sentence(date):
+    fact = f"He died on {date}."
+    sentence = "He died on 5 June 1949."
+    assert checked([fact], sentence)[1] == {fact: "not in the sentence: march"}
+    for known in ("He died on 5 March 1949.", "Ill since mid-March, he died on 5 May 1949."):
+        assert checked([fact], known) == ([fact], {})
+
+
+def test_a_month_that_is_nobodys_name_needs_no_number():
+    fact = "He died in December."
+    assert checked([fact], "He died in 1949.")[1] == {fact: "not in the sentence: december"}
+    assert checked([fact], "He died in Dec. 1949.") == ([fact], {})
+
+
 def test_broken_off_facts_go_and_short_ones_stay():
     facts = ["He was born in.", "He was born in Selby.", "He has a son.", "He has a son with Ann."]
     assert [is_truncated(fact, facts) for fact in facts] == [True, False, False, False]
