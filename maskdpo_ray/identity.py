@@ -50,7 +50,6 @@ def file_digest(path: str | Path) -> str:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
 
 
-@cache  # it reads every byte of the weights, and several stages of a run ask for it
 def model_identity(path: str, revision: str | None = None, key: str = "model.path") -> str:
     """A name for the exact weights, configuration and tokenizer behind ``path``.
 
@@ -71,7 +70,9 @@ def model_identity(path: str, revision: str | None = None, key: str = "model.pat
                 f"{key.rpartition('.')[0]}.revision is of a model on the hub, and {path} is a "
                 "folder: remove it"
             )
-        return _folder_identity(Path(path), key)
+        if not os.path.isfile(f"{path}/config.json"):
+            raise UserError(f"{key} {path} holds no config.json: it is no Hugging Face model")
+        return _folder_identity(Path(path))
     if path.startswith((".", "/", "~")) or path.count("/") != 1:
         raise UserError(
             f"{key} {path!r} is neither a folder here nor a hub id of the form owner/name"
@@ -85,15 +86,15 @@ def commit_of(identity: str) -> str | None:
     return None if identity.startswith("sha256:") else identity.rpartition("@")[2]
 
 
-def _folder_identity(folder: Path, key: str) -> str:
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{key} {folder} holds no config.json: it is no Hugging Face model")
+@cache  # it reads every byte of the weights, and several stages and judges ask for it
+def _folder_identity(folder: Path) -> str:
     digest = hashlib.sha256()
     for file in sorted(p for p in folder.iterdir() if p.is_file() and p.suffix != ".md"):
         digest.update(f"{file.name}\0{file_digest(file)}\n".encode())
     return f"sha256:{digest.hexdigest()}"
 
 
+@cache
 def _hub_commit(path: str, revision: str | None) -> str:
     return hub_snapshot(path, revision, allow_patterns=["config.json"]).name
 

@@ -94,6 +94,8 @@ def starts(stages: Stages) -> list[Policy]:
 
 def evaluate(stages: Stages) -> None:
     """Answer the test questions with all that is evaluated, and examine the answers."""
+    if alone := stages.config.lone_examiner:
+        say(f"only one examiner judges the answers, {alone}: name another in evaluation.judges")
     for training in stages.trainings():
         finished(stages.train(*training))
     for policy in stages.policies():
@@ -139,7 +141,8 @@ def judge_check(stages: Stages) -> None:
         try:
             examiners[key] = of | agreement(pairs, resamples=resamples, seed=seed)
         except UserError as error:
-            failed.append(f"{key} cannot be checked: {error}")
+            told = filter(None, (str(error), check.store.why_rejected()))
+            failed.append(f"{key} cannot be checked: {'; '.join(told)}")
     if not examiners:
         raise UserError("; ".join(failed))
     for line in failed:
@@ -202,7 +205,11 @@ def some_pairs(stages: Stages, start: Policy) -> StageStore:
         answers = (stages.sample(start).store, stages.annotate(start).store)
         graph = (stages.questions("train"), *answers, pairs)
         lost = "; ".join(store.summary() for store in graph)
-        raise UserError(f"no preference pair to learn from: {lost}; details in rejected-*.parquet")
+        last = next(store for store in graph if not store.finished()[0])  # let nothing through
+        raise UserError(
+            f"no preference pair to learn from: {lost}; details in rejected-*.parquet, of "
+            f"{last.name}: {last.why_rejected()}"
+        )
     return pairs
 
 

@@ -205,6 +205,16 @@ class StageStore:
         done, _ = self.finished()
         return [row for i, row in sorted(self._rejections().items()) if i not in done]
 
+    def why_rejected(self) -> str:
+        """How many rows were rejected for each reason, and what was said of the first."""
+        of_reason: dict[str, list[str]] = {}
+        for row in self.rejected_rows():
+            of_reason.setdefault(row["reason"], []).append(row["detail"])
+        return "; ".join(
+            f"{len(details)} rejected ({reason}){', first' * (len(details) > 1)}: {details[0]}"
+            for reason, details in of_reason.items()
+        )
+
     def _rejections(self) -> dict[str, dict]:
         def read(part: str) -> list[dict]:
             with self.folder.parquet(part) as file:
@@ -390,7 +400,7 @@ def _dump(config: Config) -> dict[str, Any]:
     evaluation = dumped["evaluation"]
     factscore = evaluation["factscore"] or {}
     others = (
-        *evaluation["judges"].values(),
+        *(evaluation["judges"] or {}).values(),
         *evaluation["models"].values(),
         *map(factscore.get, ("writer", "verifier")),
     )

@@ -116,3 +116,69 @@ def test_judges_are_checked_against_labels(made, maskdpo, tmp_path):
     refused = ["annotation={annotator: labels}", "sampling={source: input}", "--rerun"]
     refused += ["data.test=null"]
     assert "no judgement to check" in maskdpo("judge-check", path, *data, *refused, code=2)
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory) -> str:
+    """A tiny model whose context holds the whole wording of a judge, deep enough to reply now so
+    and now so."""
+    return models.build_tiny_llama(tmp_path_factory.mktemp("reader"), context=2048, layers=4)
+
+
+@pytest.mark.parametrize("name", ["factscore_bio", "tofueval"])
+def test_a_judge_without_documents_is_checked_against_real_labels(
+    real_data, reader, maskdpo, tmp_path, name
+):
+    """Neither file has documents: the wording that needs one says which to take."""
+    tree = {
+        "run_dir": str(tmp_path / "run"),
+        "model": {"path": reader},
+        "data": {"train": str(real_data / f"{name}.jsonl"), "limit": 4},
+        "annotation": {"annotator": "judge", "model": reader, "dtype": "float32", "max_tokens": 16},
+    }
+    tree["annotation"]["engine"] = {"max_model_len": 2048, "kv_cache_memory_bytes": 2**26}
+    (tmp_path / "c.yaml").write_text(json.dumps(tree))
+    if name == "tofueval":  # once is enough
+        printed = maskdpo("judge-check", tmp_path / "c.yaml", code=2)
+        assert "4 rejected (document_missing), first: question 'tofu-000' has no docu" in printed
+        assert "`templates: closed_book`" in printed
+    closed = ["annotation.templates=closed_book", "--rerun"]
+    table = maskdpo("judge-check", tmp_path / "c.yaml", *closed)
+    [found] = json.loads((tmp_path / "run" / "judge-check.json").read_text())["examiners"].values()
+    assert found["questions"] == 4 and found["errors_examined"] == 0
+    assert found["sentences"] == sum(sum(of.values()) for of in found["verdicts"].values()) > 20
+    [row] = [line.split() for line in table.splitlines() if line.startswith("annotation ")]
+    for figure in ("precision", "recall", "f1", "accuracy", "kappa"):
+        value, low, high = found[figure]
+        assert low <= value <= high and f"{value:.3f}" in row
+
+
+def test_the_policy_judges_by_default_what_another_model_has_judged(reader, maskdpo, tmp_path):
+    other = models.build_tiny_llama(tmp_path / "other", context=2048, layers=4, seed=1)
+    engine = {"max_model_len": 2048, "kv_cache_memory_bytes": 2**26}
+    questions = [{"topic": f"t{n}", "question": f"Where was person {n} born?"} for n in range(4)]
+    (tmp_path / "test.jsonl").write_text("\n".join(map(json.dumps, questions)))
+    tree = {
+        "run_dir": str(tmp_path / "run"),
+        "systems": {},
+        "model": {"path": reader, "dtype": "float32"},
+        "data": {"test": str(tmp_path / "test.jsonl")},
+        "sampling": {"engine": engine},
+        "annotation": {
+            "annotator": "judge",
+            "model": other,
+            "dtype": "float32",
+            "templates": "closed_book",
+            "engine": engine,
+        },
+        "evaluation": {"samples": 2, "best_of_n": [1], "max_tokens": 24},
+    }
+    (tmp_path / "c.yaml").write_text(json.dumps(tree))
+    printed = maskdpo("evaluate", tmp_path / "c.yaml")
+    made = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert made["config"]["evaluation"]["judges"]["policy"]["model"] == reader
+    [judge] = made["judges"].values()
+    assert (judge["annotator"], judge["model"]) == ("judge", reader)
+    assert judge["systems"]["base"]["sampled"]["errors"] == 0
+    assert judge["systems"]["base"]["agreement"]["sentences"] >= 12
+    assert f"policy: judge {reader}" in printed and "only one examiner" not in printed

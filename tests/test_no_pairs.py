@@ -24,6 +24,7 @@ def test_no_pair_is_told_with_its_reasons(ray_cluster, tmp_path, capsys, answers
         error = capsys.readouterr().err
         assert "maskdpo: no preference pair to learn from" in error
         assert f"2 rejected ({reason})" in error
+        assert f"2 rejected ({reason}), first: " in error, "with what was said of one"
         report = json.loads((tmp_path / "run" / "report.json").read_text())
         assert report["pairs"] == {"questions": 2, "kept": 0, "dropped": lost}
         assert report["unfinished_questions"] == 0

@@ -161,7 +161,8 @@ def test_console_script_leads_to_a_function(wheel):
 
 def test_templates_are_found_beside_the_code():
     templates = importlib.resources.files("maskdpo_ray") / "annotation" / "templates"
-    assert {"anah.yaml", "judge.yaml"} <= {file.name for file in templates.iterdir()}
+    names = {file.name for file in templates.iterdir()}
+    assert {"anah.yaml", "judge.yaml", "closed_book.yaml"} <= names
 
 
 # What the Makefile says on a machine that cannot run the project.

@@ -45,6 +45,13 @@ def test_rows_and_rejections_are_durable_and_counted(store):
     assert store.summary() == "sample: 3 in, 2 out, 1 rejected (prompt_too_long)"
 
 
+def test_why_rows_were_rejected_is_told_with_the_first_of_each_reason(store):
+    assert store.why_rejected() == ""
+    refused = [("b", RowRejected("long", "row b: 9")), ("a", RowRejected("long", "row a: 8"))]
+    store.write(["a", "b", "c"], [], [*refused, ("c", RowRejected("odd", "row c"))], group=1)
+    assert store.why_rejected() == "2 rejected (long), first: row a: 8; 1 rejected (odd): row c"
+
+
 def test_a_block_worked_on_twice_replaces_itself(store):
     store.write(["a", "b"], [question("a"), question("b")], [], group=8)
     store.write(["a", "b"], [question("a"), question("b")], [], group=8)

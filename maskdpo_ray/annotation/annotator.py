@@ -139,6 +139,7 @@ def document_of(question: Question) -> str:
         raise RowRejected(
             "document_missing",
             f"question {question['id']!r} has no document and this annotator needs one: add the "
-            "key 'document' to the row, or use an annotator that needs none",
+            "key 'document' to the row, or let annotator 'judge' go by what its model knows "
+            "(`templates: closed_book`)",
         )
     return question["document"]

@@ -9,10 +9,14 @@ from typing import Any
 
 import yaml
 
+from maskdpo_ray.config import CLOSED_BOOK
 from maskdpo_ray.errors import RowRejected, UserError
 from maskdpo_ray.records import Question
 
 PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
+
+
+OURS = "maskdpo_ray.annotation"
 
 
 @dataclass(frozen=True)
@@ -39,27 +43,29 @@ class Templates:
         return self.languages[language]
 
 
+def template_file(setting: str) -> Path:
+    """The file that a setting ``templates`` names: one of the user's own, or ``closed_book``."""
+    return _our_file(OURS, f"{CLOSED_BOOK}.yaml") if setting == CLOSED_BOOK else Path(setting)
+
+
 def read_templates(
     path: str | None,
     default: str,
-    package: str = "maskdpo_ray.annotation",
+    package: str = OURS,
     key: str = "annotation.templates",
 ) -> Templates:
     """Read a template file.
 
     Args:
-        path: a file of the user's own, or None for the ``default`` of ``package``.
+        path: as of ``template_file``, or None for the ``default`` of ``package``.
         key: the setting that ``path`` comes from, for errors.
 
     Raises:
         UserError: the file is missing or holds no mapping of languages.
     """
-    if path is None:
-        file = files(package) / "templates" / default
-    else:
-        file = Path(path)
-        if not file.is_file():
-            raise UserError(f"{key}: no file at {path}")
+    file = template_file(path) if path else _our_file(package, default)
+    if not file.is_file():
+        raise UserError(f"{key}: no file at {path}")
     name = str(path or default)
     try:
         tree = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -92,6 +98,10 @@ def check_wording(
 def fill(wording: str, values: Mapping[str, str]) -> str:
     """Put values in place of placeholders, in one pass: braces inside a value stay as they are."""
     return PLACEHOLDER.sub(lambda match: values[match[1]], wording)
+
+
+def _our_file(package: str, name: str) -> Path:
+    return Path(str(files(package) / "templates" / name))
 
 
 def _braced(names: Collection[str]) -> str:

@@ -5,7 +5,7 @@ valid one, and a combination that the system would ignore is refused while the f
 before anything heavy is imported.
 """
 
-from maskdpo_ray.config.annotation import AnnotationConfig
+from maskdpo_ray.config.annotation import CLOSED_BOOK, AnnotationConfig
 from maskdpo_ray.config.data import ColumnsConfig, DataConfig, SourceConfig, SplitConfig
 from maskdpo_ray.config.endpoint import AnnotatorEndpointConfig, Constrain, EndpointConfig
 from maskdpo_ray.config.evaluated import EvaluatedConfig
@@ -21,6 +21,7 @@ from maskdpo_ray.config.topics import TopicsConfig
 from maskdpo_ray.config.training import LoraConfig, TrackingConfig, TrainingConfig
 
 __all__ = [
+    "CLOSED_BOOK",
     "AnnotationConfig",
     "AnnotatorEndpointConfig",
     "ChatModelConfig",

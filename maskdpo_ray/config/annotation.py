@@ -8,6 +8,7 @@ from maskdpo_ray.config.endpoint import AnnotatorEndpointConfig
 from maskdpo_ray.config.section import Section
 from maskdpo_ray.engine.arguments import refuse_decided_elsewhere
 
+CLOSED_BOOK = "closed_book"  # the wording of ours that `templates` may name in place of a file
 AnnotatorName = Literal["anah", "judge", "closed_world", "labels"]
 
 
@@ -24,7 +25,8 @@ class AnnotationConfig(Section):
     """File with a Jinja chat template that replaces the tokenizer's own."""
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     templates: str | None = None
-    """YAML file that replaces the prompt wording."""
+    """YAML file that replaces the prompt wording; or `closed_book`, the wording of ours with which
+    `judge` goes by what its model knows and needs no document."""
     max_tokens: int = Field(default=512, ge=1)
     """Longest reply of one annotator turn, in tokens."""
     trust_remote_code: bool = False
@@ -42,13 +44,17 @@ class AnnotationConfig(Section):
 
     @model_validator(mode="after")
     def _model_where_needed(self) -> "AnnotationConfig":
-        needs_model = self.annotator in ("anah", "judge")
-        if needs_model and not (self.model or self.endpoint):
+        if self.asks_model and not (self.model or self.endpoint):
             raise ValueError(f"annotator {self.annotator!r} needs annotation.model or endpoint")
         of_model = ("model", "revision", "chat_template", "dtype", "templates", "max_tokens")
         of_model += ("trust_remote_code", "engine", "endpoint")
-        if not needs_model and (given := self.changed(*of_model)):
+        if not self.asks_model and (given := self.changed(*of_model)):
             raise ValueError(f"annotator {self.annotator!r} uses no {', '.join(given)}: remove it")
+        if self.templates == CLOSED_BOOK and self.annotator != "judge":
+            raise ValueError(
+                f"templates={CLOSED_BOOK} is a wording of annotator 'judge', and "
+                f"{self.annotator!r} reads documents: set annotator=judge, or remove templates"
+            )
         refuse_decided_elsewhere(self.engine)
         if self.confidence and self.annotator != "judge":
             raise ValueError(
@@ -82,6 +88,11 @@ class AnnotationConfig(Section):
         if self.annotator == "anah" and constrain is not None:
             raise ValueError("annotator 'anah' replies freely: remove endpoint.constrain")
         return self
+
+    @property
+    def asks_model(self) -> bool:
+        """Whether verdicts are a model's."""
+        return self.annotator in ("anah", "judge")
 
     @property
     def confident(self) -> bool:

@@ -26,8 +26,9 @@ def _fields_at(section: Any, location: list[str]) -> list[str]:
     parts = iter(location)
     for part in parts:
         annotation = section.model_fields[part].annotation
-        if get_origin(annotation) is dict:
-            next(parts)  # the name of an entry
         options = [annotation, *get_args(annotation)]
+        if entries := next((each for each in options if get_origin(each) is dict), None):
+            next(parts)  # the name of an entry
+            options = get_args(entries)
         section = next(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
     return list(section.model_fields)

@@ -22,8 +22,9 @@ class EvaluationConfig(Section):
     """Resamples of the topics for the 95 % interval."""
     annotation: AnnotationConfig | None = None
     """The examiner; the annotator that made the pairs if left out."""
-    judges: dict[str, AnnotationConfig] = {}
-    """Further examiners of the same answers, by name: their scores stand beside the examiner's."""
+    judges: dict[str, AnnotationConfig] | None = None
+    """Further examiners of the same answers, by name: their scores stand beside the examiner's. If
+    left out, the policy judges beside an examiner that is a model; `{}` is nobody."""
     models: dict[str, EvaluatedConfig] = {}
     """Further models, servers and given answers, by name: evaluated beside base and systems."""
     factscore: FactScoreConfig | None = None
@@ -46,8 +47,9 @@ class EvaluationConfig(Section):
 
     @model_validator(mode="after")
     def _judges(self) -> "EvaluationConfig":
-        check_names(self.judges, "judges")
-        for name, judge in self.judges.items():
+        judges = self.judges or {}
+        check_names(judges, "judges")
+        for name, judge in judges.items():
             if judge.annotator == "labels":
                 raise ValueError(f"judges.{name}: annotator 'labels' cannot judge new answers")
             if judge.prune:

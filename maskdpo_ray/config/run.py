@@ -1,6 +1,6 @@
 """The whole tree, and what its sections demand of one another."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -15,6 +15,8 @@ from maskdpo_ray.config.sampling import SamplingConfig
 from maskdpo_ray.config.section import Section
 from maskdpo_ray.config.training import TrackingConfig, TrainingConfig, preset_of
 from maskdpo_ray.engine.arguments import parallel_size
+
+POLICY = "policy"  # its name as a judge
 
 
 class Config(Section):
@@ -105,6 +107,40 @@ class Config(Section):
         return self.world is not None or self.model.path is not None
 
     @model_validator(mode="after")
+    def _second_judge(self) -> "Config":
+        # Filled in while the tree is read: what is saved with a run names all of its judges.
+        if self.evaluates and self.evaluation.judges is None and (policy := self._policy_as_judge):
+            filled = self.evaluation.model_copy(update={"judges": {POLICY: policy}})
+            object.__setattr__(self, "evaluation", filled)  # frozen from here on
+        return self
+
+    @property
+    def _policy_as_judge(self) -> AnnotationConfig | None:
+        """The judge beside a first examiner that is another model, or asks in another way."""
+        first, model = self.evaluation_annotation, self.model
+        itself = first.annotator == "judge" and first.asked == model.path
+        if not first.asks_model or not model.path or itself:
+            return None
+        return AnnotationConfig(
+            annotator="judge",
+            model=model.path,
+            revision=model.revision,
+            chat_template=model.chat_template,
+            dtype=model.dtype,
+            trust_remote_code=model.trust_remote_code,
+            engine=self.sampling.engine,
+            templates=first.templates if first.annotator == "judge" else None,
+        )
+
+    @property
+    def lone_examiner(self) -> str | None:
+        """The model that alone judges the answers though nobody asked for that; else None."""
+        first = self.evaluation_annotation
+        if self.evaluates and self.evaluation.judges is None and first.asks_model:
+            return f"{first.annotator} {first.asked}"
+        return None
+
+    @model_validator(mode="after")
     def _examiner(self) -> "Config":
         evaluates = self.evaluates
         examiners = {self.annotation.annotator}
@@ -117,7 +153,10 @@ class Config(Section):
                 "annotator 'labels' cannot judge new answers: set evaluation.annotation, "
                 "or leave data.test out"
             )
-        if not evaluates and (given := self.evaluation.changed(*EvaluationConfig.model_fields)):
+        given = self.evaluation.changed(*EvaluationConfig.model_fields)
+        if self.evaluation.judges == {}:  # nobody, as it would be anyway
+            given.remove("judges")
+        if not evaluates and given:
             raise ValueError(
                 f"evaluation.{given[0]} is of answers to data.test: give that too, or remove it"
             )
@@ -185,7 +224,7 @@ class Config(Section):
             ("sampler", self.sampling.engine),
             ("annotator", self.annotation.engine),
             *(("sampler", other.engine or {}) for other in self.evaluation.models.values()),
-            *(("annotator", examiner.engine) for examiner in self.examiners.values()),
+            *((self.pool_of(name), examiner.engine) for name, examiner in self.examiners.items()),
             ("factscore", self.evaluation.factscore.engine if self.evaluation.factscore else {}),
         ):
             parallel, gpus = parallel_size(engine), getattr(self.resources, pool).gpus
@@ -210,7 +249,13 @@ class Config(Section):
     @property
     def examiners(self) -> dict[str | None, AnnotationConfig]:
         """All who judge the answers to the test questions: the first as None, judges by name."""
-        return {None: self.evaluation_annotation, **self.evaluation.judges}
+        return {None: self.evaluation_annotation, **(self.evaluation.judges or {})}
+
+    def pool_of(self, examiner: str | None) -> Literal["sampler", "annotator"]:
+        """Where an examiner works: the policy as judge where it answers, with whichever engine."""
+        given, policy = self.examiners[examiner], self._policy_as_judge
+        here = policy and policy == given.model_copy(update={"engine": policy.engine})
+        return "sampler" if here else "annotator"
 
 
 def _merged(tree: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

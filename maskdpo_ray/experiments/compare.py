@@ -198,7 +198,7 @@ def claim(table: int | str, text: str, found: dict[str, Any], paper: str) -> dic
 
 
 def not_testable(table: int | str, text: str, reason: str, paper: str) -> dict[str, Any]:
-    """A claim that the closed world can say nothing about."""
+    """A claim that the questions or models at hand can say nothing about."""
     return {
         "table": table,
         "claim": text,

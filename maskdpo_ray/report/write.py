@@ -47,10 +47,9 @@ def write_report(stages: "Stages") -> dict[str, Any]:
                     best |= {policy.name: of_n} if of_n else {}
                     not_scored |= _too_few(policy.name, systems[policy.name], of_n, config)
                 except UserError as error:
-                    not_scored[policy.name] = f"{error} in {store.folder}"
-        for name in config.evaluation.judges:
+                    not_scored[policy.name] = _unscored(error, store)
+        for name, annotation in (config.evaluation.judges or {}).items():
             if systems_judged := _judged(stages, name, not_scored):
-                annotation = config.evaluation.judges[name]
                 judges[name] = {
                     "annotator": annotation.annotator,
                     "model": annotation.asked,
@@ -112,8 +111,13 @@ def _judged(stages: "Stages", name: str, not_scored: dict[str, str]) -> dict[str
                     store.rows(), first.rows(), evaluation.bootstrap, seed
                 )
             except UserError as error:
-                not_scored[f"{policy.name} by {name}"] = f"{error} in {store.folder}"
+                not_scored[f"{policy.name} by {name}"] = _unscored(error, store)
     return systems
+
+
+def _unscored(error: UserError, store: "StageStore") -> str:
+    """Why answers have no score, and why questions did not come so far."""
+    return "; ".join(filter(None, (f"{error} in {store.folder}", store.why_rejected())))
 
 
 def _factscores(stages: "Stages", store: "StageStore") -> dict[str, dict[str, Any]]:

@@ -4,6 +4,7 @@ from functools import partial
 from typing import Any
 
 from maskdpo_ray.annotation.factory import build_annotator
+from maskdpo_ray.annotation.wording import template_file
 from maskdpo_ray.config import AnnotationConfig, ChatModelConfig, EndpointConfig, PoolConfig
 from maskdpo_ray.engine.arguments import what_decides
 from maskdpo_ray.identity import commit_of, file_digest, model_identity
@@ -20,7 +21,7 @@ def annotation_settings(annotation: AnnotationConfig, key: str) -> dict[str, Any
     """
     settings = chat_model_settings(annotation)
     if annotation.templates:
-        settings["templates"] = file_digest(annotation.templates)
+        settings["templates"] = file_digest(template_file(annotation.templates))
     if annotation.model:
         settings["model"] = _identity(annotation, key)
     return settings

@@ -160,7 +160,7 @@ class Evaluation(Training):
             QUESTION_SCHEMA,
             self.answered(policy),
         )
-        return self.annotation_stage(store, annotation, key)
+        return self.annotation_stage(store, annotation, key, self.config.pool_of(asked))
 
     def factscore(self, policy: Policy) -> StreamStage:
         """The answers fact by fact; only where ``evaluation.factscore`` is given."""
@@ -207,17 +207,16 @@ class Evaluation(Training):
         Raises:
             UserError: there is nothing to check.
         """
-        evaluation = self.config.evaluation
+        config = self.config
         examiners = {
-            "annotation": self.config.annotation.model_copy(update={"prune": False}),
-            "evaluation.annotation": evaluation.annotation,
-            **{f"evaluation.judges.{name}": judge for name, judge in evaluation.judges.items()},
+            "annotation": (config.annotation.model_copy(update={"prune": False}), "annotator"),
+            "evaluation.annotation": (config.evaluation_annotation, "annotator"),
+            **{
+                f"evaluation.judges.{name}": (judge, config.pool_of(name))
+                for name, judge in (config.evaluation.judges or {}).items()
+            },
         }
-        examiners = {
-            key: examiner
-            for key, examiner in examiners.items()
-            if examiner and examiner.annotator not in ("labels", "closed_world")
-        }
+        examiners = {key: each for key, each in examiners.items() if each[0].asks_model}
         if not examiners:
             raise UserError(
                 f"annotator {self.config.annotation.annotator!r} has no judgement to check: set "
@@ -225,9 +224,9 @@ class Evaluation(Training):
             )
         labelled = self._import("train")
         checks: dict[str, tuple[str, AnnotationConfig, StreamStage]] = {}
-        for key, annotation in examiners.items():
+        for key, (annotation, pool) in examiners.items():
             settings = annotation_settings(annotation, key)
             store = self.dir.store("judge-check", settings, QUESTION_SCHEMA, labelled)
-            stage = self.annotation_stage(store, annotation, key, labelled=True)
+            stage = self.annotation_stage(store, annotation, key, pool, labelled=True)
             checks.setdefault(store.key, (key, annotation, stage))
         return labelled, list(checks.values())

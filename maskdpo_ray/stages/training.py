@@ -124,12 +124,17 @@ class Training(Inputs):
         )
 
     def annotation_stage(
-        self, store: StageStore, annotation: AnnotationConfig, key: str, labelled: bool = False
+        self,
+        store: StageStore,
+        annotation: AnnotationConfig,
+        key: str,
+        pool: str = "annotator",
+        labelled: bool = False,
     ) -> StreamStage:
-        """The stage that fills ``store`` with verdicts, on the world and the pool of this run."""
+        """The stage that fills ``store`` with verdicts, on the world and a pool of this run."""
         world = self.world and self.world.shared
-        pool = self.config.resources.annotator
-        return annotation_stage(store, annotation, key, world, pool, labelled)
+        actors = getattr(self.config.resources, pool)
+        return annotation_stage(store, annotation, key, world, actors, labelled)
 
     # -- training -------------------------------------------------------------------------------
 

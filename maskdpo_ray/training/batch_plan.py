@@ -82,7 +82,9 @@ def _packed_passes(
     order: np.ndarray, tokens: np.ndarray, workers: int, budget: int
 ) -> list[np.ndarray]:
     """Longest first into the emptiest pass, with as few passes as keep to the budget."""
-    count = workers * -(-int(tokens[order].sum()) // (budget * workers))
+    # Pairs longer than the budget have passes of their own: beyond one each, passes are empty.
+    full = min(len(order), -(-int(tokens[order].sum()) // budget))
+    count = workers * -(-full // workers)
     while True:
         passes: list[list[int]] = [[] for _ in range(count)]
         loads = [0] * count

@@ -6,10 +6,12 @@ import pytest
 import yaml
 
 from maskdpo_ray.annotation.judge import JudgeAnnotator, read_judge_templates
+from maskdpo_ray.config import AnnotationConfig
 from maskdpo_ray.engine.chat import prompt_token_ids
 from maskdpo_ray.engine.chat_model import ChatModel, Reply
 from maskdpo_ray.engine.refusal import RequestRefused
 from maskdpo_ray.errors import RowRejected, UserError
+from maskdpo_ray.stages.annotating import annotation_settings
 
 QUESTION = {
     "id": "q0",
@@ -86,6 +88,32 @@ def test_a_document_is_needed_where_the_template_shows_it():
     with pytest.raises(RowRejected) as caught:
         judge(Says("Supported"), document=None)
     assert caught.value.reason == "document_missing" and "'q0'" in caught.value.detail
+    assert "`templates: closed_book`" in caught.value.detail, "the remedy"
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_closed_book_wording_shows_no_document_and_has_every_verdict(language):
+    templates = read_judge_templates("closed_book")
+    assert set(templates.languages) == set(read_judge_templates().languages)
+    for verdict, word in templates.languages[language]["verdicts"].items():
+        for document in (None, QUESTION["document"]):
+            model = Says(word)
+            changes = {"language": language, "document": document}
+            assert judge(model, templates="closed_book", **changes)[0] == verdict
+            [(asked, words)] = model.asked
+            assert QUESTION["question"] in asked and QUESTION["document"] not in asked
+            assert len(words) == 4 and all(word in asked for word in words)
+
+
+def test_the_closed_book_is_of_the_judge_and_a_fingerprint_of_its_own():
+    closed = {"model": "m/n", "templates": "closed_book"}
+    with pytest.raises(ValueError, match="templates=closed_book is a wording of annotator 'judge'"):
+        AnnotationConfig(annotator="anah", **closed)
+    endpoint = {"base_url": "http://host/v1", "model": "m", "constrain": "vllm"}
+    open_book = AnnotationConfig(annotator="judge", endpoint=endpoint)
+    closed_book = open_book.model_copy(update={"templates": "closed_book"})
+    settings = [annotation_settings(each, "annotation") for each in (open_book, closed_book)]
+    assert settings[0] != settings[1] and len(settings[1]["templates"]) == 64, "a digest"
 
 
 def test_a_template_without_a_document_needs_none(tmp_path):

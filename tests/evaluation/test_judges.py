@@ -1,6 +1,7 @@
 """Further judges of the same answers: their settings, whom they ask, and what the report says."""
 
 import json
+from types import SimpleNamespace
 
 import models
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from maskdpo_ray.config import build_config
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.evaluation.agreement import same_questions
-from maskdpo_ray.pipeline import report
+from maskdpo_ray.pipeline import evaluate, report
 from maskdpo_ray.rundir import RunDir
 from maskdpo_ray.stages import Stages
 
@@ -58,6 +59,93 @@ def test_a_world_may_have_its_exact_judge():
     assert build_config(config.model_dump(mode="json")) == config
 
 
+ANAH = {"annotator": "anah", "model": "a"}
+POLICY = {"path": "m", "revision": "r", "dtype": "float32", "trust_remote_code": True}
+
+
+def left_out(annotation: dict = ANAH, **sections):
+    """A configuration that says nothing of judges."""
+    given = tree() | {"annotation": annotation, "evaluation": {}, "model": POLICY} | sections
+    return build_config(given)
+
+
+def test_the_policy_is_the_second_judge_where_none_is_named():
+    config = left_out(sampling={"engine": {"max_model_len": 4096, "tensor_parallel_size": 2}},
+                      resources={"sampler": {"gpus": 2}})  # fmt: skip
+    [(name, policy)] = config.evaluation.judges.items()
+    assert name == "policy" and list(config.examiners) == [None, "policy"]
+    assert (policy.annotator, policy.model, policy.revision) == ("judge", "m", "r")
+    assert (policy.dtype, policy.trust_remote_code) == ("float32", True)
+    assert policy.engine == config.sampling.engine
+    assert config.pool_of("policy") == "sampler", "where it answers, not in the annotator's pool"
+    assert config.pool_of(None) == "annotator"
+    assert build_config(config.model_dump(mode="json")) == config, "it is saved by its name"
+    assert left_out(evaluation={"judges": None}).evaluation.judges.keys() == {"policy"}
+
+
+def test_the_policy_judges_by_the_wording_that_the_first_examiner_has():
+    closed = {**FIRST, "templates": "closed_book"}
+    assert left_out(closed).evaluation.judges["policy"].templates == "closed_book"
+    with_own = {**ANAH, "templates": "anah-own.yaml"}  # its three turns are of no use to a judge
+    assert left_out(with_own).evaluation.judges["policy"].templates is None
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"evaluation": {"annotation": FIRST}},
+        {"annotation": {"annotator": "anah", "model": "m"}},  # the same model, asked otherwise
+        {
+            "annotation": {"annotator": "labels"},
+            "sampling": {"source": "input"},
+            "evaluation": {"annotation": FIRST},
+        },
+        {"systems": {}, "data": {"test": "t.jsonl"}},
+    ],
+)
+def test_any_first_examiner_that_is_a_model_gets_a_second_judge(sections):
+    assert left_out(**sections).evaluation.judges.keys() == {"policy"}
+    assert left_out(**sections).lone_examiner is None
+
+
+@pytest.mark.parametrize(
+    ("sections", "alone"),
+    [
+        ({"evaluation": {"judges": {}}}, None),  # told to be alone
+        ({"data": {"train": "q.jsonl"}}, None),  # nothing is judged but pairs
+        ({"data": {"train": "q.jsonl"}, "evaluation": {"judges": {}}}, None),
+        ({"annotation": {"annotator": "judge", "model": "m"}}, "judge m"),  # the policy itself
+        ({"annotation": {"annotator": "judge", "endpoint": {**ENDPOINT, "model": "m"}}}, "judge m"),
+        (
+            {
+                "systems": {},
+                "model": {},
+                "data": {"test": "t.jsonl"},
+                "evaluation": {"models": {"given": {"responses": "a.jsonl"}}},
+            },
+            "anah a",
+        ),
+        ({"world": {}, "model": {}, "data": {}}, "anah a"),  # its policy knows one encyclopedia
+        ({"world": {}, "model": {}, "data": {}, "annotation": {"annotator": "closed_world"}}, None),
+    ],
+)
+def test_who_stays_alone_and_is_told(sections, alone):
+    config = left_out(**sections)
+    assert not config.evaluation.judges
+    assert config.lone_examiner == alone
+
+
+def test_a_lone_examiner_is_told_once(capsys):
+    nothing = {"trainings": list, "policies": list, "judges": []}
+    evaluate(SimpleNamespace(config=left_out(FIRST | {"endpoint": ENDPOINT | {"model": "m"}}),
+                             **nothing))  # fmt: skip
+    assert capsys.readouterr().err == (
+        "only one examiner judges the answers, judge m: name another in evaluation.judges\n"
+    )
+    evaluate(SimpleNamespace(config=left_out(), **nothing))
+    assert capsys.readouterr().err == ""
+
+
 def test_another_address_or_engine_room_is_the_same_run_and_another_judge_is_not(tmp_path):
     def claim(**judges):
         RunDir(build_config(tree(**judges) | {"run_dir": str(tmp_path / "run")})).claim()
@@ -80,13 +168,16 @@ def opened(tmp_path):
         lines = [{"id": f"{name}{n}", "question": f"Who was {name} {n}?"} for n in range(2)]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
 
-    def open_(**judges) -> Stages:
+    def open_(left_out: bool = False, **judges) -> Stages:
         given = tree(**judges) | {
             "run_dir": str(tmp_path / "run"),
             "model": {"path": models.tiny_llama(), "dtype": "float32"},
             "data": {name: str(tmp_path / f"{name}.jsonl") for name in ("train", "test")},
         }
         given["evaluation"] |= {"samples": 1, "best_of_n": [1]}
+        if left_out:
+            given["evaluation"]["judges"] = None
+            given["resources"] = {"sampler": {"cpus": 0.5}}
         return Stages(build_config(given))
 
     return open_
@@ -126,6 +217,19 @@ def test_one_with_the_settings_of_another_is_not_asked(opened):
     assert [store.name for store in of[1:3]] == ["evaluate-base", "evaluate-base-by-other"]
     names = [store.name for store in stages.stores()]
     assert len(names) == len(set(names)) and "evaluate-mask_dpo-by-other" in names
+
+
+def test_the_policy_as_judge_is_a_stage_where_it_answers(opened):
+    stages = opened(left_out=True)
+    assert stages.judges == ["policy"]
+    stage = stages.evaluate(stages.base, "policy")
+    assert stage.store.name == "evaluate-base-by-policy"
+    assert stage.pool == stages.config.resources.sampler != stages.config.resources.annotator
+    assert stage.store.settings["model"] == stages.base.identity
+    _, checks = stages.judge_checks()
+    pools = {key: check.pool for key, _, check in checks}
+    assert pools["evaluation.judges.policy"] == stages.config.resources.sampler
+    assert pools["annotation"] == stages.config.resources.annotator
 
 
 def test_the_report_holds_every_judge_and_its_agreement_with_the_first(opened, capsys):

@@ -130,3 +130,9 @@ def test_every_table_has_the_papers_figures(job):
     assert set(job("table2").SYSTEMS) == set(published.TABLE_2)
     assert all(column in of for of in published.TABLE_1.values() for column in published.LARGE)
     assert {"before", "after"} == set(published.TABLE_6) == set(job("table6").SYSTEMS)
+
+
+def test_table_5_stands_where_nothing_is_known_of_the_topics(job):
+    claim, figures = job("table5").probe_claim([], "nothing is known of 9 topics")
+    assert (claim["verdict"], claim["reason"]) == ("not testable", "nothing is known of 9 topics")
+    assert figures == {}

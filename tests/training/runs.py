@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 import torch
 
+OFFLOAD = {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}  # of training.deepspeed
+
 
 def losses(lines: list[dict]) -> list[float]:
     return [line["loss"] for line in lines]

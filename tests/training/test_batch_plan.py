@@ -50,6 +50,12 @@ def test_a_pass_stays_within_its_tokens_unless_it_is_one_pair(packed):
     assert np.mean([len(p) for p in passes]) > 1.5
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_pairs_longer_than_a_pass_bring_no_empty_ones(packed):
+    plan = split_batch(np.arange(37), TOKENS, 2, 1, packed)
+    assert [len(passes) for passes in plan] == [19, 19]
+
+
 @pytest.mark.parametrize(
     ("packed", "workers", "limit"),
     [(True, 2, 1.02), (True, 4, 1.05), (False, 2, 1.1), (False, 4, 1.25)],

@@ -3,9 +3,7 @@
 import shutil
 
 import pytest
-from runs import assert_same_run, losses, weights_of
-
-OFFLOAD = {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}
+from runs import OFFLOAD, assert_same_run, losses, weights_of
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])

@@ -7,7 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
-from runs import assert_alike, assert_same_run, first_moments, losses, weights_of
+from runs import OFFLOAD, assert_alike, assert_same_run, first_moments, losses, weights_of
 
 from maskdpo_ray.config import ModelConfig
 from maskdpo_ray.errors import UserError
@@ -97,12 +97,14 @@ def test_bfloat16_trains(stage, two_ranks, make_job, low, undisturbed):
 def test_bfloat16_gradients_add_up_in_float32(one_rank, two_ranks, make_job, low, kept):
     """A pass for each pair, so that every gradient to be added is the same everywhere."""
     sums = []
-    for ranks, count in ((one_rank, 1), (two_ranks, 2)):
+    for name, ranks, deepspeed in (
+        ("one", one_rank, {}), ("two", two_ranks, {}), ("offloaded", two_ranks, OFFLOAD)
+    ):  # fmt: skip
         for stage in (1, 2, 3):
-            name = f"{count}-{stage}"
-            job = make_job(name, fields=low, zero_stage=stage, micro_batch_tokens=1, max_steps=1)
-            ranks.train(job, keep=kept / name)
-            sums.append(first_moments(kept / name / "1"))
+            options = {"micro_batch_tokens": 1, "max_steps": 1, "deepspeed": deepspeed}
+            folder = kept / f"{name}-{stage}"
+            ranks.train(make_job(fields=low, zero_stage=stage, **options), keep=folder)
+            sums.append(first_moments(folder / "1"))
     for other in sums[1:]:
         assert_alike(other, sums[0], 1e-5)
 
