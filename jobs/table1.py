@@ -87,11 +87,11 @@ def examined(lab: Lab, seed: int, drawn: Sampled) -> Iterable[dict[str, Any]]:
     own = lab.run(seed)
     keys = ("id", "topic", "question", "document", "language")
     rows = ({key: row[key] for key in keys} for row in own.questions("train").rows())
-    test = lab.write(seed, "table1-questions", sorted(rows, key=lambda row: row["id"]))
+    rows = sorted(rows, key=lambda row: row["id"])
     sampling = own.config.sampling
     facts = lab.run(
         seed,
-        f"data.test={{path: {test}, columns: {{}}}}",
+        lab.asking("test", seed, "table1-questions", rows),
         "systems={}",
         "evaluation.factscore.decodings=[sampled]",
         f"evaluation.top_p={sampling.top_p}",

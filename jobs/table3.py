@@ -13,6 +13,7 @@ statements in the wording that the policy has learnt, and the other model is a s
 has read another printing of the encyclopedia.
 """
 
+import json
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -39,7 +40,8 @@ WITH_DOCUMENT = "{document}\n\nUsing the text above, answer: {question}"
 def of_another_model(lab: Lab, seed: int, own: Stages, other: str | None) -> list[str]:
     """Settings of a run on another model's answers."""
     path = other or str(build_other_policy(Path(own.world.built)))
-    sampled = lab.run(seed, *other_model(path), work=sample)
+    changes = (f"model.{key}={json.dumps(value)}" for key, value in other_model(path).items())
+    sampled = lab.run(seed, *changes, work=sample)
     rows = sorted(sampled.sample().store.rows(), key=lambda row: row["id"])
     answers = [with_answers(row, *(c["response"] for c in row["candidates"])) for row in rows]
     return lab.on_answers(seed, "table3-other", answers)
@@ -102,8 +104,8 @@ def sampled_with_document(lab: Lab, seed: int, own: Stages) -> dict[str, list[st
     if not rows:
         raise UserError("table 3: no training question has a document to write an answer with")
     asked_for = sorted(map(asked, rows), key=lambda row: row["id"])
-    path = lab.write(seed, "table3-prompts", asked_for)
-    sampled = lab.run(seed, f"data.train={{path: {path}, columns: {{}}}}", work=sample)
+    prompts = lab.asking("train", seed, "table3-prompts", asked_for)
+    sampled = lab.run(seed, prompts, work=sample)
     return {
         row["id"]: [c["response"] for c in row["candidates"]]
         for row in sampled.sample().store.rows()

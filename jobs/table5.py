@@ -39,7 +39,7 @@ from maskdpo_ray.experiments.compare import (
     score,
 )
 from maskdpo_ray.experiments.job import Experiment, run_job
-from maskdpo_ray.experiments.lab import Lab, named
+from maskdpo_ray.experiments.lab import Lab, named, other_model
 from maskdpo_ray.experiments.parts import equally_many
 from maskdpo_ray.experiments.published import NOT_TOLD, TABLE_5
 from maskdpo_ray.experiments.results import Bar, Result, bars, with_interval
@@ -58,10 +58,9 @@ def models(whole: Stages, others: dict[str, str]) -> dict[str, ModelConfig]:
     own = whole.model_of(whole.base)
     if whole.world and not others:
         others = {"another policy": str(build_other_policy(Path(whole.world.built)))}
-    update = {"revision": None, "chat_template": None}
     return {
         POLICY: own,
-        **{name: own.model_copy(update={"path": path, **update}) for name, path in others.items()},
+        **{name: own.model_copy(update=other_model(path)) for name, path in others.items()},
     }
 
 

@@ -80,6 +80,12 @@ class Lab:
         self._done[seed, settings, work] = stages
         return stages
 
+    def asking(self, split: str, seed: int, name: str, rows: Iterable[dict[str, Any]]) -> str:
+        """The setting of a run whose questions of ``train`` or ``test`` are these rows, under our
+        own names whatever the configuration calls its columns."""
+        source = {"path": self.write(seed, name, rows), "columns": {}}
+        return f"data.{split}={json.dumps(source)}"
+
     def on_answers(
         self, seed: int, name: str, rows: Iterable[dict[str, Any]], labelled: bool = False
     ) -> list[str]:
@@ -98,9 +104,11 @@ class Lab:
                 f"data.limit={config.data.limit}: this experiment trains on {len(rows)} rows that "
                 "it makes itself, and they would be cut: remove data.limit and give shorter files"
             )
-        train = {"path": self.write(seed, name, rows), "columns": {}}  # columns of our own names
         sampling = {"source": "input", "engine": config.sampling.engine}
-        settings = [f"data.train={json.dumps(train)}", f"sampling={json.dumps(sampling)}"]
+        settings = [
+            self.asking("train", seed, name, rows),
+            f"sampling={json.dumps(sampling)}",
+        ]
         if labelled:
             examiner = config.evaluation_annotation.model_dump(mode="json", exclude_defaults=True)
             settings += [
@@ -165,9 +173,10 @@ def annotate_answers(stages: Stages) -> None:
     stream(stages, stages.questions("train"), stages.sample(), stages.annotate())
 
 
-def other_model(path: str) -> list[str]:
-    """Settings of a run whose policy is another: what is told of the first is not of it."""
-    return [f"model.path={path}", "model.revision=null", "model.chat_template=null"]
+def other_model(path: str) -> dict[str, str | None]:
+    """What of the model section changes where it is another: what is told of the first is not of
+    it."""
+    return {"path": path, "revision": None, "chat_template": None}
 
 
 def named(option: str, text: str) -> tuple[str, str]:

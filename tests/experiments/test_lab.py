@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from maskdpo_ray.config import read_config
+from maskdpo_ray.config import ModelConfig
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.experiments.lab import Lab, other_model
 from maskdpo_ray.experiments.ready_pairs import with_answers
@@ -49,15 +49,10 @@ def test_rows_are_not_cut_silently(tmp_path):
         limited.on_answers(0, "given", [ROW, ROW])
 
 
-def test_another_model_has_nothing_of_the_first_but_its_arithmetic(tmp_path):
-    first = ["model.revision=abc", "model.chat_template=t.jinja", "model.dtype=float32"]
-    config = read_config(
-        CONFIGS / "llama3.1-8b-anah.yaml",
-        [f"run_dir={tmp_path}", *first, *other_model("org/other")],
-    )
-    assert config.model.model_dump(exclude_defaults=True) == {
-        "path": "org/other", "dtype": "float32"
-    }  # fmt: skip
+def test_another_model_has_nothing_of_the_first_but_its_arithmetic():
+    first = ModelConfig(path="org/model", revision="abc", chat_template="t", dtype="float32")
+    other = first.model_copy(update=other_model("org/other"))
+    assert other.model_dump(exclude_defaults=True) == {"path": "org/other", "dtype": "float32"}
 
 
 def test_a_system_that_the_configuration_lacks_is_named(tmp_path):
