@@ -50,6 +50,11 @@ def test_one_candidate_is_refused_with_the_reason():
         ({"evaluation": {"samples": 4, "best_of_n": [8]}}, "set evaluation.samples=8"),
         ({"training": {"deepspeed": {"gradient_clipping": 1}}}, "training.max_grad_norm"),
         ({"training": {"zero_stage": 0}}, "set training.zero_stage=1"),
+        (
+            {"model": {"dtype": "float32"}, "training": {"attention": "flash_attention_2"}},
+            "set model.dtype=bfloat16, or training.attention=sdpa",
+        ),
+        ({"systems": {"a": {"use_liger_kernel": True}}}, "set training.use_liger_kernel"),
         ({"training": {"deepspeed": {"zero_optimization": {"stage": 3}}}}, "training.zero_stage"),
         ({"resources": {"sampler": {"actors": [3, 1]}}}, "1 <= least <= most"),
         ({"resources": {"training": {"workers": [2, 1]}}}, "1 <= least <= most"),

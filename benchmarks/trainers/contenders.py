@@ -58,25 +58,26 @@ def released(pairs: int) -> Contender:
 
 
 def for_gpu(tokens: int, installed: set[str]) -> list[Contender]:
-    """Settings among which either side may find its best.
+    """Settings among which either side may find its best, with the kernels that are installed.
 
     Args:
         tokens: of the largest pass of ours. Without recomputing, a token costs about 0.2 MB in each
-            8B-shaped layer, so passes are smaller there.
+            8B-shaped layer: where the largest do not fit, the smaller may.
         installed: ``flash_attn``, ``liger_kernel``, or both.
     """
-    mine = [
-        ours(tokens, zero_stage=1, gradient_checkpointing=True),
-        ours(tokens // 2, zero_stage=1),
-        ours(tokens // 4, zero_stage=1),
-    ]
-    theirs = [trl(4), trl(8), trl(8, gradient_checkpointing=True)]
+    mine = [ours(tokens, zero_stage=1), ours(tokens // 2, zero_stage=1)]
+    theirs = [trl(4), trl(8)]
+    kernels: dict[str, Any] = {}
     if "liger_kernel" in installed:
-        theirs += [each.but(use_liger_kernel=True) for each in theirs]
+        kernels["use_liger_kernel"] = True
     if "flash_attn" in installed:
-        mine += [each.but(attention="flash_attention_2") for each in mine]
-        theirs += [each.but(attention="flash_attention_2") for each in theirs]
-    return [*mine, *theirs, TRL_DEFAULT, released(2)]
+        kernels["attention"] = "flash_attention_2"
+    recomputing = [ours(tokens, zero_stage=1, gradient_checkpointing=True),
+                   trl(8, gradient_checkpointing=True)]  # fmt: skip
+    with_kernels = [each.but(**kernels) for each in (*mine, *theirs, *recomputing)]
+    if not kernels:
+        return [*with_kernels, TRL_DEFAULT, released(2)]
+    return [mine[0], *theirs, *with_kernels, TRL_DEFAULT, released(2)]
 
 
 @cache
@@ -139,8 +140,11 @@ def measure(contenders: list[Contender], setting: Setting, rounds: int) -> list[
     runs: list[list[dict[str, Any]]] = [[] for _ in contenders]
     for _ in range(rounds):
         for place, contender in enumerate(contenders):
-            print(f"  {contender.name} ...", file=sys.stderr, flush=True)
-            runs[place].append(run(contender, setting))
+            print(f"  {contender.name} ... ", end="", file=sys.stderr, flush=True)
+            figures = run(contender, setting)
+            said = figures.get("failed") or f"{sum(figures['seconds'][1:]):.1f} s"
+            print(said, file=sys.stderr, flush=True)
+            runs[place].append(figures)
     results = []
     for contender, repeated in zip(contenders, runs, strict=True):
         row: dict[str, Any] = {"name": contender.name, "script": contender.script}

@@ -77,6 +77,7 @@ def main() -> None:
             progress=stepped,
         )
         worker.train(job, alone)
+        distributed.destroy_process_group()  # a process with NCCL may else never come to its end
     meter.report(losses=losses)
 
 

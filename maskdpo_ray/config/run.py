@@ -189,7 +189,7 @@ class Config(Section):
                 raise ValueError(f"systems: {name!r} cannot name a trained system")
             if name in self.evaluation.models:
                 raise ValueError(f"{name!r} stands in systems and in evaluation.models: rename one")
-            for key in ("attention", "packing"):
+            for key in ("attention", "packing", "use_liger_kernel"):
                 if key in self.systems[name]:
                     raise ValueError(
                         f"systems.{name}.{key}: the reference is computed once for all systems, in "
@@ -216,6 +216,11 @@ class Config(Section):
                     "training.zero_stage=0 keeps no fp32 weights beside bfloat16 ones and loses "
                     "small updates: set training.zero_stage=1, which costs the same on one worker"
                 )
+        elif self.systems and self.training.attention == "flash_attention_2":
+            raise ValueError(
+                "training.attention=flash_attention_2 computes in 16 bits only: set "
+                "model.dtype=bfloat16, or training.attention=sdpa"
+            )
         return self
 
     @model_validator(mode="after")

@@ -165,6 +165,7 @@ def _run_seeds(lab: Lab, at_once: int, logs: Path) -> None:
     # A Ray for each would take a tenth of a core for nothing.
     share_ray(lab.read(lab.seeds[0]).resources, drivers=min(at_once, len(lab.seeds)))
     logs.mkdir(parents=True, exist_ok=True)
+    say(f"seeds {', '.join(map(str, lab.seeds))}, {at_once} at once: {logs}/seed-*.log")
 
     def run(seed: int) -> int:
         log, begun = logs / f"seed-{seed}.log", time.monotonic()

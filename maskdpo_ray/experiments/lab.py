@@ -26,8 +26,9 @@ from maskdpo_ray.stages import Policy, Stages
 from maskdpo_ray.storage import Folder
 
 SYSTEM = "mask_dpo"
-# Tables 1 to 5 count greedy answers alone; an experiment that wants more says so.
-GREEDY = ("evaluation.samples=1", "evaluation.best_of_n=[1]")
+# Experiments compare the first examiner's scores, of greedy answers alone; one that wants more
+# says so.
+DEFAULTS = ("evaluation.judges={}", "evaluation.samples=1", "evaluation.best_of_n=[1]")
 ALONE = f"systems={{{SYSTEM}: {{mask: sentence}}}}"  # of experiments that train nothing else
 
 
@@ -55,7 +56,7 @@ class Lab:
     def read(self, seed: int, *settings: str) -> Config:
         """The configuration of a run."""
         here = [f"run_dir={self.folder / f'seed-{seed}'}", f"seed={seed}"]
-        return read_config(self.config, [*here, *GREEDY, *self.settings, *settings])
+        return read_config(self.config, [*here, *DEFAULTS, *self.settings, *settings])
 
     def run(self, seed: int, *settings: str, work: Callable[[Stages], None] = complete) -> Stages:
         """Bring a run to its end; what is there already stays.

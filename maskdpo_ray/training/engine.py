@@ -5,6 +5,7 @@ batch plan, so the engine is told neither: it runs with an accumulation of one, 
 that are already scaled, and learns from ``last`` where a step ends.
 """
 
+import ctypes
 import logging
 import resource
 import warnings
@@ -179,6 +180,11 @@ class Engine:
                 return list(getattr(optimizer, name))
         return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
+    def give_back(self) -> None:
+        """On a CPU, return free memory to the system."""
+        if self.device.type == "cpu":
+            _trim()
+
     def peak_memory(self) -> int:
         """Bytes: the most that was allocated on the GPU so far, or resident on the CPU."""
         import torch
@@ -193,6 +199,13 @@ class Engine:
 
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def _trim() -> None:
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except AttributeError:  # a C library without it, as musl
+        pass
 
 
 def _has_fellows() -> bool:

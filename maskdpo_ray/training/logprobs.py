@@ -5,6 +5,9 @@ non-zero weight are projected, and only a tile of (positions x vocabulary) at a 
 is normalised over tiles as they come, and every tile is projected again in backward.
 """
 
+import logging
+from collections.abc import Callable
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -14,6 +17,8 @@ from torch.nn import functional
 
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.training.packing import attention_arguments, use_packing
+
+log = logging.getLogger(__name__)
 
 # Settings by which a model changes its logits after the head. We project the head's input
 # ourselves and would leave these out.
@@ -26,9 +31,11 @@ _LOGIT_CHANGES = {
 }
 
 
-# Logits held at a time. On a CPU a tile that stays in the cache saves most of the softmax's time; a
-# GPU needs tiles large enough to fill it.
+# Logits held at a time, and of how many positions unless told. On a CPU a tile that stays in the
+# cache saves most of the softmax's time; a GPU needs tiles large enough to fill it, and more
+# positions at a time, which spare it sums of the weight's gradient.
 _TILE_BYTES = {"cpu": 8 << 20, "cuda": 128 << 20}
+_POSITIONS = {"cpu": 1024, "cuda": 8192}
 
 
 class _SelectedLogProbs(torch.autograd.Function):
@@ -52,24 +59,27 @@ class _SelectedLogProbs(torch.autograd.Function):
         precise = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         log_norms = hidden.new_full(hidden.shape[:1], -torch.inf, dtype=precise)
         picked = torch.zeros_like(log_norms)
+        log_sum_exp, _ = _kernels(hidden.device.type)
         for words in _vocabulary_tiles(hidden, weight, chunk):
             for part in _slices(hidden.shape[0], chunk):
-                logits = _logits(hidden[part], weight, bias, words, precise)
+                logits = _logits(hidden[part], weight, bias, words)
                 place, inside = _place(targets[part], words)
-                picked[part] += logits.gather(1, place[:, None]).squeeze(1) * inside
-                largest = logits.amax(dim=1)
-                sums = logits.sub_(largest[:, None]).exp_().sum(dim=1)
-                log_norms[part] = torch.logaddexp(log_norms[part], largest + sums.log())
-        ctx.save_for_backward(hidden, targets, weight, bias, log_norms)
+                picked[part] += logits.gather(1, place).squeeze(1) * inside
+                log_norms[part] = log_norms[part].logaddexp(log_sum_exp(logits, precise))
+        log_probs = picked - log_norms
+        ctx.save_for_backward(hidden, targets, weight, bias, log_norms, log_probs)
         ctx.chunk, ctx.in_place = chunk, in_place
-        return picked - log_norms
+        return log_probs
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, targets, weight, bias, log_norms = ctx.saved_tensors
+        hidden, targets, weight, bias, log_norms, log_probs = ctx.saved_tensors
         wants_hidden, _, wants_weight, wants_bias, *_ = ctx.needs_input_grad
         precise = log_norms.dtype
+        _, scaled_softmax = _kernels(hidden.device.type)
+        # d log p(target) / d logits = onehot(target) - softmax(logits)
+        of_targets = upstream * -log_probs.expm1()
         # Summed in full precision: bf16 would lose the small terms of late tiles.
         grad_hidden = torch.zeros_like(hidden, dtype=precise) if wants_hidden else None
         in_place = ctx.in_place and wants_weight
@@ -82,14 +92,13 @@ class _SelectedLogProbs(torch.autograd.Function):
                 weight_sum = torch.zeros_like(weight[words], dtype=precise)
             bias_sum = torch.zeros_like(bias[words], dtype=precise) if wants_bias else None
             for part in _slices(hidden.shape[0], ctx.chunk):
-                # d log p(target) / d logits = onehot(target) - softmax(logits)
-                grad = _logits(hidden[part], weight, bias, words, precise)
-                grad.sub_(log_norms[part, None]).exp_().mul_(-upstream[part, None])
+                logits = _logits(hidden[part], weight, bias, words)
+                grad = scaled_softmax(logits, log_norms[part], -upstream[part])
                 place, inside = _place(targets[part], words)
-                grad.scatter_add_(1, place[:, None], (upstream[part] * inside)[:, None])
+                own = of_targets[part, None].to(grad.dtype)
+                grad.scatter_(1, place, own.where(inside[:, None], grad.gather(1, place)))
                 if wants_bias:
-                    bias_sum += grad.sum(dim=0)
-                grad = grad.to(hidden.dtype)
+                    bias_sum += grad.sum(dim=0, dtype=precise)
                 if wants_hidden:
                     _add_product(grad_hidden[part], grad, weight[words])
                 if wants_weight:
@@ -145,18 +154,49 @@ def _vocabulary_tiles(hidden: Tensor, weight: Tensor, chunk: int) -> list[slice]
     return _slices(weight.shape[0], max(1, words))
 
 
-def _logits(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, words: slice, dtype: torch.dtype
-) -> Tensor:
+def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, words: slice) -> Tensor:
     offset = None if bias is None else bias[words]
-    return functional.linear(hidden, weight[words], offset).to(dtype)
+    return functional.linear(hidden, weight[words], offset)
 
 
 def _place(targets: Tensor, words: slice) -> tuple[Tensor, Tensor]:
-    """Column of each target in a tile, and whether it is there at all."""
+    """Column of each target in a tile, ``[positions, 1]``, and whether it is there at all."""
     place = targets - words.start
     inside = (targets >= words.start) & (targets < words.stop)
-    return place.clamp(0, words.stop - words.start - 1), inside
+    return place.clamp(0, words.stop - words.start - 1)[:, None], inside
+
+
+def _log_sum_exp(logits: Tensor, dtype: torch.dtype) -> Tensor:
+    """Of every row, computed in ``dtype``; what was in ``logits`` is gone."""
+    logits = logits.to(dtype)
+    largest = logits.amax(dim=1)
+    return largest + logits.sub_(largest[:, None]).exp_().sum(dim=1).log()
+
+
+def _scaled_softmax(logits: Tensor, log_norms: Tensor, scales: Tensor) -> Tensor:
+    """``exp(logits - log_norms) * scales`` in the dtype of ``logits``, which are gone."""
+    exact = logits.to(log_norms.dtype)
+    return exact.sub_(log_norms[:, None]).exp_().mul_(scales[:, None]).to(logits.dtype)
+
+
+@cache
+def _kernels(device: str) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
+    """``_log_sum_exp`` and ``_scaled_softmax``, on a GPU each compiled to one pass over a tile."""
+    plain = (_log_sum_exp, _scaled_softmax)
+    if device != "cuda":
+        return plain
+    log_sum_exp, scaled_softmax = (torch.compile(each, dynamic=True) for each in plain)
+    tile, row = (
+        torch.zeros(2, 4, device=device, dtype=torch.bfloat16),
+        torch.zeros(2, device=device),
+    )
+    try:
+        log_sum_exp(tile, row.dtype)
+        scaled_softmax(tile, row, row)
+    except Exception as error:
+        log.warning("the LM head's kernels cannot be compiled, it will be slower: %s", error)
+        return plain
+    return log_sum_exp, scaled_softmax
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
@@ -172,7 +212,7 @@ def selected_log_probs(
     targets: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    chunk: int = 1024,
+    chunk: int | None = None,
     in_place: bool = False,
 ) -> Tensor:
     """``log softmax(hidden @ weight.T + bias)[targets]``.
@@ -181,14 +221,16 @@ def selected_log_probs(
         hidden: ``[positions, width]``, what the LM head reads.
         targets: token id that follows each position, int64 ``[positions]``.
         weight, bias: of the head, ``[vocabulary, width]`` and ``[vocabulary]``.
-        chunk: positions projected at a time. No tensor of logits is larger than ``chunk`` times
-            the vocabulary, nor, at any vocabulary, than a tile (8 MiB on a CPU, 128 MiB on a GPU).
+        chunk: positions projected at a time, by default 1,024 on a CPU and 8,192 on a GPU. No
+            tensor of logits is larger than this times the vocabulary, nor, at any vocabulary,
+            than a tile (8 MiB on a CPU, 128 MiB on a GPU).
         in_place: add the weight's gradient to ``weight.grad`` tile by tile, instead of handing
             autograd another tensor of that size. Hooks on the weight's gradient then see nothing.
 
     Returns:
         Natural log-probabilities in fp32 (float64 for float64 inputs), ``[positions]``.
     """
+    chunk = chunk or _POSITIONS.get(hidden.device.type, _POSITIONS["cuda"])
     return _SelectedLogProbs.apply(hidden, targets, weight, bias, chunk, in_place)
 
 
@@ -200,7 +242,7 @@ class LogProbHead(nn.Module):
     of the head it replaces: names and tied embeddings stay as they are.
     """
 
-    def __init__(self, linear: nn.Linear, chunk: int) -> None:
+    def __init__(self, linear: nn.Linear, chunk: int | None) -> None:
         super().__init__()
         self.weight = linear.weight
         self.bias = linear.bias
@@ -239,7 +281,7 @@ class LogProbModel(nn.Module):
     """
 
     def __init__(
-        self, policy: nn.Module, chunk: int, packing: Literal["auto"] | bool = False
+        self, policy: nn.Module, chunk: int | None, packing: Literal["auto"] | bool = False
     ) -> None:
         super().__init__()
         _check_plain_logits(policy)

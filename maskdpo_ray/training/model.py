@@ -28,7 +28,10 @@ def local_snapshot(path: str, revision: str | None = None) -> Path:
 
 
 def load_policy(
-    model: ModelConfig, attention: str = "sdpa", gradient_checkpointing: bool = False
+    model: ModelConfig,
+    attention: str = "sdpa",
+    gradient_checkpointing: bool = False,
+    use_liger_kernel: bool = False,
 ) -> "PreTrainedModel":
     """The policy on the CPU, dropout off, in the dtype of the configuration.
 
@@ -37,13 +40,16 @@ def load_policy(
     shards rounds the rotary frequencies to bfloat16, and the policy is no longer its reference.
 
     Raises:
-        UserError: there is no such model, or this node cannot compute such attention.
+        UserError: there is no such model, or this node cannot compute such attention or has no
+            such kernels.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     if attention == "flash_attention_2":
         _check_flash_attention(model.dtype)
+    if use_liger_kernel:
+        _check_liger()
     folder = local_snapshot(_required(model.path), model.revision)
     config = AutoConfig.from_pretrained(folder, trust_remote_code=model.trust_remote_code)
     for name, value in config.to_dict().items():
@@ -56,6 +62,8 @@ def load_policy(
         attn_implementation=attention,
         trust_remote_code=model.trust_remote_code,
     )
+    if use_liger_kernel:
+        _use_liger(policy)
     if gradient_checkpointing:
         policy.gradient_checkpointing_enable({"use_reentrant": False})
     return policy
@@ -80,6 +88,36 @@ def _check_flash_attention(dtype: str) -> None:
             "the reference is computed and the policy trained: pip install flash-attn, or set "
             "training.attention=sdpa"
         )
+
+
+def _check_liger() -> None:
+    import torch
+    from transformers.utils import is_liger_kernel_available
+
+    if not (torch.cuda.is_available() and is_liger_kernel_available()):
+        raise UserError(
+            "training.use_liger_kernel needs a GPU and the package liger-kernel wherever the "
+            "reference is computed and the policy trained: pip install 'maskdpo-ray[liger]', or "
+            "remove the setting"
+        )
+
+
+def _use_liger(policy: "PreTrainedModel") -> None:
+    """Put Liger's kernels in place of the norms, the rotary embedding and the MLP's activation.
+
+    Its head is for full answers; ours reads the kept tokens alone.
+    """
+    from liger_kernel.transformers import _apply_liger_kernel_to_instance
+    from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN
+
+    kind = policy.config.model_type
+    if kind not in MODEL_TYPE_TO_APPLY_LIGER_FN:  # which it would pass over with a log line
+        raise UserError(
+            f"training.use_liger_kernel: liger-kernel has none for models of type {kind!r}: remove "
+            "the setting"
+        )
+    head = {"cross_entropy": False, "fused_linear_cross_entropy": False}
+    _apply_liger_kernel_to_instance(model=policy, **head)
 
 
 def _required(path: str | None) -> str:

@@ -21,7 +21,6 @@ from typing import Any
 
 import ray
 import ray.train
-from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from maskdpo_ray.config import WorkersConfig
@@ -57,6 +56,9 @@ def run_training(
     Raises:
         UserError: what a person must mend: unusable pairs or model, a loss that is not finite.
     """
+    # Imports torch, which the board's process has no use for.
+    from ray.train.torch import TorchConfig, TorchTrainer
+
     # A report waits for the controller's next look. After a node is lost, workers are placed on it
     # once more until this time is over; nodes that have yet to start are not waited for so.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")

@@ -11,7 +11,7 @@ from runs import assert_same_run, weights_of
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.training.batches import collate
 from maskdpo_ray.training.logprobs import LogProbModel
-from maskdpo_ray.training.packing import PER_SEQUENCE_SDPA
+from maskdpo_ray.training.packing import PACKED_SDPA
 from maskdpo_ray.training.reference import _unmasked
 
 SMALL = {
@@ -71,7 +71,7 @@ def test_what_cannot_be_packed_is_padded_or_refused():
 
     llama = policies()["llama"]()
     assert LogProbModel(llama, 4, "auto").packed
-    assert llama.config._attn_implementation == PER_SEQUENCE_SDPA
+    assert llama.config._attn_implementation == PACKED_SDPA
 
     def eager():
         policy = policies()["llama"]()
