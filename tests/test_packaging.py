@@ -19,7 +19,7 @@ import maskdpo_ray
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-EXTRAS = ("cpu", "datasets", "lora", "wandb", "mlflow", "factscore")  # for users
+EXTRAS = ("cpu", "datasets", "qlora", "wandb", "mlflow", "factscore")  # for users
 ON_GPUS = {"liger_kernel": ["liger-kernel"]}  # modules that the CPU environment does not have
 LEFT_OUT = {"torchvision", "torchaudio", "torchcodec"}
 

@@ -189,7 +189,7 @@ class Config(Section):
                 raise ValueError(f"systems: {name!r} cannot name a trained system")
             if name in self.evaluation.models:
                 raise ValueError(f"{name!r} stands in systems and in evaluation.models: rename one")
-            for key in ("attention", "packing", "use_liger_kernel"):
+            for key in ("attention", "packing", "use_liger_kernel", "load_in_4bit"):
                 if key in self.systems[name]:
                     raise ValueError(
                         f"systems.{name}.{key}: the reference is computed once for all systems, in "

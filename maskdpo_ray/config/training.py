@@ -126,6 +126,8 @@ class TrainingConfig(Section):
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     use_liger_kernel: bool = False
     """Fused norms, rotary embedding and activation on GPUs (extra `liger`)."""
+    load_in_4bit: bool = False
+    """QLoRA: policy and reference on weights in 4 bits (NF4, double quantized; extra `qlora`)."""
     logprob_chunk: int | None = Field(default=None, ge=1)
     """Positions projected onto the vocabulary at a time; 1,024 on a CPU and 8,192 on a GPU."""
     checkpoint_every: int = Field(default=50, ge=1)
@@ -194,6 +196,10 @@ class TrainingConfig(Section):
     def _nothing_ignored(self) -> "TrainingConfig":
         if not self.holdout and self.changed("eval_every"):
             raise ValueError("eval_every examines pairs held out: set holdout, or remove it")
+        if self.load_in_4bit and self.lora is None:
+            raise ValueError("weights in 4 bits cannot learn: set lora, or remove load_in_4bit")
+        if self.load_in_4bit and self.zero_stage == 3:
+            raise ValueError("zero_stage=3 cannot shard weights in 4 bits: set zero_stage=2")
         return self
 
 

@@ -116,7 +116,7 @@ class Training(Inputs):
             "policy": policy.identity,
             "dtype": self.config.model.dtype,
             "attention": training.attention,
-            **({"use_liger_kernel": True} if training.use_liger_kernel else {}),
+            **{key: True for key in ("use_liger_kernel", "load_in_4bit") if getattr(training, key)},
         }
         store = self.dir.store(policy.stage("reference"), settings, REFERENCE_SCHEMA)
         build = partial(ReferenceProcessor, self.model_of(policy), training)

@@ -2,9 +2,9 @@
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from maskdpo_ray.config import ModelConfig
+from maskdpo_ray.config import ModelConfig, TrainingConfig
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.identity import hub_snapshot
 from maskdpo_ray.model_files import local_folder
@@ -27,13 +27,12 @@ def local_snapshot(path: str, revision: str | None = None) -> Path:
     return hub_snapshot(path, revision, ignore_patterns=["*.gguf", "*.pth"])
 
 
-def load_policy(
-    model: ModelConfig,
-    attention: str = "sdpa",
-    gradient_checkpointing: bool = False,
-    use_liger_kernel: bool = False,
-) -> "PreTrainedModel":
-    """The policy on the CPU, dropout off, in the dtype of the configuration.
+PLAIN = TrainingConfig()
+
+
+def load_policy(model: ModelConfig, settings: TrainingConfig = PLAIN) -> "PreTrainedModel":
+    """The policy on the CPU, dropout off, in the dtype of the configuration; in 4 bits on the GPU
+    where there is one.
 
     Dropout would make the policy differ from its own reference at step 0. Every worker of a node
     holds a whole copy in host memory until the engine shards it, under ZeRO 3 too: loading in
@@ -46,9 +45,9 @@ def load_policy(
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    if attention == "flash_attention_2":
+    if settings.attention == "flash_attention_2":
         _check_flash_attention(model.dtype)
-    if use_liger_kernel:
+    if settings.use_liger_kernel:
         _check_liger()
     folder = local_snapshot(_required(model.path), model.revision)
     config = AutoConfig.from_pretrained(folder, trust_remote_code=model.trust_remote_code)
@@ -59,12 +58,18 @@ def load_policy(
         folder,
         config=config,
         dtype=getattr(torch, model.dtype),
-        attn_implementation=attention,
+        attn_implementation=settings.attention,
         trust_remote_code=model.trust_remote_code,
+        **(_in_4_bits(model.dtype) if settings.load_in_4bit else {}),
     )
-    if use_liger_kernel:
+    for module in policy.modules():
+        # Where nothing is learnt, bitsandbytes would pack the weights anew on such CPUs and compute
+        # in another way: the reference would not be the policy.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    if settings.use_liger_kernel:
         _use_liger(policy)
-    if gradient_checkpointing:
+    if settings.gradient_checkpointing:
         policy.gradient_checkpointing_enable({"use_reentrant": False})
     return policy
 
@@ -118,6 +123,31 @@ def _use_liger(policy: "PreTrainedModel") -> None:
         )
     head = {"cross_entropy": False, "fused_linear_cross_entropy": False}
     _apply_liger_kernel_to_instance(model=policy, **head)
+
+
+def _in_4_bits(dtype: str) -> dict[str, Any]:
+    """How Transformers quantizes a model while it loads it: as QLoRA does (arXiv:2305.14314)."""
+    import torch
+
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError:
+        raise UserError(
+            "training.load_in_4bit needs bitsandbytes wherever the reference is computed and the "
+            "policy trained: pip install 'maskdpo-ray[qlora]'"
+        ) from None
+    from transformers import BitsAndBytesConfig
+
+    here = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
+    return {
+        "quantization_config": BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=getattr(torch, dtype),
+        ),
+        "device_map": {"": here},
+    }
 
 
 def _required(path: str | None) -> str:

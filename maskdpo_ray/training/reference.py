@@ -84,7 +84,7 @@ class ReferenceProcessor:
         from maskdpo_ray.training.model import load_policy, longest_input
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        policy = load_policy(model, settings.attention, use_liger_kernel=settings.use_liger_kernel)
+        policy = load_policy(model, settings)
         self._model = LogProbModel(policy, settings.logprob_chunk, settings.packing)
         self._model.eval().requires_grad_(False).to(device)
         self._longest = longest_input(self._model.policy.config)

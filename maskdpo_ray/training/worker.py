@@ -176,12 +176,7 @@ def _load(job: TrainingJob) -> "tuple[list[TrainingPair], list[TrainingPair], Pr
     examined = [row for row in rows if row["topic"] in topics]
     pairs = training_pairs(learnt, references, job.settings.mask)
     held_out = training_pairs(examined, references, job.settings.mask) if examined else []
-    policy = load_policy(
-        job.model,
-        job.settings.attention,
-        job.settings.gradient_checkpointing,
-        job.settings.use_liger_kernel,
-    )
+    policy = load_policy(job.model, job.settings)
     longest = max(pairs + held_out, key=lambda pair: pair.length)
     limit = longest_input(policy.config)
     if longest.length > limit:

@@ -58,6 +58,8 @@ def test_another_policy_or_arithmetic_is_another_cache(stages, tiny_llama, tmp_p
         stages().reference().store.key,
         stages(dtype="bfloat16").reference().store.key,
         stages(training={"attention": "eager"}).reference().store.key,
+        stages(training={"use_liger_kernel": True}).reference().store.key,
+        stages(training={"load_in_4bit": True, "lora": {}}).reference().store.key,
         *(
             stages(model=changed(tiny_llama, tmp_path / file, file)).reference().store.key
             for file in ("model.safetensors", "tokenizer.json", "config.json")
