@@ -50,6 +50,7 @@ def complete(stages: Stages, paired: Callable[[Stages], None] = lambda stages: N
 
 def prepare(stages: Stages, start: Policy, paired: Callable[[Stages], None]) -> None:
     """Pairs from answers of ``start``, and their log-probabilities under it."""
+    stages.take_pairs(start)
     # One streaming execution: while a question is annotated the next is being sampled.
     graph = (stages.sample(start), stages.annotate(start), stages.pair(start))
     stream(stages, stages.questions("train"), *graph)
@@ -70,6 +71,7 @@ def annotate(stages: Stages) -> None:
 
 def pair(stages: Stages) -> None:
     for start in starts(stages):
+        stages.take_pairs(start)
         stream(stages, finished(stages.annotate(start).store), stages.pair(start))
         publish(stages.pair(start).store)
 

@@ -193,6 +193,11 @@ def test_pairs_of_a_part_of_the_questions_share_everything_before_them(undisturb
     assert sorted(found.rows(), key=lambda row: row["id"]) == made[:5]
     counts = found.manifest()["counts"]
     assert counts["rejected"] == {"not_selected": counts["in"] - 5}
+    assert found.manifest()["seconds"] == 0.0, "the pairs of all questions stood there"
+    shutil.rmtree(folder / "pair")
+    run(head, "pair", folder, f"preference.questions={part}", "--rerun")
+    assert sorted(found.rows(), key=lambda row: row["id"]) == made[:5]
+    assert found.manifest()["counts"] == counts and found.manifest()["seconds"] > 0
     for stage in ("sample", "annotate"):
         assert len(list(folder.glob(f"{stage}/*/manifest.json"))) == 1
     part.write_text('{"id": "nobody", "question": "Who?"}\n')

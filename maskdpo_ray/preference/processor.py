@@ -33,11 +33,7 @@ class PairBuilder:
 
     def _build(self, row: Question) -> Pair | RowRejected:
         if self.selected is not None and row["id"] not in self.selected:
-            return RowRejected(
-                "not_selected",
-                f"question {row['id']!r} is not in {self.preference.questions}: add it to that "
-                "file, or remove preference.questions",
-            )
+            return not_selected(row["id"], self.preference)
         try:
             prompt_ids = prompt_token_ids(
                 self.tokenizer, row["question"], system_prompt=self.model.system_prompt
@@ -45,6 +41,15 @@ class PairBuilder:
             return build_pair(row, self.tokenizer, prompt_ids, self.preference)
         except RowRejected as rejected:
             return rejected
+
+
+def not_selected(row_id: str, preference: PreferenceConfig) -> RowRejected:
+    """What becomes of a question that ``preference.questions`` does not name."""
+    return RowRejected(
+        "not_selected",
+        f"question {row_id!r} is not in {preference.questions}: add it to that file, or remove "
+        "preference.questions",
+    )
 
 
 def _check_context(model: ModelConfig, max_length: int) -> None:
