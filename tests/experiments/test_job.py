@@ -65,9 +65,9 @@ def test_seeds_side_by_side_are_put_together(job, tmp_path):
     assert json.loads((runs / "table1.json").read_text())["rows"] == [["seeds"], ["[3, 1]"]]
     assert len(json.loads((runs / "claims.json").read_text())) == 1
     assert "A table" in (runs / "together.log").read_text()
-    assert {"seed 3 done", "seed 1 done"} == {
-        line.partition(" after")[0] for line in done.stderr.splitlines()
-    }
+    where, *ends = done.stderr.splitlines()
+    assert where == f"seeds 3, 1, 2 at once: {runs}/seed-*.log"
+    assert {"seed 3 done", "seed 1 done"} == {line.partition(" after")[0] for line in ends}
     assert done.stdout.count("A table") == 1
 
 
