@@ -75,9 +75,8 @@ def for_gpu(tokens: int, installed: set[str]) -> list[Contender]:
     recomputing = [ours(tokens, zero_stage=1, gradient_checkpointing=True),
                    trl(8, gradient_checkpointing=True)]  # fmt: skip
     with_kernels = [each.but(**kernels) for each in (*mine, *theirs, *recomputing)]
-    if not kernels:
-        return [*with_kernels, TRL_DEFAULT, released(2)]
-    return [mine[0], *theirs, *with_kernels, TRL_DEFAULT, released(2)]
+    plain = [mine[0], *theirs] if kernels else []
+    return [*plain, *with_kernels, TRL_DEFAULT, released(2)]
 
 
 @cache

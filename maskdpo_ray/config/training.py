@@ -196,6 +196,10 @@ class TrainingConfig(Section):
     def _nothing_ignored(self) -> "TrainingConfig":
         if not self.holdout and self.changed("eval_every"):
             raise ValueError("eval_every examines pairs held out: set holdout, or remove it")
+        return self
+
+    @model_validator(mode="after")
+    def _weights_in_4_bits(self) -> "TrainingConfig":
         if self.load_in_4bit and self.lora is None:
             raise ValueError("weights in 4 bits cannot learn: set lora, or remove load_in_4bit")
         if self.load_in_4bit and self.zero_stage == 3:

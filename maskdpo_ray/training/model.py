@@ -62,11 +62,8 @@ def load_policy(model: ModelConfig, settings: TrainingConfig = PLAIN) -> "PreTra
         trust_remote_code=model.trust_remote_code,
         **(_in_4_bits(model.dtype) if settings.load_in_4bit else {}),
     )
-    for module in policy.modules():
-        # Where nothing is learnt, bitsandbytes would pack the weights anew on such CPUs and compute
-        # in another way: the reference would not be the policy.
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+    if settings.load_in_4bit:
+        _compute_in_one_way(policy)
     if settings.use_liger_kernel:
         _use_liger(policy)
     if settings.gradient_checkpointing:
@@ -148,6 +145,14 @@ def _in_4_bits(dtype: str) -> dict[str, Any]:
         ),
         "device_map": {"": here},
     }
+
+
+def _compute_in_one_way(policy: "PreTrainedModel") -> None:
+    """Where nothing is learnt, bitsandbytes would pack the weights anew on some CPUs and compute in
+    another way: the reference would not be the policy."""
+    for module in policy.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _required(path: str | None) -> str:
