@@ -13,9 +13,10 @@ TRL lives in an environment made on first use, on top of this one: same PyTorch 
 ``peak_memory`` is the most that is resident while training, less the process as it was before it
 loaded anything and the size of the policy: gradients, optimizer, activations, a reference model
 where one is kept. ``peak_rss`` is the whole process.
-Ratios are ours / theirs, of the fastest setting of each side; ``leanest_memory_ratio`` is of the
-settings with the least memory. The last line is one JSON object: the least favourable of each ratio
-over the vocabularies, null where one of the sides did not run, and under ``failed`` the reasons.
+Ratios are ours / theirs, each side at its best: the setting with the least memory of those within a
+tenth of its fastest. ``leanest_memory_ratio`` is of the settings with the least memory at all. The
+last line is one JSON object: the least favourable of each ratio over the vocabularies, null where
+one of the sides did not run, and under ``failed`` the reasons.
 """
 
 import argparse

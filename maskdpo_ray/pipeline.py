@@ -7,11 +7,13 @@ look in between; what is finished is never done again, whichever way it was reac
 import time
 from collections.abc import Callable
 
-from maskdpo_ray.errors import UserError
+from maskdpo_ray.errors import RowRejected, UserError
 from maskdpo_ray.evaluation.agreement import agreement, same_questions
 from maskdpo_ray.evaluation.best_answers import best_answers
+from maskdpo_ray.preference.processor import not_selected
 from maskdpo_ray.preference.public_format import to_public
 from maskdpo_ray.progress import say
+from maskdpo_ray.records import Pair
 from maskdpo_ray.report.table import (
     agreement_table,
     best_of_n_table,
@@ -50,7 +52,7 @@ def complete(stages: Stages, paired: Callable[[Stages], None] = lambda stages: N
 
 def prepare(stages: Stages, start: Policy, paired: Callable[[Stages], None]) -> None:
     """Pairs from answers of ``start``, and their log-probabilities under it."""
-    stages.take_pairs(start)
+    take_pairs(stages, start)
     # One streaming execution: while a question is annotated the next is being sampled.
     graph = (stages.sample(start), stages.annotate(start), stages.pair(start))
     stream(stages, stages.questions("train"), *graph)
@@ -71,7 +73,7 @@ def annotate(stages: Stages) -> None:
 
 def pair(stages: Stages) -> None:
     for start in starts(stages):
-        stages.take_pairs(start)
+        take_pairs(stages, start)
         stream(stages, finished(stages.annotate(start).store), stages.pair(start))
         publish(stages.pair(start).store)
 
@@ -170,6 +172,30 @@ def stream(stages: Stages, source: StageStore, *graph: StreamStage) -> None:
     run_stream(list(graph), source, stages.config.resources, stages.versions)
     for stage in graph:
         say(stage.store.summary())
+
+
+def take_pairs(stages: Stages, start: Policy) -> None:
+    """Take the pairs of ``preference.questions`` from those of all questions, where they stand.
+
+    They are the same, for a question's pair depends on no other question; and no process has to
+    start for them.
+    """
+    selected, preference = stages.selected, stages.config.preference
+    part, whole = stages.pair(start).store, stages.pair_all(start).store
+    if selected is None or part.manifest() is not None:
+        return
+    for line in whole.drop_damaged():
+        say(line)
+    if not whole.complete or whole.lacks_rows():
+        return
+    outcomes: dict[str, Pair | RowRejected] = {
+        row["id"]: RowRejected(row["reason"], row["detail"]) for row in whole.rejected_rows()
+    }
+    outcomes |= {row["id"]: row for row in whole.rows()}
+    ids = sorted(outcomes)
+    kept = [outcomes[i] if i in selected else not_selected(i, preference) for i in ids]
+    part.begin(stages.versions)
+    part.write_outcomes(ids, kept, stages.config.resources.questions_per_block)
 
 
 def publish(pairs: StageStore) -> None:

@@ -281,9 +281,11 @@ def check_disjoint(train: StageStore, test: StageStore, split: bool = False) -> 
     Raises:
         UserError: names what overlaps.
     """
+    columns = ["id", "topic", "question"]
+    trained_on, tested_on = (list(store.rows(columns)) for store in (train, test))
     for what in ("topic", "question"):
-        trained = {comparable(row[what]) for row in train.rows()}
-        shared = [r for r in test.rows() if comparable(r[what]) in trained]
+        trained = {comparable(row[what]) for row in trained_on}
+        shared = [row for row in tested_on if comparable(row[what]) in trained]
         if not shared:
             continue
         example = f"first {shared[0][what]!r} (id {shared[0]['id']})"

@@ -196,10 +196,18 @@ class StageStore:
             return f"{str(error).partition('): ')[0]}): removed, its rows are done again"
         return None
 
-    def rows(self) -> Iterator[dict]:
-        """Every finished row once, block by block."""
-        for block in self.blocks(without=set()):
-            yield from self.read_block(block).to_pylist()
+    def rows(self, columns: list[str] | None = None) -> Iterator[dict]:
+        """Every finished row once, block by block; of these columns, ``id`` among them, or all."""
+        schema = pa.schema([f for f in self.schema if columns is None or f.name in columns])
+        seen: set[str] = set()
+        for part in self.parts():
+            with self.folder.parquet(part) as file:
+                for group in range(file.num_row_groups):
+                    table = file.read_row_group(group, columns=columns).cast(schema)
+                    for row in table.to_pylist():
+                        if row["id"] not in seen:
+                            seen.add(row["id"])
+                            yield row
 
     def rejected_rows(self) -> list[dict]:
         done, _ = self.finished()

@@ -5,19 +5,20 @@ from typing import Any
 
 FIGURES = ("pairs_per_second", "pairs_per_cpu_second", "peak_memory", "peak_rss")
 OTHERS = {"trl_dpo": "", "released": "_released"}
+AS_FAST = 0.9  # of the fastest: two runs of one setting differ by a tenth
 Results = list[dict[str, Any]]
 
 
 def ratios(results: Results) -> dict[str, float | None]:
-    """Ours at its fastest over TRL at its fastest, and over the released method at its fastest.
+    """Ours at its best over TRL at its best, and over the released method at its best.
 
     ``leanest_memory_ratio`` is of the settings of ours and of TRL with the least memory. A ratio is
     None where no setting of one of the two ran.
     """
     found: dict[str, float | None] = {}
-    mine = fastest(results, "ours")
+    mine = best(results, "ours")
     for script, ending in OTHERS.items():
-        other = fastest(results, script)
+        other = best(results, script)
         for figure in FIGURES:
             ratio = mine[figure] / other[figure] if mine and other else None
             found[f"{figure}_ratio{ending}"] = ratio
@@ -29,6 +30,16 @@ def ratios(results: Results) -> dict[str, float | None]:
 def fastest(results: Results, script: str) -> dict[str, Any] | None:
     """The row of a trainer with the most pairs a second, if any of its settings ran."""
     return max(_ran(results, script), key=lambda row: row["pairs_per_second"], default=None)
+
+
+def best(results: Results, script: str) -> dict[str, Any] | None:
+    """The row of a trainer with the least memory of those within a tenth of its fastest.
+
+    Of two settings that are equally fast chance would else choose which memory is compared.
+    """
+    first = fastest(results, script)
+    least = AS_FAST * first["pairs_per_second"] if first else 0
+    return leanest([row for row in results if row.get("pairs_per_second", 0) >= least], script)
 
 
 def leanest(results: Results, script: str) -> dict[str, Any] | None:

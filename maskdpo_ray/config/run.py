@@ -216,7 +216,7 @@ class Config(Section):
                     "training.zero_stage=0 keeps no fp32 weights beside bfloat16 ones and loses "
                     "small updates: set training.zero_stage=1, which costs the same on one worker"
                 )
-        elif self.systems and self.training.attention == "flash_attention_2":
+        elif self.training.attention == "flash_attention_2":
             raise ValueError(
                 "training.attention=flash_attention_2 computes in 16 bits only: set "
                 "model.dtype=bfloat16, or training.attention=sdpa"

@@ -9,6 +9,7 @@ from typing import Any
 
 from maskdpo_ray.config import ModelConfig
 from maskdpo_ray.errors import RowRejected, UserError
+from maskdpo_ray.imports import lasting_imports
 from maskdpo_ray.model_files import local_folder
 
 Messages = list[dict[str, str]]  # {"role": "system" | "user" | "assistant", "content": text}
@@ -41,7 +42,8 @@ def open_tokenizer(
         UserError: the model cannot be reached, has no usable tokenizer, or the template is
             missing or broken.
     """
-    from transformers import AutoTokenizer
+    with lasting_imports():
+        from transformers import AutoTokenizer
 
     path = local_folder(path)
     try:

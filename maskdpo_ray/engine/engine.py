@@ -29,6 +29,7 @@ from maskdpo_ray.engine.chat import first_line, open_tokenizer
 from maskdpo_ray.engine.logs import keep, log_to_file, native_output_to, tail
 from maskdpo_ray.engine.refusal import RequestRefused
 from maskdpo_ray.errors import UserError
+from maskdpo_ray.imports import lasting_imports
 from maskdpo_ray.model_files import local_folder
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ class Engine:
         # "auto" binds the workers of every multi-process CPU engine to the same first cores.
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-        with native_output_to(self._log):
+        with native_output_to(self._log), lasting_imports():
             from vllm import EngineArgs
             from vllm.platforms import current_platform
 
@@ -198,6 +199,7 @@ class Engine:
     def _start(self, args: dict[str, Any]) -> Any:
         import torch
         from vllm import EngineArgs
+        from vllm.platforms import current_platform
         from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.llm_engine import LLMEngine
 
@@ -208,9 +210,14 @@ class Engine:
         try:
             with native_output_to(self._log):
                 # LLM_CLASS: the batch sizes that vLLM thinks best for throughput.
-                return LLMEngine.from_engine_args(EngineArgs(**args), UsageContext.LLM_CLASS)
+                engine = LLMEngine.from_engine_args(EngineArgs(**args), UsageContext.LLM_CLASS)
         finally:
             torch.set_num_threads = set_num_threads
+        if current_platform.is_cpu() and (undo := getattr(engine.engine_core, "_finalizer", None)):
+            # A process that ends gives all back by itself; taking the engine apart first is a
+            # second and more of garbage collection. `close` still does.
+            undo.atexit = False
+        return engine
 
     def _take(self, engine: Any) -> bool:
         """Move the inbox into the engine; wait where there is nothing to do. False: closed."""

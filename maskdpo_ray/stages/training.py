@@ -6,11 +6,10 @@ import pyarrow as pa
 
 from maskdpo_ray.config import AnnotationConfig, EndpointConfig, TrainingConfig
 from maskdpo_ray.engine.arguments import what_decides
-from maskdpo_ray.errors import RowRejected, UserError
-from maskdpo_ray.preference.processor import PairBuilder, not_selected
-from maskdpo_ray.progress import say
+from maskdpo_ray.errors import UserError
+from maskdpo_ray.preference.processor import PairBuilder
 from maskdpo_ray.questions import read_questions
-from maskdpo_ray.records import PAIR_SCHEMA, QUESTION_SCHEMA, REFERENCE_SCHEMA, Pair
+from maskdpo_ray.records import PAIR_SCHEMA, QUESTION_SCHEMA, REFERENCE_SCHEMA
 from maskdpo_ray.rundir import StageStore, fingerprint
 from maskdpo_ray.sampling.factory import build_endpoint_sampler, build_given, build_sampler
 from maskdpo_ray.sampling.sampler import decoding_of
@@ -73,7 +72,11 @@ class Training(Inputs):
         return self.annotation_stage(store, self.config.annotation, "annotation")
 
     def pair(self, policy: Policy | None = None) -> StreamStage:
-        return self._pair(policy or self.base, self._selected)
+        return self._pair(policy or self.base, self.selected)
+
+    def pair_all(self, policy: Policy) -> StreamStage:
+        """Pairs of all questions, whichever ``preference.questions`` selects."""
+        return self._pair(policy, None)
 
     def _pair(self, policy: Policy, selected: frozenset[str] | None) -> StreamStage:
         preference = self.config.preference
@@ -89,31 +92,8 @@ class Training(Inputs):
         build = partial(PairBuilder, self.model_of(policy), preference, selected)
         return StreamStage(store, build, self.config.resources.pair)
 
-    def take_pairs(self, policy: Policy) -> None:
-        """Take the pairs of ``preference.questions`` from those of all questions, where they stand.
-
-        They are the same, for a question's pair depends on no other question; and no process has
-        to start for them.
-        """
-        selected, preference = self._selected, self.config.preference
-        part, whole = self.pair(policy).store, self._pair(policy, None).store
-        if selected is None or part.manifest() is not None:
-            return
-        for line in whole.drop_damaged():
-            say(line)
-        if not whole.complete or whole.lacks_rows():
-            return
-        outcomes: dict[str, Pair | RowRejected] = {
-            row["id"]: RowRejected(row["reason"], row["detail"]) for row in whole.rejected_rows()
-        }
-        outcomes |= {row["id"]: row for row in whole.rows()}
-        ids = sorted(outcomes)
-        kept = [outcomes[i] if i in selected else not_selected(i, preference) for i in ids]
-        part.begin(self.versions)
-        part.write_outcomes(ids, kept, self.config.resources.questions_per_block)
-
     @cached_property
-    def _selected(self) -> frozenset[str] | None:
+    def selected(self) -> frozenset[str] | None:
         """Ids of the questions of ``preference.questions``; None where all are taken.
 
         Raises:
@@ -124,7 +104,7 @@ class Training(Inputs):
             return None
         source = Source(path, self.config.data.columns, key="preference.questions")
         ids = frozenset(row_id for row_id, _ in read_questions(source))
-        if unknown := sorted(ids - {row["id"] for row in self.questions("train").rows()}):
+        if unknown := sorted(ids - self.questions("train").finished()[0]):
             raise UserError(
                 f"preference.questions: {len(unknown)} of the {len(ids)} questions of {path} are "
                 f"not in data.train, first {unknown[0]!r}: take the ids that stand there"

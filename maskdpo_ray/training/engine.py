@@ -14,9 +14,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from maskdpo_ray.config import TrainingConfig
+from maskdpo_ray.imports import lasting_imports
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+
+WORTH_GIVING_BACK = 32 << 20  # bytes of gradients
 
 
 def deepspeed_config(settings: TrainingConfig, dtype: str, parameters: int) -> dict[str, Any]:
@@ -69,8 +73,9 @@ class Engine:
     """
 
     def __init__(self, model: "nn.Module", settings: TrainingConfig, dtype: str) -> None:
-        import deepspeed
-        import torch
+        with lasting_imports():
+            import deepspeed
+            import torch
 
         deepspeed.utils.logger.setLevel(logging.WARNING)
         warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
@@ -80,6 +85,7 @@ class Engine:
         parameters = [p for p in model.parameters() if p.requires_grad]
         config = deepspeed_config(settings, dtype, sum(p.numel() for p in parameters))
         self._stage = settings.zero_stage
+        self._gradients = sum(p.nbytes for p in parameters)
         if self._stage == 0:
             model.accumulate_in_place()
         self._engine, *_ = deepspeed.initialize(
@@ -181,8 +187,9 @@ class Engine:
         return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
     def give_back(self) -> None:
-        """On a CPU, return free memory to the system."""
-        if self.device.type == "cpu":
+        """On a CPU, return free memory to the system. The memory has to be asked for again in
+        every step: of a small model that takes longer than it is worth."""
+        if self.device.type == "cpu" and self._gradients >= WORTH_GIVING_BACK:
             _trim()
 
     def peak_memory(self) -> int:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from maskdpo_ray.config import ModelConfig, TrainingConfig
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.identity import hub_snapshot
+from maskdpo_ray.imports import lasting_imports
 from maskdpo_ray.model_files import local_folder
 
 if TYPE_CHECKING:
@@ -42,11 +43,12 @@ def load_policy(model: ModelConfig, settings: TrainingConfig = PLAIN) -> "PreTra
         UserError: there is no such model, or this node cannot compute such attention or has no
             such kernels.
     """
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    with lasting_imports():
+        import torch
+        from transformers import AutoConfig, AutoModelForCausalLM
 
     if settings.attention == "flash_attention_2":
-        _check_flash_attention(model.dtype)
+        _check_flash_attention()
     if settings.use_liger_kernel:
         _check_liger()
     folder = local_snapshot(_required(model.path), model.revision)
@@ -76,14 +78,9 @@ def longest_input(config: "PretrainedConfig") -> float:
     return getattr(config.get_text_config(), "max_position_embeddings", None) or math.inf
 
 
-def _check_flash_attention(dtype: str) -> None:
+def _check_flash_attention() -> None:
     from transformers.utils import is_flash_attn_2_available
 
-    if dtype == "float32":
-        raise UserError(
-            "training.attention=flash_attention_2 computes in 16 bits only: set "
-            "model.dtype=bfloat16, or training.attention=sdpa"
-        )
     if not is_flash_attn_2_available():
         raise UserError(
             "training.attention=flash_attention_2 needs a GPU and the package flash-attn wherever "

@@ -19,6 +19,7 @@ import numpy as np
 
 from maskdpo_ray.config import ModelConfig, TrackingConfig, TrainingConfig
 from maskdpo_ray.errors import UserError
+from maskdpo_ray.imports import lasting_imports
 from maskdpo_ray.records import Pair
 from maskdpo_ray.rundir import fingerprint
 from maskdpo_ray.storage import Folder
@@ -74,13 +75,14 @@ def train(job: TrainingJob, workers: Workers) -> dict[str, Any]:
     Raises:
         UserError: unusable pairs, a model that cannot be loaded, or a loss that is not finite.
     """
-    import torch
+    with lasting_imports():
+        import torch
 
-    from maskdpo_ray.training import checkpoint
-    from maskdpo_ray.training.card import model_card
-    from maskdpo_ray.training.engine import Engine
-    from maskdpo_ray.training.export import gather_weights, write_model
-    from maskdpo_ray.training.logprobs import LogProbModel
+        from maskdpo_ray.training import checkpoint
+        from maskdpo_ray.training.card import model_card
+        from maskdpo_ray.training.engine import Engine
+        from maskdpo_ray.training.export import gather_weights, write_model
+        from maskdpo_ray.training.logprobs import LogProbModel
 
     settings = job.settings
     torch.manual_seed(job.seed)

@@ -37,11 +37,12 @@ def ran(name: str, script: str, pairs: float, memory: float) -> dict:
 FIGURES = {"ours": (4.0, 1e9), "trl_dpo": (2.0, 4e9), "released": (1.0, 5e9)}
 
 
-def test_ratios_are_of_the_fastest_setting_that_ran(benchmark):
+def test_ratios_are_of_the_best_setting_that_ran(benchmark):
     results = [
         {"name": "ours, large", "script": "ours", "failed": "out of memory"},
         ran("ours, slow", "ours", 3.0, 1e9),
-        ran("ours, fast", "ours", 4.0, 2e9),
+        ran("ours, fast", "ours", 4.1, 3e9),
+        ran("ours, as fast and leaner", "ours", 4.0, 2e9),
         ran("TRL, fast", "trl_dpo", 2.0, 4e9),
         ran("TRL, lean", "trl_dpo", 1.0, 3e9),
         {"name": "released", "script": "released", "failed": "out of memory"},
