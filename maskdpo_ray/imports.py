@@ -1,5 +1,6 @@
 """Imports of the packages that take seconds."""
 
+import atexit
 import gc
 import sys
 from collections.abc import Iterator
@@ -20,5 +21,7 @@ def lasting_imports() -> Iterator[None]:
     finally:
         if len(sys.modules) > known:  # else only what others made would be kept for ever
             gc.freeze()
+            # What is never collected, some packages report as leaked when the process ends.
+            atexit.register(gc.unfreeze)
         if collects:
             gc.enable()

@@ -203,7 +203,7 @@ class StageStore:
         for part in self.parts():
             with self.folder.parquet(part) as file:
                 for group in range(file.num_row_groups):
-                    table = file.read_row_group(group, columns=columns).cast(schema)
+                    table = file.read_row_group(group, columns=schema.names).cast(schema)
                     for row in table.to_pylist():
                         if row["id"] not in seen:
                             seen.add(row["id"])

@@ -1,6 +1,7 @@
 """Imports that the garbage collector is kept away from."""
 
 import gc
+import subprocess
 import sys
 
 import pytest
@@ -40,3 +41,15 @@ def test_a_collector_that_is_off_stays_off(module):
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+def test_nothing_is_told_of_leaks_when_the_process_ends():
+    script = """
+import gc
+from maskdpo_ray.imports import lasting_imports
+with lasting_imports():
+    import triton._C.libtriton
+assert gc.get_freeze_count() > 0
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")

@@ -64,6 +64,14 @@ def test_a_row_that_two_blocks_finished_is_read_once(store):
     assert sorted(ids(store.rows())) == ["a", "b", "c"]
 
 
+def test_rows_of_some_columns(store):
+    """In the order of the schema, whatever the order asked for."""
+    store.write(["a", "b"], [question("a"), question("b")], [], group=1)
+    assert list(store.rows(["question", "id"])) == [
+        {"id": "a", "question": "q"}, {"id": "b", "question": "q"}
+    ]  # fmt: skip
+
+
 def test_blocks_leave_out_what_is_done_and_keep_to_row_groups(store):
     names = [f"q{n}" for n in range(10)]
     store.write(names, [question(n) for n in names], [], group=4)
