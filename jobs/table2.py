@@ -3,20 +3,28 @@
     python jobs/table2.py CONFIG [--seeds 0 1 2] [--runs runs/paper] [section.key=value ...]
 
 FActScore (without length penalty) stands beside the sentence score: that of
-``evaluation.factscore``, or in the closed world that of sentences, which state one fact each.
+``evaluation.factscore``, or in the closed world that of sentences, which state one fact each. So
+does the sentence score by every one of ``evaluation.judges``, whom training could not learn to
+please.
 """
+
+from functools import partial
 
 from maskdpo_ray.experiments.compare import claim, difference, score
 from maskdpo_ray.experiments.job import Experiment, run_job
 from maskdpo_ray.experiments.lab import Lab
-from maskdpo_ray.experiments.published import FACTS, SENTENCES, TABLE_2, against
+from maskdpo_ray.experiments.published import FACTS, SENTENCES, TABLE_2, against, by_judge
 from maskdpo_ray.experiments.results import Result, cell, score_bars, with_interval
 
 SYSTEMS = {"base": "base", "without mask": "dpo", "with mask": "mask_dpo"}
 
 
 def experiment(lab: Lab) -> Result:
-    examined = {SENTENCES: lab.outcome, **({FACTS: lab.facts} if lab.tells_facts else {})}
+    examined = {
+        SENTENCES: lab.outcome,
+        **{by_judge(judge): partial(lab.outcome, judge=judge) for judge in lab.judges},
+        **({FACTS: lab.facts} if lab.tells_facts else {}),
+    }
     found: dict[str, dict[str, list]] = {of: {name: [] for name in SYSTEMS} for of in examined}
     for seed in lab.seeds:
         stages = lab.run(seed)
@@ -25,12 +33,13 @@ def experiment(lab: Lab) -> Result:
                 found[of][name].append(examine(stages, system))
     scores = {of: {name: score(each) for name, each in by.items()} for of, by in found.items()}
     more = [of for of in scores if of != SENTENCES]
-    papers = [f"paper: {of}" for of in (SENTENCES, *more)]
+    told = [of for of in scores if of in (SENTENCES, FACTS)]
+    papers = [f"paper: {of}" for of in told]
     rows = [["", "score", "95 %", "by seed", "sentences", "correct", *more, *papers]]
     for name, of in scores[SENTENCES].items():
         lengths = [f"{of[key]:.1f}" for key in ("sentences", "correct_sentences")]
         facts = [cell(scores[each][name]) for each in more]
-        paper = [TABLE_2[name].get(each, "") for each in scores]
+        paper = [TABLE_2[name].get(each, "") for each in told]
         rows.append([name, *with_interval(of), *lengths, *facts, *paper])
     claims = [
         claim(
@@ -45,7 +54,7 @@ def experiment(lab: Lab) -> Result:
     return Result("table2", "Table 2: the mask", rows, scores, claims, plot)
 
 
-EXPERIMENT = Experiment(experiment)
+EXPERIMENT = Experiment(experiment, systems=("dpo", "mask_dpo"))
 
 if __name__ == "__main__":
     run_job(__doc__, EXPERIMENT)

@@ -18,10 +18,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from maskdpo_ray.errors import UserError
+from maskdpo_ray.errors import RowRejected, UserError
 from maskdpo_ray.experiments.compare import claim, difference, score
 from maskdpo_ray.experiments.job import Experiment, run_job
-from maskdpo_ray.experiments.lab import ALONE, Lab, annotate_answers, other_model
+from maskdpo_ray.experiments.lab import ALONE, SYSTEM, Lab, annotate_answers, other_model
 from maskdpo_ray.experiments.published import TABLE_3
 from maskdpo_ray.experiments.ready_pairs import judged, with_answers
 from maskdpo_ray.experiments.results import Result, score_bars, with_interval
@@ -29,12 +29,20 @@ from maskdpo_ray.pipeline import sample
 from maskdpo_ray.preference.ranking import as_best, tally
 from maskdpo_ray.preference.select import NoPair, is_usable, select_pair
 from maskdpo_ray.preference.select import score as sentence_score
+from maskdpo_ray.questions import read_questions, source_of
 from maskdpo_ray.records import Candidate, Question
 from maskdpo_ray.stages import Stages
 from maskdpo_ray.world.other_policy import build_other_policy
 from maskdpo_ray.world.true_answers import true_answer
 
-WITH_DOCUMENT = "{document}\n\nUsing the text above, answer: {question}"
+NO_DOCUMENT = (
+    "no training question has a document to write an answer with, which table 3 compares: add a "
+    "column document, or name yours in data.columns"
+)
+WITH_DOCUMENT = {
+    "en": "{document}\n\nUsing the text above, answer: {question}",
+    "zh": "{document}\n\n请根据以上内容回答：{question}",
+}
 
 
 def of_another_model(lab: Lab, seed: int, own: Stages, other: str | None) -> list[str]:
@@ -97,12 +105,14 @@ def sampled_with_document(lab: Lab, seed: int, own: Stages) -> dict[str, list[st
     """The policy's answers to the same questions behind their documents."""
 
     def asked(row: Question) -> dict[str, str]:
-        question = WITH_DOCUMENT.format(document=row["document"], question=row["question"])
-        return {"id": row["id"], "topic": row["topic"], "question": question}
+        wording = WITH_DOCUMENT[row["language"]]
+        question = wording.format(document=row["document"], question=row["question"])
+        kept = {key: row[key] for key in ("id", "topic", "language")}
+        return kept | {"question": question}
 
     rows = [row for row in own.questions("train").rows() if row["document"]]
     if not rows:
-        raise UserError("table 3: no training question has a document to write an answer with")
+        raise UserError(f"data.train: {NO_DOCUMENT}")
     asked_for = sorted(map(asked, rows), key=lambda row: row["id"])
     prompts = lab.asking("train", seed, "table3-prompts", asked_for)
     sampled = lab.run(seed, prompts, work=sample)
@@ -113,8 +123,14 @@ def sampled_with_document(lab: Lab, seed: int, own: Stages) -> dict[str, list[st
 
 
 def check(lab: Lab, other: str | None) -> None:
-    if other is None and lab.read(lab.seeds[0]).world is None:
+    config = lab.read(lab.seeds[0])
+    if config.world:
+        return
+    if other is None:
         raise UserError("table 3 needs --other: a model whose answers are compared")
+    given = read_questions(source_of(config.data, "train"))
+    if not any(row["document"] for _, row in given if not isinstance(row, RowRejected)):
+        raise UserError(f"data.train: {NO_DOCUMENT}")
 
 
 def experiment(lab: Lab, other: str | None) -> Result:
@@ -152,7 +168,11 @@ def experiment(lab: Lab, other: str | None) -> Result:
 
 
 EXPERIMENT = Experiment(
-    experiment, {"other": {"help": "model to sample from: a folder or hub id"}}, check
+    experiment,
+    {"other": {"help": "model to sample from: a folder or hub id"}},
+    check,
+    systems=(SYSTEM,),
+    makes_rows=True,
 )
 
 if __name__ == "__main__":

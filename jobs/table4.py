@@ -8,7 +8,7 @@ reference of the whole.
 
 from maskdpo_ray.experiments.compare import claim, difference, score
 from maskdpo_ray.experiments.job import Experiment, run_job
-from maskdpo_ray.experiments.lab import Lab
+from maskdpo_ray.experiments.lab import SYSTEM, Lab
 from maskdpo_ray.experiments.parts import some_questions, some_topics
 from maskdpo_ray.experiments.published import TABLE_4
 from maskdpo_ray.experiments.results import Result, score_bars, with_interval
@@ -62,7 +62,7 @@ def experiment(lab: Lab) -> Result:
     return Result("table4", "Table 4: more topics or more questions", rows, figures, claims, plot)
 
 
-EXPERIMENT = Experiment(experiment)
+EXPERIMENT = Experiment(experiment, systems=(SYSTEM,))
 
 if __name__ == "__main__":
     run_job(__doc__, EXPERIMENT)

@@ -20,6 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
+
 from maskdpo_ray.config import ModelConfig
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.experiments.borrowed_facts import (
@@ -39,7 +41,7 @@ from maskdpo_ray.experiments.compare import (
     score,
 )
 from maskdpo_ray.experiments.job import Experiment, run_job
-from maskdpo_ray.experiments.lab import Lab, named, other_model
+from maskdpo_ray.experiments.lab import SYSTEM, Lab, named, other_model
 from maskdpo_ray.experiments.parts import equally_many
 from maskdpo_ray.experiments.published import NOT_TOLD, TABLE_5
 from maskdpo_ray.experiments.results import Bar, Result, bars, with_interval
@@ -77,8 +79,16 @@ def split(whole: Stages, seed: int, embedding: Embedding | None) -> list[set[str
     return [{row["id"] for n in half for row in pool[n].questions} for half in both]
 
 
-def probe(whole: Stages, embedding: Embedding) -> list[Outcome]:
-    """Wrong sentences of the candidates against the facts of all training topics, by distance."""
+def training_topics(whole: Stages) -> list[str]:
+    return sorted({row["topic"] for row in whole.questions("train").rows(["id", "topic"])})
+
+
+def probe(whole: Stages, vectors: dict[str, np.ndarray]) -> list[Outcome]:
+    """Wrong sentences of the candidates against the facts of all training topics, by distance.
+
+    Args:
+        vectors: of every training topic.
+    """
     rows = sorted(whole.annotate().store.rows(), key=lambda row: row["id"])
     wrong = wrong_sentences(rows)
     topics = sorted({row["topic"] for row in rows})
@@ -90,7 +100,7 @@ def probe(whole: Stages, embedding: Embedding) -> list[Outcome]:
         documents = {row["topic"]: row["document"] or "" for row in rows}
         known = {topic: stated_elsewhere(topic, text) for topic, text in documents.items()}
         stated = [(topic, stated_elsewhere(topic, sentence)) for topic, sentence in wrong]
-    return by_distance(stated, known, topics, embedding.vectors(topics), BINS)
+    return by_distance(stated, known, topics, np.stack([vectors[t] for t in topics]), BINS)
 
 
 def check(lab: Lab, embedding: Sequence[str], pooling: Sequence[str]) -> None:
@@ -115,24 +125,27 @@ def experiment(lab: Lab, embedding: Sequence[str], pooling: Sequence[str]) -> Re
     unknown = None
     for seed in lab.seeds:
         whole = lab.run(seed)
-        embeddings = {
-            name: ModelEmbedding(model, pooled.get(name, "mean"))
-            for name, model in models(whole, others).items()
-        }
+        topics, own, both = training_topics(whole), {}, {}
+        for name, model in models(whole, others).items():
+            with ModelEmbedding(model, pooled.get(name, "mean")) as embedding:
+                both[name] = split(whole, seed, embedding)
+                if name == POLICY:
+                    own = dict(zip(topics, embedding.vectors(topics), strict=True))
+        both[RANDOM] = split(whole, seed, None)
         paired = {row["id"]: row for row in whole.pair().store.rows()}
         parts = {
             (name, side): [paired[row_id] for row_id in sorted(half & paired.keys())]
-            for name, each in {**embeddings, RANDOM: None}.items()
-            for side, half in zip(("near", "far"), split(whole, seed, each), strict=True)
+            for name, sides in both.items()
+            for side, half in zip(("near", "far"), sides, strict=True)
         }
         outcomes: dict[str, list] = {}
         for (name, side), part in zip(parts, equally_many(parts.values(), seed), strict=True):
             run = lab.run_part(seed, f"table5-{name.replace(' ', '-')}-{side}", part)
             outcomes.setdefault(name, []).append(lab.outcome(run))
-        for name, both in outcomes.items():
-            found.setdefault(name, []).append(tuple(both))
+        for name, of_sides in outcomes.items():
+            found.setdefault(name, []).append(tuple(of_sides))
         try:
-            probes.append(probe(whole, embeddings[POLICY]))
+            probes.append(probe(whole, own))
         except UserError as error:  # the table stands without it
             unknown = str(error)
     gaps = {name: difference(*zip(*of, strict=True)) for name, of in found.items()}
@@ -207,6 +220,7 @@ EXPERIMENT = Experiment(
         "pooling": {"action": "append", "default": [], "metavar": "NAME=POOLING"},
     },
     check,
+    systems=(SYSTEM,),
 )
 
 if __name__ == "__main__":

@@ -4,10 +4,12 @@
 
 Every question is answered ``--samples`` times once; the expected best of N is in closed form over
 these, for N = 1, 2, 4 and so on, and all of them (256 in the paper). Samples that the annotator
-failed on are left out, and a question that has none without failure.
+failed on are left out, and a question that has none without failure. One that has fewer than N
+counts with the best of those it has: ``short`` in ``table6.json`` says how many, over all seeds.
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.evaluation.best_of_n import expected_best
@@ -20,6 +22,12 @@ from maskdpo_ray.experiments.results import Bar, Result, lines
 from maskdpo_ray.records import Question
 
 SYSTEMS = {"before": "base", "after": "mask_dpo"}
+
+
+def short_of(rows: Iterable[Question], ns: Sequence[int]) -> dict[int, int]:
+    """Questions that have fewer samples with a verdict than N: what they have stands for N."""
+    usable = [int(read_responses([row], "sampled").scored.sum()) for row in rows]
+    return {n: sum(count < n for count in usable) for n in ns}
 
 
 def by_topic(rows: Iterable[Question], ns: Sequence[int]) -> dict[int, Outcome]:
@@ -37,6 +45,12 @@ def by_topic(rows: Iterable[Question], ns: Sequence[int]) -> dict[int, Outcome]:
     }
 
 
+def best_score(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """``compare.score`` of best answers, whose lengths nobody has counted."""
+    found = score(outcomes)
+    return {key: found[key] for key in found if "sentences" not in key}
+
+
 def check(lab: Lab, samples: int) -> None:
     if samples < 2:
         raise UserError(f"--samples {samples}: best of N needs at least 2")
@@ -45,12 +59,19 @@ def check(lab: Lab, samples: int) -> None:
 def experiment(lab: Lab, samples: int) -> Result:
     ns = sorted({2**power for power in range(samples.bit_length())} | {samples})
     found: dict[str, dict[int, list]] = {name: {n: [] for n in ns} for name in SYSTEMS}
+    short = {name: dict.fromkeys(ns, 0) for name in SYSTEMS}
     for seed in lab.seeds:
         stages = lab.run(seed, f"evaluation.samples={samples}", f"evaluation.best_of_n={ns}", ALONE)
         for name, system in SYSTEMS.items():
-            for n, of in by_topic(lab.annotated(stages, system), ns).items():
+            answers = list(lab.annotated(stages, system))
+            for n, of in by_topic(answers, ns).items():
                 found[name][n].append(of)
-    scores = {name: {n: score(of) for n, of in each.items()} for name, each in found.items()}
+            for n, count in short_of(answers, ns).items():
+                short[name][n] += count
+    scores = {
+        name: {n: best_score(of) | {"short": short[name][n]} for n, of in each.items()}
+        for name, each in found.items()
+    }
     rows = [["", *(f"N = {n}" for n in ns)]]
     for name, each in scores.items():
         rows.append([name, *(f"{of['score']:.1f}" for of in each.values())])

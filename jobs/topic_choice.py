@@ -15,7 +15,7 @@ Answers and verdicts of all topics are shared, so the experiment can follow a fi
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.experiments.compare import claim, difference, score
 from maskdpo_ray.experiments.job import Experiment, run_job
-from maskdpo_ray.experiments.lab import Lab
+from maskdpo_ray.experiments.lab import SYSTEM, Lab
 from maskdpo_ray.experiments.parts import equally_many, some_topics
 from maskdpo_ray.experiments.published import NOT_TOLD
 from maskdpo_ray.experiments.results import Result, score_bars, with_interval
@@ -32,10 +32,10 @@ def choices(whole: Stages, seed: int, share: float, diversity: float) -> dict[st
     """Ids of the questions that each way chooses."""
     rows = list(whole.questions("train").rows())
     pool, targets = gathered(rows), gathered(whole.questions("test").rows())
-    embedding = ModelEmbedding(whole.model_of(whole.base))
-    vectors, of_targets = (
-        embedding.vectors([topic.name for topic in topics]) for topics in (pool, targets)
-    )
+    with ModelEmbedding(whole.model_of(whole.base)) as embedding:
+        vectors, of_targets = (
+            embedding.vectors([topic.name for topic in topics]) for topics in (pool, targets)
+        )
     keys, distances = [topic.key for topic in pool], to_nearest(vectors, of_targets)[0]
     budget = max(1, round(share * len(pool)))
     found = {
@@ -88,4 +88,4 @@ OPTIONS = {
 }
 
 if __name__ == "__main__":
-    run_job(__doc__, Experiment(experiment, OPTIONS, check))
+    run_job(__doc__, Experiment(experiment, OPTIONS, check, systems=(SYSTEM,)))

@@ -117,8 +117,19 @@ def test_a_line_with_a_question_alone_is_named_by_its_content(file):
     assert first[0] == first[1]["id"] != second[0]
     ((again, _),) = read_questions(write(file, lines[1]))
     assert again == second[0], "wherever it stands"
-    with pytest.raises(UserError, match=f"line 2: id '{first[0]}' stands in line 1 already"):
-        list(read_questions(write(file, lines[0], lines[0])))
+
+
+def test_a_line_without_an_id_that_stands_twice_is_counted_as_repeated(file):
+    line = {"question": "Who is Ada?", "document": "d"}
+    (first, kept), *again = read_questions(write(file, line, line, {"question": "Who?"}, line))
+    assert kept["question"] == "Who is Ada?"
+    (second, repeated), (_, other), (third, _) = again
+    assert len({first, second, third}) == 3 and other["question"] == "Who?"
+    assert repeated.reason == "repeated"
+    assert "line 2: the same as line 1" in repeated.detail
+    answered = line | {"candidates": [{"response": "A."}]}
+    with pytest.raises(UserError, match=f"line 2: id '{first}' stands in line 1 already"):
+        list(read_questions(write(file, line, answered)))
 
 
 def test_a_whole_number_may_name_a_row(file):

@@ -34,11 +34,15 @@ class Experiment:
         options: name -> keywords of ``add_argument``.
         check: called like ``run``, before any experiment of the job begins; raises ``UserError``
             for what the experiment would lack hours later.
+        systems: those that it wants of the configuration.
+        makes_rows: it trains on rows that it makes itself, which ``data.limit`` would cut.
     """
 
     run: Callable[..., Result]
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     check: Callable[..., None] = _nothing
+    systems: Sequence[str] = ()
+    makes_rows: bool = False
 
     def given(self, arguments: argparse.Namespace) -> dict[str, Any]:
         """Its own options."""
@@ -59,6 +63,7 @@ def run_job(description: str, *experiments: Experiment, claims: str | None = Non
     several = given.at_once > 1 and len(given.seeds) > 1
     try:
         for experiment in experiments:
+            lab.check(experiment.systems, experiment.makes_rows)
             experiment.check(lab, **experiment.given(given))
         with _logs(lab) as logs:
             if several:

@@ -26,9 +26,8 @@ from maskdpo_ray.stages import Policy, Stages
 from maskdpo_ray.storage import Folder
 
 SYSTEM = "mask_dpo"
-# Experiments compare the first examiner's scores, of greedy answers alone; one that wants more
-# says so.
-DEFAULTS = ("evaluation.judges={}", "evaluation.samples=1", "evaluation.best_of_n=[1]")
+# Experiments compare scores of greedy answers alone; one that wants more says so.
+DEFAULTS = ("evaluation.samples=1", "evaluation.best_of_n=[1]")
 ALONE = f"systems={{{SYSTEM}: {{mask: sentence}}}}"  # of experiments that train nothing else
 
 
@@ -58,6 +57,30 @@ class Lab:
         here = [f"run_dir={self.folder / f'seed-{seed}'}", f"seed={seed}"]
         return read_config(self.config, [*here, *DEFAULTS, *self.settings, *settings])
 
+    def check(self, systems: Sequence[str] = (), makes_rows: bool = False) -> None:
+        """Refuse what would stop an experiment in its midst.
+
+        Args:
+            systems: those that it compares.
+            makes_rows: it trains on rows that it makes itself.
+
+        Raises:
+            UserError: names the setting, and what to set instead.
+        """
+        config = self.read(self.seeds[0])
+        if config.data.split:
+            raise UserError(
+                "data.split: an experiment changes the training questions and keeps the test "
+                "questions: give both as files, data.train and data.test"
+            )
+        if makes_rows and config.data.limit:
+            raise UserError(
+                f"data.limit={config.data.limit}: this experiment trains on rows that it makes "
+                "itself, and they would be cut: remove data.limit and give shorter files"
+            )
+        if lacking := [name for name in systems if name not in config.systems]:
+            raise _lacks(lacking[0], ["base", *config.systems])
+
     def run(self, seed: int, *settings: str, work: Callable[[Stages], None] = complete) -> Stages:
         """Bring a run to its end; what is there already stays.
 
@@ -69,11 +92,6 @@ class Lab:
         if (done := self._done.get((seed, settings, work))) is not None:
             return done
         config = self.read(seed, *settings)
-        if config.data.split:
-            raise UserError(
-                "data.split: an experiment changes the training questions and keeps the test "
-                "questions: give both as files, data.train and data.test"
-            )
         with DriverLock(Folder(config.run_dir)):
             stages = Stages(config, rerun=True)
             if not self.finished:
@@ -95,16 +113,8 @@ class Lab:
         Args:
             name: of the file that the rows are written to.
             labelled: they bring verdicts too; the examiner of the test answers stays.
-
-        Raises:
-            UserError: the configuration would read a part of the rows only.
         """
-        config, rows = self.read(seed), list(rows)
-        if config.data.limit and config.data.limit < len(rows):
-            raise UserError(
-                f"data.limit={config.data.limit}: this experiment trains on {len(rows)} rows that "
-                "it makes itself, and they would be cut: remove data.limit and give shorter files"
-            )
+        config = self.read(seed)
         sampling = {"source": "input", "engine": config.sampling.engine}
         settings = [
             self.asking("train", seed, name, rows),
@@ -132,9 +142,17 @@ class Lab:
         config = self.read(self.seeds[0])
         return config.world is not None or config.evaluation.factscore is not None
 
-    def annotated(self, stages: Stages, system: str) -> Iterator[Question]:
-        """The examined answers of a system of a finished run."""
-        return stages.evaluate(_policy(stages, system)).store.rows()
+    @property
+    def judges(self) -> list[str]:
+        """Those who judge the answers beside the first examiner, whom training may have learnt to
+        please."""
+        return list(self.read(self.seeds[0]).evaluation.judges or {})
+
+    def annotated(
+        self, stages: Stages, system: str, judge: str | None = None
+    ) -> Iterator[Question]:
+        """The answers of a system of a finished run, as the first examiner or a judge sees them."""
+        return stages.evaluate(_policy(stages, system), judge).store.rows()
 
     def outcome(
         self,
@@ -142,13 +160,15 @@ class Lab:
         system: str = SYSTEM,
         parts: Callable[[Responses], tuple[float, float]] = sentence_parts,
         of: Callable[[Question], bool] = lambda row: True,
+        judge: str | None = None,
     ) -> Outcome:
         """What a system of a finished run came to.
 
         Args:
             of: which of the test questions count.
+            judge: whose verdicts, if not the first examiner's.
         """
-        return outcome(filter(of, self.annotated(stages, system)), parts)
+        return outcome(filter(of, self.annotated(stages, system, judge)), parts)
 
     def facts(
         self,
@@ -195,9 +215,13 @@ def named(option: str, text: str) -> tuple[str, str]:
 def _policy(stages: Stages, system: str) -> Policy:
     policies = {each.name: each for each in stages.policies()}
     if system not in policies:
-        raise UserError(
-            f"this experiment compares {system!r}, and the configuration has "
-            f"{', '.join(policies)}: set systems.{system}, e.g. "
-            "systems={dpo: {mask: none}, mask_dpo: {mask: sentence}}"
-        )
+        raise _lacks(system, policies)
     return policies[system]
+
+
+def _lacks(system: str, there: Iterable[str]) -> UserError:
+    return UserError(
+        f"this experiment compares {system!r}, and the configuration has "
+        f"{', '.join(there)}: set systems.{system}, e.g. "
+        "systems={dpo: {mask: none}, mask_dpo: {mask: sentence}}"
+    )

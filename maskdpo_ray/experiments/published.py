@@ -9,6 +9,12 @@ SENTENCES, FACTS = "sentence score", "FActScore"
 ANAH, BIOGRAPHIES = "test questions", "biographies"
 NOT_TOLD = "not told"
 
+
+def by_judge(judge: str) -> str:
+    """Name of the sentence score by a judge beside the first examiner; the paper has none."""
+    return f"{SENTENCES} by {judge}"
+
+
 # By score and test questions: those of ANAH, and the biographies that FActScore was made for.
 TABLE_1 = {
     "base": {(SENTENCES, ANAH): "49.19", (FACTS, BIOGRAPHIES): "30.29"},

@@ -36,7 +36,8 @@ class ModelEmbedding:
     """Pooled hidden states of a model, causal or encoder, on the GPU where there is one.
 
     The text stands alone, without chat template, between the special tokens that the tokenizer
-    adds by itself. A batch holds texts of one length in tokens, so nothing is ever padded.
+    adds by itself. A batch holds texts of one length in tokens, so nothing is ever padded. As a
+    context it gives the GPU back at its end: an engine that starts beside it would lack the memory.
 
     Args:
         model: path, revision and dtype; the folder, URL or hub id of any Transformers model.
@@ -73,6 +74,15 @@ class ModelEmbedding:
                 "embeddings"
             )
         self._model.to("cuda" if torch.cuda.is_available() else "cpu")
+
+    def __enter__(self) -> "ModelEmbedding":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        import torch
+
+        self._model = None
+        torch.cuda.empty_cache()  # does nothing where there is none
 
     def vectors(self, texts: Sequence[str]) -> np.ndarray:
         """Raises ``UserError`` for a text without tokens, or longer than the model's context."""

@@ -1,11 +1,14 @@
 """What the jobs of the tables decide by themselves."""
 
+import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from maskdpo_ray.errors import UserError
+from maskdpo_ray.experiments.compare import Outcome
 from maskdpo_ray.experiments.lab import Lab, named
 
 JOBS = Path(__file__).parents[2] / "jobs"
@@ -55,6 +58,9 @@ def test_a_model_or_file_has_a_name(text):
         named("embedding", text)
 
 
+TABLE_1 = {"test": [], "large": None, "facttune_samples": 10}
+
+
 @pytest.fixture
 def lab(tmp_path) -> Lab:
     return Lab(str(JOBS / "configs" / "paper.yaml"), str(tmp_path), [0])
@@ -63,8 +69,9 @@ def lab(tmp_path) -> Lab:
 @pytest.mark.parametrize(
     ("table", "given", "words"),
     [
-        ("table1", {"test": ["bio=f"], "facttune_samples": 10}, "the world provides the questions"),
-        ("table1", {"test": [], "facttune_samples": 1}, "--facttune-samples 1: a pair needs 2"),
+        ("table1", TABLE_1 | {"test": ["bio=f"]}, "the world provides the questions"),
+        ("table1", TABLE_1 | {"facttune_samples": 1}, "--facttune-samples 1: a pair needs 2"),
+        ("table1", TABLE_1 | {"large": "70b"}, "--large 70b: evaluation.models has no model"),
         ("table5", {"embedding": ["policy=x"], "pooling": []}, "needs a name of its own"),
         ("table5", {"embedding": [], "pooling": ["other=last"]}, "NAME is one of policy, and"),
         ("table5", {"embedding": [], "pooling": ["policy=max"]}, "one of mean, mean_all, last"),
@@ -76,11 +83,69 @@ def test_what_cannot_be_is_refused_before_anything_runs(job, lab, table, given, 
         job(table).EXPERIMENT.check(lab, **given)
 
 
+def real_lab(folder: Path, row: dict, *settings: str) -> Lab:
+    """On a model and questions of one's own."""
+    (folder / "train.jsonl").write_text(json.dumps(row))
+    config = str(JOBS / "configs" / "llama3.1-8b-anah.yaml")
+    return Lab(config, str(folder), [0], [f"data.train={folder}/train.jsonl", *settings])
+
+
+def test_a_set_of_questions_that_is_not_there_is_told_beforehand(job, tmp_path):
+    real = real_lab(tmp_path, {"question": "Who?"})
+    with pytest.raises(UserError, match="--test bio: .*nowhere.jsonl"):
+        job("table1").EXPERIMENT.check(
+            real, **TABLE_1 | {"test": [f"bio={tmp_path}/nowhere.jsonl"]}
+        )
+
+
+def test_the_70bs_figures_stand_beside_the_model_that_is_named(job):
+    outcome = Outcome({"a": (1.0, 2.0), "b": (1.0, 3.0)}, 2.0, 1.0)
+    columns = [("sentence score", "test questions"), ("FActScore", "biographies")]
+    names = ("base", "gpt", "facttune", "facttune-matched", "mask_dpo")
+    found = {name: {column: [outcome] for column in columns} for name in names}
+
+    def claims(large: str | None) -> dict[str, str]:
+        result = job("table1").result(found, world=False, large=large)
+        return {
+            each["claim"]: each["paper"] for each in result.claims if "than gpt" in each["claim"]
+        }
+
+    sentences = "Mask-DPO has a higher sentence score than gpt on test questions"
+    facts = "Mask-DPO has a higher FActScore than gpt on biographies"
+    assert claims(None) == {sentences: "not told", facts: "not told"}
+    assert claims("gpt") == {sentences: "77.53 against 53.44"}
+
+
+def test_what_a_judge_finds_stands_beside_the_first_examiners_score(job):
+    """The judge likes the mask less than the examiner does that made the pairs."""
+
+    def outcome(stages, system, judge=None):
+        correct = {"base": 1.0, "dpo": 2.0, "mask_dpo": 1.5 if judge else 3.0}[system]
+        return Outcome({"a": (correct, 4.0), "b": (correct, 5.0)}, 2.0, 1.0)
+
+    lab = SimpleNamespace(
+        seeds=[0], judges=["qwen"], tells_facts=False, outcome=outcome, run=lambda seed: None
+    )
+    result = job("table2").experiment(lab)
+    header, base, *_ = result.rows
+    assert header[-3:] == ["correct", "sentence score by qwen", "paper: sentence score"]
+    assert base[-2].startswith("22.2") and base[-1] == "49.19"
+    verdicts = {each["claim"]: (each["verdict"], each["paper"]) for each in result.claims}
+    of = "from the same pairs, the mask raises the sentence score"
+    assert verdicts == {
+        of: ("reproduced", "77.53 against 68.44"),
+        f"{of} by qwen": ("not reproduced", "not told"),
+    }
+
+
 def test_without_the_closed_world_another_model_must_be_named(job, tmp_path):
-    real = Lab(str(JOBS / "configs" / "llama3.1-8b-anah.yaml"), str(tmp_path), [0])
+    real = real_lab(tmp_path, {"question": "Who?", "topic": "A"})
+    check = job("table3").EXPERIMENT.check
     with pytest.raises(UserError, match="table 3 needs --other"):
-        job("table3").EXPERIMENT.check(real, other=None)
-    job("table3").EXPERIMENT.check(real, other="org/model")
+        check(real, other=None)
+    with pytest.raises(UserError, match="no training question has a document"):
+        check(real, other="org/model")
+    check(real_lab(tmp_path, {"question": "Who?", "topic": "A", "document": "A."}), other="org/m")
     sets = job("table1").question_sets(real, ["biographies=bio.jsonl"])
     assert [settings for settings, _ in sets.values()] == [[], ["data.test=bio.jsonl"]]
 
@@ -121,6 +186,7 @@ def test_best_of_n_by_topic_leaves_out_what_has_no_score(job):
     found = job("table6").by_topic(rows, [1, 2])
     assert found[1].parts == {"a": (0.5, 1), "b": (0.5, 1)}
     assert found[2].parts == {"a": (1, 1), "b": (0.5, 1)}
+    assert job("table6").short_of(rows, [1, 2]) == {1: 2, 2: 3}
 
 
 def test_every_table_has_the_papers_figures(job):

@@ -26,6 +26,13 @@ def test_greedy_answers_alone_unless_said_otherwise(tmp_path):
     assert (more.evaluation.samples, more.evaluation.best_of_n) == (8, [1, 8])
 
 
+def test_judges_stay_those_of_the_configuration(tmp_path):
+    assert lab(tmp_path).judges == ["qwen"]
+    assert lab(tmp_path, "evaluation.judges={}").judges == []
+    world = Lab(str(CONFIGS / "paper.yaml"), str(tmp_path), [0])
+    assert world.judges == []
+
+
 def test_rows_of_its_own_are_read_under_our_names_and_the_users_under_theirs(tmp_path):
     theirs = lab(tmp_path, "data.columns={question: prompt}")
     settings = theirs.on_answers(0, "given", [with_answers(ROW, "One.", "Two.")])
@@ -43,10 +50,21 @@ def test_a_part_is_listed_under_the_users_names(tmp_path):
     }  # fmt: skip
 
 
-def test_rows_are_not_cut_silently(tmp_path):
-    limited = lab(tmp_path, "data.limit=1")
-    with pytest.raises(UserError, match="data.limit=1: this experiment trains on 2 rows"):
-        limited.on_answers(0, "given", [ROW, ROW])
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["data.limit=1"], "data.limit=1: this experiment trains on rows that it makes itself"),
+        (["data.split={test: 0.2}", "data.test="], "data.split: an experiment changes"),
+        (["systems={mask_dpo: {}}"], "compares 'dpo', and the configuration has base, mask_dpo"),
+    ],
+)
+def test_what_would_stop_it_midway_is_refused_beforehand(tmp_path, settings, words):
+    with pytest.raises(UserError, match=words):
+        lab(tmp_path, *settings).check(("dpo", "mask_dpo"), makes_rows=True)
+
+
+def test_a_limit_may_stand_where_an_experiment_makes_no_rows(tmp_path):
+    lab(tmp_path, "data.limit=1").check(["mask_dpo"])
 
 
 def test_another_model_has_nothing_of_the_first_but_its_arithmetic():
