@@ -95,9 +95,6 @@ def start_ray(resources: ResourcesConfig) -> None:
             # No process for every logical CPU in advance: they cost seconds and most stay idle.
             os.environ.setdefault("RAY_enable_worker_prestart", "0")
             os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
-            # Nor one a training that asks whether this machine will be taken away: nobody would
-            # tell the Ray that is started here.
-            os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
             cpus = max(resources.local_cpus, os.cpu_count() or 1)
             # Else Ray warns that there are more processes than four for every real CPU.
             os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(cpus))
