@@ -228,7 +228,8 @@ def result(
     judges: Sequence[str] = (),
 ) -> Result:
     columns = list(found["base"])
-    main, last = columns[0], columns[-1]
+    firsts = [column for column in columns if column[0] in (SENTENCES, FACTS)]
+    main, last = firsts[0], firsts[-1]
     claimed = dict.fromkeys((main, *((by_judge(judge), main[1]) for judge in judges), last))
     scores = {name: {column: score(of[column]) for column in columns} for name, of in found.items()}
     published = {name: LARGE if name == large else TABLE_1.get(name, {}) for name in found}

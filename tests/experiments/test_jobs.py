@@ -116,6 +116,19 @@ def test_the_70bs_figures_stand_beside_the_model_that_is_named(job):
     assert claims("gpt") == {sentences: "77.53 against 53.44"}
 
 
+def test_claims_of_table_1_are_of_the_first_and_the_last_score_and_of_each_judge(job):
+    outcome = Outcome({"a": (1.0, 2.0), "b": (1.0, 3.0)}, 2.0, 1.0)
+    by = "sentence score by qwen"
+    columns = [(of, asked) for asked in ("test questions", "bio") for of in ("sentence score", by)]
+    found = {name: {column: [outcome] for column in columns} for name in ("base", "mask_dpo")}
+    result = job("table1").result(found, world=False, judges=["qwen"])
+    assert [each["claim"] for each in result.claims] == [
+        f"Mask-DPO has a higher {of} than base on {asked}" for of, asked in columns[:3]
+    ]
+    alone = {name: {columns[0]: [outcome]} for name in found}
+    assert len(job("table1").result(alone, world=False).claims) == 1
+
+
 def test_what_a_judge_finds_stands_beside_the_first_examiners_score(job):
     """The judge likes the mask less than the examiner does that made the pairs."""
 
