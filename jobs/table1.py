@@ -47,7 +47,7 @@ from maskdpo_ray.experiments.results import Result, cell, score_bars
 from maskdpo_ray.pipeline import stream
 from maskdpo_ray.preference.select import is_usable
 from maskdpo_ray.preference.select import score as sentence_score
-from maskdpo_ray.questions import source_of
+from maskdpo_ray.questions import read_questions, source_of
 from maskdpo_ray.stages import Stages
 
 MOST_PAIRS = 4
@@ -183,12 +183,6 @@ def check(lab: Lab, test: Sequence[str], large: str | None, facttune_samples: in
     given = [named("test", text)[0] for text in test]
     if config.world and given:
         raise UserError("--test: the world provides the questions")
-    for name, (settings, _) in question_sets(lab, test).items():
-        try:
-            if settings:
-                source_of(lab.read(lab.seeds[0], *settings).data, "test").digest()
-        except UserError as error:
-            raise UserError(f"--test {name}: {error}") from None
     if config.world or not config.evaluation.factscore:
         lab.check(["dpo"])  # its pairs are those of the matched FactTune
     if large is not None and large not in config.evaluation.models:
@@ -200,10 +194,17 @@ def check(lab: Lab, test: Sequence[str], large: str | None, facttune_samples: in
         raise UserError(f"--test: every set needs a name of its own, and {ANAH!r} is data.test")
     if facttune_samples < 2:
         raise UserError(f"--facttune-samples {facttune_samples}: a pair needs 2")
+    for name, (settings, _) in question_sets(lab, test).items():
+        try:
+            if settings:  # its first row tells whether the set can be read
+                next(read_questions(source_of(lab.read(lab.seeds[0], *settings).data, "test")))
+        except UserError as error:
+            raise UserError(f"--test {name}: {error}") from None
 
 
 def experiment(lab: Lab, test: Sequence[str], large: str | None, facttune_samples: int) -> Result:
     found: dict[str, dict[tuple[str, str], list]] = {}
+    judges = lab.judges
     for seed in lab.seeds:
         lab.run(seed)  # what the others share is made once, for all of its systems
         for name, (settings, system) in systems(lab, seed, facttune_samples).items():
@@ -212,13 +213,13 @@ def experiment(lab: Lab, test: Sequence[str], large: str | None, facttune_sample
                 stages = lab.run(seed, *settings, *of_set)
                 sentences = lab.outcome(stages, system, of=of)
                 columns.setdefault((SENTENCES, asked), []).append(sentences)
-                for judge in lab.judges:
+                for judge in judges:
                     judged = lab.outcome(stages, system, of=of, judge=judge)
                     columns.setdefault((by_judge(judge), asked), []).append(judged)
                 if lab.tells_facts:
                     facts = lab.facts(stages, system, of)
                     columns.setdefault((FACTS, asked), []).append(facts)
-    return result(found, lab.read(lab.seeds[0]).world is not None, large, lab.judges)
+    return result(found, lab.read(lab.seeds[0]).world is not None, large, judges)
 
 
 def result(

@@ -181,8 +181,10 @@ def take_pairs(stages: Stages, start: Policy) -> None:
     start for them.
     """
     selected, preference = stages.selected, stages.config.preference
+    if selected is None:
+        return
     part, whole = stages.pair(start).store, stages.pair_all(start).store
-    if selected is None or part.manifest() is not None:
+    if part.manifest() is not None:
         return
     for line in whole.drop_damaged():
         say(line)

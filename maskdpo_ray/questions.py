@@ -52,17 +52,17 @@ def read_questions(
         row = _checked(record, place)
         # What cannot be written cannot name a row: it leaves the run under its escaped form.
         row_id = _writable(row["id"])
-        if row_id in seen and record.get("id") is None and not record.get("candidates"):
+        if row_id in seen:
+            if record.get("id") is not None or record.get("candidates"):
+                raise UserError(
+                    f"{place}: id {row_id!r} stands in {seen[row_id]} already; "
+                    "give every question its own id"
+                )
             # Named by its content, it says nothing new; files of questions alone repeat some.
             if wanted is None or wanted(row["topic"]):
                 again = fingerprint(row_id, place.removeprefix(f"{source} "))
                 yield again, RowRejected("repeated", f"{place}: the same as {seen[row_id]}")
             continue
-        if row_id in seen:
-            raise UserError(
-                f"{place}: id {row_id!r} stands in {seen[row_id]} already; "
-                "give every question its own id"
-            )
         seen[row_id] = place.removeprefix(f"{source} ")
         if wanted is None or wanted(row["topic"]):
             yield row_id, _normalise(row, place)

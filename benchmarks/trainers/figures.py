@@ -37,9 +37,9 @@ def best(results: Results, script: str) -> dict[str, Any] | None:
 
     Of two settings that are equally fast chance would else choose which memory is compared.
     """
-    first = fastest(results, script)
-    least = AS_FAST * first["pairs_per_second"] if first else 0
-    return leanest([row for row in results if row.get("pairs_per_second", 0) >= least], script)
+    ran = _ran(results, script)
+    least = AS_FAST * max((row["pairs_per_second"] for row in ran), default=0.0)
+    return leanest([row for row in ran if row["pairs_per_second"] >= least], script)
 
 
 def leanest(results: Results, script: str) -> dict[str, Any] | None:

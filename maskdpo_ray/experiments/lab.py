@@ -68,16 +68,9 @@ class Lab:
             UserError: names the setting, and what to set instead.
         """
         config = self.read(self.seeds[0])
-        if config.data.split:
-            raise UserError(
-                "data.split: an experiment changes the training questions and keeps the test "
-                "questions: give both as files, data.train and data.test"
-            )
-        if makes_rows and config.data.limit:
-            raise UserError(
-                f"data.limit={config.data.limit}: this experiment trains on rows that it makes "
-                "itself, and they would be cut: remove data.limit and give shorter files"
-            )
+        _refuse_split(config)
+        if makes_rows:
+            _refuse_limit(config)
         if lacking := [name for name in systems if name not in config.systems]:
             raise _lacks(lacking[0], ["base", *config.systems])
 
@@ -92,6 +85,7 @@ class Lab:
         if (done := self._done.get((seed, settings, work))) is not None:
             return done
         config = self.read(seed, *settings)
+        _refuse_split(config)
         with DriverLock(Folder(config.run_dir)):
             stages = Stages(config, rerun=True)
             if not self.finished:
@@ -113,8 +107,12 @@ class Lab:
         Args:
             name: of the file that the rows are written to.
             labelled: they bring verdicts too; the examiner of the test answers stays.
+
+        Raises:
+            UserError: the configuration would read a part of the rows only.
         """
         config = self.read(seed)
+        _refuse_limit(config)
         sampling = {"source": "input", "engine": config.sampling.engine}
         settings = [
             self.asking("train", seed, name, rows),
@@ -217,6 +215,22 @@ def _policy(stages: Stages, system: str) -> Policy:
     if system not in policies:
         raise _lacks(system, policies)
     return policies[system]
+
+
+def _refuse_split(config: Config) -> None:
+    if config.data.split:
+        raise UserError(
+            "data.split: an experiment changes the training questions and keeps the test "
+            "questions: give both as files, data.train and data.test"
+        )
+
+
+def _refuse_limit(config: Config) -> None:
+    if config.data.limit:
+        raise UserError(
+            f"data.limit={config.data.limit}: this experiment trains on rows that it makes "
+            "itself, and they would be cut: remove data.limit and give shorter files"
+        )
 
 
 def _lacks(system: str, there: Iterable[str]) -> UserError:

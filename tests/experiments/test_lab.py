@@ -63,6 +63,11 @@ def test_what_would_stop_it_midway_is_refused_beforehand(tmp_path, settings, wor
         lab(tmp_path, *settings).check(("dpo", "mask_dpo"), makes_rows=True)
 
 
+def test_rows_are_not_cut_silently(tmp_path):
+    with pytest.raises(UserError, match="data.limit=1: this experiment trains on rows"):
+        lab(tmp_path, "data.limit=1").on_answers(0, "given", [ROW, ROW])
+
+
 def test_a_limit_may_stand_where_an_experiment_makes_no_rows(tmp_path):
     lab(tmp_path, "data.limit=1").check(["mask_dpo"])
 
