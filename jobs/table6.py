@@ -9,11 +9,10 @@ counts with the best of those it has: ``short`` in ``table6.json`` says how many
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.evaluation.best_of_n import expected_best
-from maskdpo_ray.evaluation.responses import read_responses
+from maskdpo_ray.evaluation.responses import Responses, read_responses
 from maskdpo_ray.experiments.compare import Outcome, claim, difference, score
 from maskdpo_ray.experiments.job import Experiment, run_job
 from maskdpo_ray.experiments.lab import ALONE, Lab
@@ -24,31 +23,28 @@ from maskdpo_ray.records import Question
 SYSTEMS = {"before": "base", "after": "mask_dpo"}
 
 
-def short_of(rows: Iterable[Question], ns: Sequence[int]) -> dict[int, int]:
-    """Questions that have fewer samples with a verdict than N: what they have stands for N."""
-    usable = [int(read_responses([row], "sampled").scored.sum()) for row in rows]
-    return {n: sum(count < n for count in usable) for n in ns}
+def usable_samples(rows: Iterable[Question]) -> list[tuple[str, Responses]]:
+    """Of every question its topic, and the samples with a verdict on each sentence."""
+    sampled = ((row["topic"], read_responses([row], "sampled")) for row in rows)
+    return [(topic, samples[samples.scored]) for topic, samples in sampled]
 
 
-def by_topic(rows: Iterable[Question], ns: Sequence[int]) -> dict[int, Outcome]:
+def short_of(usable: Sequence[tuple[str, Responses]], ns: Sequence[int]) -> dict[int, int]:
+    """Questions that have fewer usable samples than N: what they have stands for N."""
+    return {n: sum(len(samples) < n for _, samples in usable) for n in ns}
+
+
+def by_topic(usable: Sequence[tuple[str, Responses]], ns: Sequence[int]) -> dict[int, Outcome]:
     """Expected best of every N, as the outcomes of a system: mean over a topic's questions."""
     parts: dict[int, dict[str, list[float]]] = {n: {} for n in ns}
-    for row in rows:
-        samples = read_responses([row], "sampled")
-        usable = samples[samples.scored]
-        for n in ns if len(usable) else ():
-            best = expected_best(usable.correct / usable.judged, min(n, len(usable)))
-            parts[n].setdefault(row["topic"], []).append(best)
+    for topic, samples in usable:
+        for n in ns if len(samples) else ():
+            best = expected_best(samples.correct / samples.judged, min(n, len(samples)))
+            parts[n].setdefault(topic, []).append(best)
     return {
         n: Outcome({topic: (sum(of), float(len(of))) for topic, of in sorted(each.items())})
         for n, each in parts.items()
     }
-
-
-def best_score(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """``compare.score`` of best answers, whose lengths nobody has counted."""
-    found = score(outcomes)
-    return {key: found[key] for key in found if "sentences" not in key}
 
 
 def check(lab: Lab, samples: int) -> None:
@@ -63,13 +59,13 @@ def experiment(lab: Lab, samples: int) -> Result:
     for seed in lab.seeds:
         stages = lab.run(seed, f"evaluation.samples={samples}", f"evaluation.best_of_n={ns}", ALONE)
         for name, system in SYSTEMS.items():
-            answers = list(lab.annotated(stages, system))
-            for n, of in by_topic(answers, ns).items():
+            usable = usable_samples(lab.annotated(stages, system))
+            for n, of in by_topic(usable, ns).items():
                 found[name][n].append(of)
-            for n, count in short_of(answers, ns).items():
+            for n, count in short_of(usable, ns).items():
                 short[name][n] += count
     scores = {
-        name: {n: best_score(of) | {"short": short[name][n]} for n, of in each.items()}
+        name: {n: score(of) | {"short": short[name][n]} for n, of in each.items()}
         for name, each in found.items()
     }
     rows = [["", *(f"N = {n}" for n in ns)]]

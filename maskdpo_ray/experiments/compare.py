@@ -23,13 +23,13 @@ class Outcome:
 
     Attributes:
         parts: topic -> numerator and denominator of the score.
-        sentences: a response.
+        sentences: a response; None where nobody counts them.
         correct: correct sentences a response (of facts, the same share of its sentences).
     """
 
     parts: dict[str, tuple[float, float]]
-    sentences: float = 0.0
-    correct: float = 0.0
+    sentences: float | None = None
+    correct: float | None = None
 
     @property
     def score(self) -> float:
@@ -105,14 +105,14 @@ def fact_outcome(rows: Iterable[FactRow]) -> Outcome:
 
 
 def score(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Mean over the seeds, its 95 % interval over topics, and the lengths beside it."""
+    """Mean over the seeds, its 95 % interval over topics, and the lengths beside it where they are
+    counted."""
     found = _over_seeds([[each] for each in outcomes], lambda scores: scores[0])
-    return {
-        "score": found.pop("points"),
-        **found,
-        "sentences": float(np.mean([each.sentences for each in outcomes])),
-        "correct_sentences": float(np.mean([each.correct for each in outcomes])),
-    }
+    told = {"score": found.pop("points"), **found}
+    if all(each.sentences is not None for each in outcomes):
+        told["sentences"] = float(np.mean([each.sentences for each in outcomes]))
+        told["correct_sentences"] = float(np.mean([each.correct for each in outcomes]))
+    return told
 
 
 def difference(first: Sequence[Outcome], second: Sequence[Outcome]) -> dict[str, Any]:
