@@ -13,8 +13,10 @@ TRL lives in an environment made on first use, on top of this one: same PyTorch 
 ``peak_memory`` is the most that is resident while training, less the process as it was before it
 loaded anything and the size of the policy: gradients, optimizer, activations, a reference model
 where one is kept. ``peak_rss`` is the whole process.
-Ratios are ours / theirs, each side at its best: the setting with the least memory of those within a
-tenth of its fastest. ``leanest_memory_ratio`` is of the settings with the least memory at all. The
+Ratios are ours / theirs: of speed, each side at its fastest; of memory, each at the leanest of its
+settings that are within a tenth of its fastest. ``leanest_memory_ratio`` is of the settings with
+the least memory at all. TRL has no mask and learns from all tokens: ``..._unmasked`` is ours doing
+just that. ``loss_difference_...`` is how far apart losses are that must be the same. The
 last line is one JSON object: the least favourable of each ratio over the vocabularies, null where
 one of the sides did not run, and under ``failed`` the reasons.
 """
@@ -27,7 +29,16 @@ from pathlib import Path
 from typing import Any
 
 from trainers.card import apart, find_card
-from trainers.contenders import TRL_DEFAULT, Contender, for_gpu, measure, ours, released, trl
+from trainers.contenders import (
+    TRL_DEFAULT,
+    Contender,
+    for_gpu,
+    measure,
+    ours,
+    released,
+    trl,
+    unmasked,
+)
 from trainers.figures import failures, fastest, ratios, show, worst
 from trainers.setting import Setting, flops, make_row, pick_rows, write_model
 
@@ -52,8 +63,8 @@ def compare(shape: dict[str, int], vocabulary: int, contenders: list[Contender],
 
 
 def quick() -> dict[str, Any]:
-    few = [ours(1024), trl(1), trl(2), released(1)]
-    many = [ours(512), trl(1), released(1), *RECOMPUTING]
+    few = [ours(1024), unmasked(1024), trl(1), trl(2), released(1)]
+    many = [ours(512), unmasked(512), trl(1), released(1), *RECOMPUTING]
     found = {
         "32000": compare(SMALL, 32_000, few, 8, 3, 1),
         "128256": compare(SMALL, 128_256, many, 4, 3, 1),  # a pair takes TRL seconds here
@@ -63,7 +74,7 @@ def quick() -> dict[str, Any]:
 
 def full() -> dict[str, Any]:
     """Every setting at the small size; where a pair takes TRL seconds, the best ones of it."""
-    best = [ours(512), ours(1024), trl(1), trl(2), released(1), *RECOMPUTING]
+    best = [ours(512), ours(1024), unmasked(1024), trl(1), trl(2), released(1), *RECOMPUTING]
     every = [
         *best,
         ours(4096),

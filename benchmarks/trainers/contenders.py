@@ -7,7 +7,8 @@ import sys
 import sysconfig
 import tempfile
 import venv
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from statistics import median
@@ -23,18 +24,27 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "maskdp
 
 @dataclass(frozen=True)
 class Contender:
+    """A trainer with its settings; ``kind`` says which are compared as one."""
+
     name: str
     script: str
     options: dict[str, Any] = field(default_factory=dict)
+    kind: str = ""
 
     def but(self, **options: Any) -> "Contender":
         """The same with further options."""
-        return Contender(self.name + _said(options), self.script, {**self.options, **options})
+        options = {**self.options, **options}
+        return replace(self, name=self.name + _said(options, self.options), options=options)
 
 
 def ours(micro_batch_tokens: int, **options: Any) -> Contender:
     zero = {"zero_stage": 0, "micro_batch_tokens": micro_batch_tokens, **options}
     return Contender(f"ours, {micro_batch_tokens:,} tokens a pass{_said(options)}", "ours", zero)
+
+
+def unmasked(micro_batch_tokens: int, **options: Any) -> Contender:
+    """Ours with a weight of one for every token: TRL's own loss, which has no mask."""
+    return replace(ours(micro_batch_tokens, mask="none", **options), kind="unmasked")
 
 
 def trl(pairs: int, **options: Any) -> Contender:
@@ -43,10 +53,11 @@ def trl(pairs: int, **options: Any) -> Contender:
     return Contender(name, "trl_dpo", {"pairs": pairs, **best})
 
 
-def _said(options: dict[str, Any]) -> str:
+def _said(options: dict[str, Any], known: Collection[str] = ()) -> str:
     return "".join(
         f", {name.replace('_', ' ')}" if value is True else f", {name.replace('_', ' ')} {value}"
         for name, value in options.items()
+        if name not in known
     )
 
 
@@ -72,9 +83,10 @@ def for_gpu(tokens: int, installed: set[str]) -> list[Contender]:
         kernels["use_liger_kernel"] = True
     if "flash_attn" in installed:
         kernels["attention"] = "flash_attention_2"
+    same_loss = [unmasked(tokens, zero_stage=1)]
     recomputing = [ours(tokens, zero_stage=1, gradient_checkpointing=True),
                    trl(8, gradient_checkpointing=True)]  # fmt: skip
-    with_kernels = [each.but(**kernels) for each in (*mine, *theirs, *recomputing)]
+    with_kernels = [each.but(**kernels) for each in (*mine, *same_loss, *theirs, *recomputing)]
     plain = [mine[0], *theirs] if kernels else []
     return [*plain, *with_kernels, TRL_DEFAULT, released(2)]
 
@@ -146,7 +158,8 @@ def measure(contenders: list[Contender], setting: Setting, rounds: int) -> list[
             runs[place].append(figures)
     results = []
     for contender, repeated in zip(contenders, runs, strict=True):
-        row: dict[str, Any] = {"name": contender.name, "script": contender.script}
+        kind = contender.kind or contender.script
+        row: dict[str, Any] = {"name": contender.name, "kind": kind}
         failed = [figures["failed"] for figures in repeated if "failed" in figures]
         if failed:
             results.append({**row, "failed": failed[0]})

@@ -43,6 +43,8 @@ def main() -> None:
         max_steps=task["steps"],
         epochs=1000,
         learning_rate=task["learning_rate"],
+        warmup_ratio=0.0,
+        min_lr_ratio=1.0,
         checkpoint_every=10**6,
         **task["options"],
     )

@@ -56,7 +56,7 @@ def main() -> None:
             gradient_accumulation_steps=task["batch_size"] // micro,
             max_steps=task["steps"],
             learning_rate=task["learning_rate"],
-            lr_scheduler_type="cosine",
+            lr_scheduler_type="constant",
             beta=0.1,
             max_length=None,
             max_grad_norm=1.0,

@@ -2,7 +2,8 @@
 
 With a vocabulary of 128 k the logits are most of the memory of DPO. Only positions with a
 non-zero weight are projected, and only a tile of (positions x vocabulary) at a time: the softmax
-is normalised over tiles as they come, and every tile is projected again in backward.
+is normalised over tiles as they come, and every tile is projected again in backward, unless all of
+them are small enough to be kept.
 """
 
 import logging
@@ -20,22 +21,18 @@ from maskdpo_ray.training.packing import attention_arguments, use_packing
 
 log = logging.getLogger(__name__)
 
-# Settings by which a model changes its logits after the head. We project the head's input
-# ourselves and would leave these out.
-_LOGIT_CHANGES = {
-    "final_logit_softcapping": None,
-    "logit_scale": 1.0,
-    "logits_scaling": 1.0,
-    "lm_head_multiplier": 1.0,
-    "logits_soft_cap": None,
-}
-
+# Settings by which a model caps its logits. Those that stay far below the cap are as if there were
+# none, so comparing a few does not tell.
+_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+_PROBE = 8  # tokens that are compared
 
 # Logits held at a time, and of how many positions unless told. On a CPU a tile that stays in the
 # cache saves most of the softmax's time; a GPU needs tiles large enough to fill it, and more
 # positions at a time, which spare it sums of the weight's gradient.
 _TILE_BYTES = {"cpu": 8 << 20, "cuda": 128 << 20}
 _POSITIONS = {"cpu": 1024, "cuda": 8192}
+# All tiles of a pass, if they are kept for backward: that spares a quarter of the head's work.
+_KEPT_BYTES = {"cpu": 96 << 20}
 
 
 class _SelectedLogProbs(torch.autograd.Function):
@@ -55,26 +52,38 @@ class _SelectedLogProbs(torch.autograd.Function):
         bias: Tensor | None,
         chunk: int,
         in_place: bool,
+        keep: bool,
     ) -> Tensor:
         precise = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         log_norms = hidden.new_full(hidden.shape[:1], -torch.inf, dtype=precise)
         picked = torch.zeros_like(log_norms)
         log_sum_exp, _ = _kernels(hidden.device.type)
-        for words in _vocabulary_tiles(hidden, weight, chunk):
+        tiles = _vocabulary_tiles(hidden, weight, chunk)
+        # exp(logits - the largest of their row and tile), and these largest.
+        powers = hidden.new_empty(hidden.shape[0] * weight.shape[0]) if keep else None
+        largest = hidden.new_empty(len(tiles), hidden.shape[0]) if keep else None
+        for number, words in enumerate(tiles):
             for part in _slices(hidden.shape[0], chunk):
-                logits = _logits(hidden[part], weight, bias, words)
+                kept = _tile(powers, hidden, words, part) if keep else None
+                logits = _logits(hidden[part], weight, bias, words, kept)
                 place, inside = _place(targets[part], words)
                 picked[part] += logits.gather(1, place).squeeze(1) * inside
-                log_norms[part] = log_norms[part].logaddexp(log_sum_exp(logits, precise))
+                if keep:
+                    largest[number, part] = top = logits.amax(dim=1)
+                    log_sum = top + logits.sub_(top[:, None]).exp_().sum(dim=1).log()
+                else:
+                    log_sum = log_sum_exp(logits, precise)
+                log_norms[part] = log_norms[part].logaddexp(log_sum)
         log_probs = picked - log_norms
-        ctx.save_for_backward(hidden, targets, weight, bias, log_norms, log_probs)
+        saved = (hidden, targets, weight, bias, log_norms, log_probs, powers, largest)
+        ctx.save_for_backward(*saved)
         ctx.chunk, ctx.in_place = chunk, in_place
         return log_probs
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, targets, weight, bias, log_norms, log_probs = ctx.saved_tensors
+        hidden, targets, weight, bias, log_norms, log_probs, powers, largest = ctx.saved_tensors
         wants_hidden, _, wants_weight, wants_bias, *_ = ctx.needs_input_grad
         precise = log_norms.dtype
         _, scaled_softmax = _kernels(hidden.device.type)
@@ -85,15 +94,19 @@ class _SelectedLogProbs(torch.autograd.Function):
         in_place = ctx.in_place and wants_weight
         grad_weight = torch.empty_like(weight) if wants_weight and not in_place else None
         grad_bias = torch.empty_like(bias) if wants_bias else None
-        for words in _vocabulary_tiles(hidden, weight, ctx.chunk):
+        for number, words in enumerate(_vocabulary_tiles(hidden, weight, ctx.chunk)):
             if in_place:
                 weight_sum = _own_gradient(weight)[words]
             elif wants_weight:
                 weight_sum = torch.zeros_like(weight[words], dtype=precise)
             bias_sum = torch.zeros_like(bias[words], dtype=precise) if wants_bias else None
             for part in _slices(hidden.shape[0], ctx.chunk):
-                logits = _logits(hidden[part], weight, bias, words)
-                grad = scaled_softmax(logits, log_norms[part], -upstream[part])
+                if powers is None:
+                    logits = _logits(hidden[part], weight, bias, words)
+                    grad = scaled_softmax(logits, log_norms[part], -upstream[part])
+                else:
+                    scales = (largest[number, part] - log_norms[part]).exp_() * -upstream[part]
+                    grad = _tile(powers, hidden, words, part) * scales[:, None]
                 place, inside = _place(targets[part], words)
                 own = of_targets[part, None].to(grad.dtype)
                 grad.scatter_(1, place, own.where(inside[:, None], grad.gather(1, place)))
@@ -112,6 +125,7 @@ class _SelectedLogProbs(torch.autograd.Function):
             None,
             grad_weight,
             grad_bias,
+            None,
             None,
             None,
         )
@@ -154,9 +168,23 @@ def _vocabulary_tiles(hidden: Tensor, weight: Tensor, chunk: int) -> list[slice]
     return _slices(weight.shape[0], max(1, words))
 
 
-def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, words: slice) -> Tensor:
+def _logits(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, words: slice, out: Tensor | None = None
+) -> Tensor:
+    """The logits of a tile, in ``out`` if it is given."""
     offset = None if bias is None else bias[words]
-    return functional.linear(hidden, weight[words], offset)
+    if out is None:
+        return functional.linear(hidden, weight[words], offset)
+    torch.mm(hidden, weight[words].t(), out=out)
+    return out if offset is None else out.add_(offset)
+
+
+def _tile(kept: Tensor, hidden: Tensor, words: slice, part: slice) -> Tensor:
+    """Where a tile is kept, one behind the other in one piece of memory: many pieces would leave
+    holes behind."""
+    width, rows = words.stop - words.start, part.stop - part.start
+    start = hidden.shape[0] * words.start + part.start * width
+    return kept[start : start + rows * width].view(rows, width)
 
 
 def _place(targets: Tensor, words: slice) -> tuple[Tensor, Tensor]:
@@ -223,7 +251,8 @@ def selected_log_probs(
         weight, bias: of the head, ``[vocabulary, width]`` and ``[vocabulary]``.
         chunk: positions projected at a time, by default 1,024 on a CPU and 8,192 on a GPU. No
             tensor of logits is larger than this times the vocabulary, nor, at any vocabulary,
-            than a tile (8 MiB on a CPU, 128 MiB on a GPU).
+            than a tile (8 MiB on a CPU, 128 MiB on a GPU). On a CPU all tiles are kept for backward
+            where together they are no larger than 96 MiB.
         in_place: add the weight's gradient to ``weight.grad`` tile by tile, instead of handing
             autograd another tensor of that size. Hooks on the weight's gradient then see nothing.
 
@@ -231,7 +260,10 @@ def selected_log_probs(
         Natural log-probabilities in fp32 (float64 for float64 inputs), ``[positions]``.
     """
     chunk = chunk or _POSITIONS.get(hidden.device.type, _POSITIONS["cuda"])
-    return _SelectedLogProbs.apply(hidden, targets, weight, bias, chunk, in_place)
+    size = hidden.element_size() * hidden.shape[0] * weight.shape[0]
+    small = size <= _KEPT_BYTES.get(hidden.device.type, 0)
+    keep = small and torch.is_grad_enabled() and hidden.dtype in (torch.float32, torch.float64)
+    return _SelectedLogProbs.apply(hidden, targets, weight, bias, chunk, in_place, keep)
 
 
 class LogProbHead(nn.Module):
@@ -272,19 +304,20 @@ class LogProbModel(nn.Module):
     """A causal language model that returns log-probabilities of chosen positions.
 
     Args:
-        policy: a Hugging Face causal language model whose logits are its LM head's output.
+        policy: a Hugging Face causal language model whose logits are its LM head's output, without
+            dropout, where it can be computed: a few tokens are, to see that this is so.
         chunk: see :func:`selected_log_probs`.
         packing: see :func:`~maskdpo_ray.training.packing.use_packing`; ``packed`` is its answer.
 
     Raises:
-        UserError: if the model caps or scales its logits, or its head is no plain linear layer.
+        UserError: if the model's logits are anything else, or its head is no plain linear layer.
     """
 
     def __init__(
         self, policy: nn.Module, chunk: int | None, packing: Literal["auto"] | bool = False
     ) -> None:
         super().__init__()
-        _check_plain_logits(policy)
+        _check_uncapped(policy)
         head = policy.get_output_embeddings()
         if not isinstance(head, nn.Linear):
             raise UserError(
@@ -292,8 +325,9 @@ class LogProbModel(nn.Module):
                 "training reads the weight of a plain linear head"
             )
         policy.set_output_embeddings(LogProbHead(head, chunk))
-        self.packed = use_packing(policy, packing)
         self.policy = policy
+        self._check_plain_logits()
+        self.packed = use_packing(policy, packing)
 
     def accumulate_in_place(self) -> None:
         """Add the gradients of head and embedding to ``weight.grad`` where they arise.
@@ -341,12 +375,46 @@ class LogProbModel(nn.Module):
         selected = hidden.flatten(0, 1).index_select(0, positions)
         return self.policy.get_output_embeddings()(selected, targets)
 
+    @torch.no_grad()
+    def _check_plain_logits(self) -> None:
+        """Compare with the policy's own logits, on a few random tokens.
 
-def _check_plain_logits(policy: nn.Module) -> None:
+        The reference would share an error, and the first loss would be ln 2 all the same.
+        """
+        policy, head = self.policy, self.policy.get_output_embeddings()
+        words = policy.get_input_embeddings().weight.shape[0]
+        random = torch.Generator().manual_seed(0)
+        ids = torch.randint(words, (1, _PROBE), generator=random).to(head.weight.device)
+        places = torch.arange(_PROBE, device=ids.device)
+        row = {
+            "input_ids": ids,
+            "attention_mask": torch.ones_like(ids),
+            "position_ids": places[None],
+        }
+        logits = policy(**row, use_cache=False).logits[0]
+        # What a scale or a cap moves most.
+        positions, targets = places.repeat(2), torch.cat([logits.argmax(-1), logits.argmin(-1)])
+        ours = self(**row, positions=positions, targets=targets)
+        theirs = logits.to(ours.dtype).log_softmax(-1)[positions, targets]
+        apart = float((ours - theirs).abs().max())
+        # A product of another shape may round a logit, and all that it is normalised by, to the
+        # next number of the head's dtype. The least logit may be infinite; its log-probability
+        # here is not.
+        largest = float(logits.amax(-1).abs().max() + ours.max() - ours.min())
+        if apart > 1e-4 + 2 * torch.finfo(head.weight.dtype).eps * largest:
+            raise UserError(
+                f"{type(policy).__name__} ({policy.config.name_or_path}) cannot be trained here: "
+                "its log-probabilities are not those of its LM head alone (up to "
+                f"{apart:.2g} apart), so it changes its logits or what the head reads. Use a model "
+                "with a plain LM head"
+            )
+
+
+def _check_uncapped(policy: nn.Module) -> None:
     config = policy.config.get_text_config()
-    for name, neutral in _LOGIT_CHANGES.items():
+    for name in _CAPS:
         value = getattr(config, name, None)
-        if value is not None and value != neutral:
+        if value is not None:
             raise UserError(
                 f"{type(policy).__name__} sets {name}={value}: its logits are changed after the LM "
                 "head, which training does not support. Use a model without this setting"

@@ -28,10 +28,10 @@ def benchmark(monkeypatch):
             del sys.modules[name]
 
 
-def ran(name: str, script: str, pairs: float, memory: float) -> dict:
+def ran(name: str, kind: str, pairs: float, memory: float) -> dict:
     speeds = {"pairs_per_second": pairs, "pairs_per_cpu_second": pairs / 2}
     sizes = {"peak_memory": memory, "peak_rss": memory + 1e9, "preparation_seconds": 1.0}
-    return {"name": name, "script": script, **speeds, **sizes}
+    return {"name": name, "kind": kind, **speeds, **sizes, "losses": [0.75, 0.5]}
 
 
 FIGURES = {"ours": (4.0, 1e9), "trl_dpo": (2.0, 4e9), "released": (1.0, 5e9)}
@@ -39,17 +39,19 @@ FIGURES = {"ours": (4.0, 1e9), "trl_dpo": (2.0, 4e9), "released": (1.0, 5e9)}
 
 def test_ratios_are_of_the_best_setting_that_ran(benchmark):
     results = [
-        {"name": "ours, large", "script": "ours", "failed": "out of memory"},
+        {"name": "ours, large", "kind": "ours", "failed": "out of memory"},
         ran("ours, slow", "ours", 3.0, 1e9),
         ran("ours, fast", "ours", 4.1, 3e9),
         ran("ours, as fast and leaner", "ours", 4.0, 2e9),
         ran("TRL, fast", "trl_dpo", 2.0, 4e9),
         ran("TRL, lean", "trl_dpo", 1.0, 3e9),
-        {"name": "released", "script": "released", "failed": "out of memory"},
+        {"name": "released", "kind": "released", "failed": "out of memory"},
     ]
     found = benchmark.ratios(results)
     assert REQUIRED <= set(found)
-    assert found["pairs_per_second_ratio"] == 2.0 and found["peak_memory_ratio"] == 0.5
+    assert found["pairs_per_second_ratio"] == 2.05, "of the fastest"
+    assert found["peak_memory_ratio"] == 0.5, "of the leaner of two that are as fast"
+    assert found["loss_difference_released"] is None
     assert found["leanest_memory_ratio"] == pytest.approx(1 / 3)
     assert found["pairs_per_second_ratio_released"] is None
     assert benchmark.failures(results) == {
@@ -57,13 +59,31 @@ def test_ratios_are_of_the_best_setting_that_ran(benchmark):
     }  # fmt: skip
     other = {**found, "pairs_per_second_ratio": 3.0, "peak_memory_ratio": 0.6}
     least = benchmark.worst([found, other])
-    assert least["pairs_per_second_ratio"] == 2.0 and least["peak_memory_ratio"] == 0.6
+    assert least["pairs_per_second_ratio"] == 2.05 and least["peak_memory_ratio"] == 0.6
     assert least["peak_memory_ratio_released"] is None
+
+
+def test_losses_that_must_be_the_same_are_compared(benchmark):
+    found = benchmark.ratios(
+        [
+            ran("ours", "ours", 2.0, 1e9),
+            ran("ours without mask", "unmasked", 1.5, 1e9) | {"losses": [0.8, 0.4]},
+            ran("released", "released", 1.0, 1e9) | {"losses": [0.75, 0.4, 0.3]},
+            ran("TRL", "trl_dpo", 1.0, 2e9) | {"losses": [0.8, 0.4]},
+        ]
+    )
+    assert found["loss_difference_released"] == pytest.approx(0.25)
+    assert found["loss_difference_trl"] == 0
+    assert (found["pairs_per_second_ratio"], found["pairs_per_second_ratio_unmasked"]) == (2, 1.5)
+    other = {**found, "loss_difference_released": 0.1}
+    assert benchmark.worst([found, other])["loss_difference_released"] == pytest.approx(0.25)
 
 
 def test_the_quick_run_ends_with_the_required_ratios(benchmark, monkeypatch):
     def measure(contenders, setting, rounds):
-        return [ran(each.name, each.script, *FIGURES[each.script]) for each in contenders]
+        return [
+            ran(each.name, each.kind or each.script, *FIGURES[each.script]) for each in contenders
+        ]
 
     monkeypatch.setattr(benchmark, "measure", measure)
     monkeypatch.setattr(benchmark, "write_model", lambda *_: 26_000_000)
@@ -92,7 +112,7 @@ def test_on_a_gpu_what_fails_is_reported(benchmark, monkeypatch, capsys):
     def measure(contenders, setting, rounds):
         assert (setting.device, setting.dtype) == ("cuda", "bfloat16")
         return [
-            {"name": each.name, "script": each.script, "failed": "out of memory"}
+            {"name": each.name, "kind": each.script, "failed": "out of memory"}
             if each.script == "ours"
             else ran(each.name, each.script, 1.0, 1e9)
             for each in contenders
@@ -116,12 +136,23 @@ def test_without_a_gpu_only_the_tiny_size_runs(benchmark, monkeypatch):
 
     def measure(contenders, setting, rounds):
         measured.append(setting.device)
-        return [ran(each.name, each.script, *FIGURES[each.script]) for each in contenders]
+        return [
+            ran(each.name, each.kind or each.script, *FIGURES[each.script]) for each in contenders
+        ]
 
     monkeypatch.setattr(benchmark, "measure", measure)
     result = benchmark.gpu(tiny=True, layers=None)
     assert measured == ["cpu"] and result["device"] == "cpu" and result["mfu"] > 0
     assert result["pairs_per_second_ratio"] == 2.0
+
+
+def test_contenders_run_and_ours_learns_what_the_released_method_does(benchmark, tmp_path):
+    benchmark.write_model(tmp_path, benchmark.TINY, 1024, "float32")
+    setting = benchmark.Setting(tmp_path, benchmark.pick_rows(4, 1024), 3)
+    results = benchmark.measure([benchmark.ours(512), benchmark.released(2)], setting, rounds=1)
+    assert benchmark.failures(results) == {}
+    assert benchmark.ratios(results)["loss_difference_released"] < 1e-4
+    assert results[0]["losses"][0] == pytest.approx(0.6931472, abs=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -37,18 +37,50 @@ def largest(positions: int, vocabulary: int, width: int = 4, chunk: int = 8) -> 
     return seen.elements
 
 
-def test_no_tensor_is_larger_than_a_chunk_of_logits():
+def test_no_tensor_is_larger_than_a_chunk_of_logits(monkeypatch):
+    monkeypatch.setitem(logprobs._KEPT_BYTES, "cpu", 0)
     assert 8 * 999 <= largest(50, 999) <= 8 * 1000 < 50 * 999
 
 
-def test_beyond_one_tile_the_vocabulary_costs_nothing(monkeypatch):
+def test_beyond_one_tile_and_what_is_kept_the_vocabulary_costs_nothing(monkeypatch):
+    monkeypatch.setitem(logprobs._KEPT_BYTES, "cpu", 4 * 50 * 500)
     monkeypatch.setitem(logprobs._TILE_BYTES, "cpu", 4 * 8 * 100)
     assert largest(50, 1000) == largest(50, 4000) == 8 * 100
 
 
+@pytest.fixture(params=["kept", "again"])
+def tiles(request, monkeypatch) -> str:
+    """Whether backward finds the tiles of forward, or projects them again."""
+    if request.param == "again":
+        monkeypatch.setitem(logprobs._KEPT_BYTES, "cpu", 0)
+    return request.param
+
+
+def test_tiles_are_kept_where_together_they_are_small(monkeypatch):
+    monkeypatch.setitem(logprobs._TILE_BYTES, "cpu", 4 * 8 * 100)
+    monkeypatch.setitem(logprobs._KEPT_BYTES, "cpu", 4 * 16 * 200)
+    projected = []
+    plain = logprobs._logits
+    monkeypatch.setattr(logprobs, "_logits", lambda *a: projected.append(a) or plain(*a))
+
+    def tiles(positions: int, words: int = 200, backward: int = 1) -> int:
+        projected.clear()
+        hidden = torch.randn(positions, 4, requires_grad=True)
+        weight = torch.randn(words, 4, requires_grad=True)
+        targets = torch.randint(words, (positions,))
+        out = selected_log_probs(hidden, targets, weight, None, 8).sum()
+        found = [torch.autograd.grad(out, weight, retain_graph=True)[0] for _ in range(backward)]
+        assert all(torch.equal(each, found[0]) for each in found)
+        return len(projected)
+
+    assert tiles(16) == tiles(16, backward=2) == 2 * 2, "in forward alone"
+    assert tiles(17) == 2 * 3 * 2 and tiles(16, words=201) == 2 * 2 * 3
+    assert tiles(17, backward=2) == 3 * 3 * 2
+
+
 @pytest.mark.parametrize("words", [1, 3, 4, 10, 11, 12])
 @pytest.mark.parametrize("bias", [False, True])
-def test_tiles_may_end_anywhere(words, bias, monkeypatch):
+def test_tiles_may_end_anywhere(words, bias, tiles, monkeypatch):
     """Eleven words in tiles of so many, nine positions in chunks of four."""
     monkeypatch.setitem(logprobs._TILE_BYTES, "cpu", 4 * 4 * words)
     torch.manual_seed(words)
@@ -70,32 +102,34 @@ def test_tiles_may_end_anywhere(words, bias, monkeypatch):
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-9)
 
 
-def test_logits_far_from_zero_do_not_overflow(monkeypatch):
+def test_logits_far_from_zero_do_not_overflow(tiles, monkeypatch):
     """The largest logits stand in different tiles: sums are rescaled as the tiles come."""
     monkeypatch.setitem(logprobs._TILE_BYTES, "cpu", 4 * 2 * 3)
     hidden = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     weight = torch.linspace(-900, 900, 24).reshape(12, 2)
     targets = torch.tensor([11, 0])
+    hidden.requires_grad_()
     expected = (hidden @ weight.t()).log_softmax(-1)[[0, 1], targets]
-    torch.testing.assert_close(selected_log_probs(hidden, targets, weight, None, 2), expected)
+    ours = selected_log_probs(hidden, targets, weight, None, 2)
+    torch.testing.assert_close(ours, expected)
+    wanted, found = (torch.autograd.grad(each.sum(), hidden)[0] for each in (expected, ours))
+    torch.testing.assert_close(found, wanted)
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_gradients_in_place_are_the_same(tied, pairs):
+def test_gradients_in_place_are_the_same(tied, tiles, pairs):
     """Two passes, as in a step that accumulates; a padding token among the ids."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     shape = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
-    config = LlamaConfig(
-        vocab_size=4001, pad_token_id=3, tie_word_embeddings=tied, **shape, **heads
-    )
+    words = {"vocab_size": 4001, "pad_token_id": 3, "tie_word_embeddings": tied}
     batches = [collate([_unmasked(pair)], packed=True) for pair in pairs[:2]]
     assert any(3 in batch.input_ids for batch in batches)
     gradients = []
     for in_place in (False, True):
         torch.manual_seed(0)
-        policy = LlamaForCausalLM(config).double()
+        policy = LlamaForCausalLM(LlamaConfig(**words, **shape, **heads)).double()
         model = LogProbModel(policy, 4, packing=True)
         if in_place:
             model.accumulate_in_place()
@@ -104,4 +138,5 @@ def test_gradients_in_place_are_the_same(tied, pairs):
         gradients.append({name: p.grad for name, p in policy.named_parameters()})
     for name, expected in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], expected, rtol=0, atol=1e-9)
-    assert sorted(policy.state_dict()) == sorted(LlamaForCausalLM(config).state_dict())
+    names = LlamaForCausalLM(policy.config).state_dict()
+    assert sorted(policy.state_dict()) == sorted(names)

@@ -1,4 +1,4 @@
-from functools import cache
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -7,6 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from maskdpo_ray.errors import UserError
+from maskdpo_ray.training import logprobs
 from maskdpo_ray.training.logprobs import LogProbHead, LogProbModel, selected_log_probs
 
 
@@ -118,7 +119,7 @@ def test_names_and_tied_weights_stay(tiny_llama):
     assert isinstance(policy.lm_head, LogProbHead)
 
 
-def test_a_model_that_changes_its_logits_is_refused():
+def test_a_model_that_caps_its_logits_is_refused_however_small_they_are():
     from transformers import Gemma2Config, Gemma2ForCausalLM
 
     config = Gemma2Config(
@@ -134,7 +135,72 @@ def test_a_model_that_changes_its_logits_is_refused():
         LogProbModel(Gemma2ForCausalLM(config), 4)
 
 
-@cache
+TINY = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "initializer_range": 0.2,
+}
+
+
+def llama(change=None, **config):
+    """A model whose logits are changed in a way that no setting tells."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    policy = LlamaForCausalLM(LlamaConfig(**{**TINY, **config}))
+    if change:
+        policy.register_forward_hook(lambda _, given, out: type(out)(logits=change(out.logits)))
+    return policy
+
+
+def granite():
+    from transformers import GraniteConfig, GraniteForCausalLM
+
+    return GraniteForCausalLM(GraniteConfig(**TINY, logits_scaling=8.0))
+
+
+def inkling():
+    """Scales what its head reads."""
+    from transformers import InklingForCausalLM, InklingTextConfig
+
+    return InklingForCausalLM(InklingTextConfig(**TINY, head_dim=16))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "make",
+    [
+        granite,
+        inkling,
+        lambda: llama(lambda logits: logits * 1.1),
+        lambda: llama(lambda logits: 5 * (logits / 5).tanh()),
+        lambda: llama(lambda logits: logits.index_fill(-1, torch.arange(60, 64), -torch.inf)),
+        lambda: llama(lambda logits: logits[..., :48]),
+    ],
+    ids=["granite", "inkling", "scaled", "capped", "masked", "shorter"],
+)
+def test_logits_that_are_not_the_heads_are_refused(make, dtype):
+    policy = make().to(dtype)
+    policy.config.name_or_path = "some/model"
+    words = r"ForCausalLM \(some/model\) cannot be trained here: .* \(up to .* apart\)"
+    with pytest.raises(UserError, match=words):
+        LogProbModel(policy, 4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("upcast", [False, True])
+def test_rounding_of_large_logits_is_not_refused(dtype, upcast):
+    large = {"vocab_size": 20_011, "hidden_size": 512, "initializer_range": 0.5}
+    policy = llama((lambda logits: logits.float()) if upcast else None, **large).to(dtype)
+    logits = policy(torch.arange(8)[None]).logits
+    assert logits.abs().max() > 30
+    LogProbModel(policy, 4)
+
+
 def double_model(folder):
     from transformers import AutoModelForCausalLM
 
@@ -147,14 +213,24 @@ side = st.lists(weight, min_size=1, max_size=12)
 
 
 @settings(max_examples=25)
-@example(masks=[(2, [0.0, 0.0], [0.0])], chunk=1, seed=0)
-@example(masks=[(1, [0.0] * 4, [1.0] * 4), (3, [1.0] * 4, [0.0])], chunk=4, seed=1)
+@example(masks=[(2, [0.0, 0.0], [0.0])], chunk=1, seed=0, packed=True, kept=True)
+@example(
+    masks=[(1, [0.0] * 4, [1.0] * 4), (3, [1.0] * 4, [0.0])],
+    chunk=4,
+    seed=1,
+    packed=False,
+    kept=False,
+)
 @given(
     masks=st.lists(st.tuples(st.integers(1, 6), side, side), min_size=1, max_size=4),
     chunk=st.integers(1, 12),
     seed=st.integers(0, 999),
+    packed=st.booleans(),
+    kept=st.booleans(),
 )
-def test_every_mask_pattern_has_the_gradients_of_full_logits(tiny_llama, masks, chunk, seed):
+def test_every_mask_pattern_has_the_gradients_of_full_logits(
+    tiny_llama, masks, chunk, seed, packed, kept
+):
     """Log-ratios and all gradients, against one unpadded forward per sequence, in float64.
 
     Rows that keep nothing, rows that keep all, weights between 0 and 1, and chunks that end
@@ -173,17 +249,16 @@ def test_every_mask_pattern_has_the_gradients_of_full_logits(tiny_llama, masks, 
         TrainingPair(str(number), random.integers(0, 64, prompt), response(chosen), response(lost))
         for number, (prompt, chosen, lost) in enumerate(masks)
     ]
-    batch = collate(pairs)
-    model = double_model(tiny_llama)
-    linear = model.get_output_embeddings()
+    batch = collate(pairs, packed)
     upstream = torch.tensor(random.normal(size=2 * len(pairs)))
 
-    log_probs = LogProbModel(model, chunk)(**batch.inputs())
+    model = double_model(tiny_llama)
+    with mock.patch.dict(logprobs._KEPT_BYTES, {"cpu": 2**20 if kept else 0}):
+        log_probs = LogProbModel(model, chunk, packed)(**batch.inputs())
     ours = masked_log_ratios(log_probs, batch.reference, batch.weights, batch.owner, len(upstream))
     grads = gradients(model, ours @ upstream)
-    model.set_output_embeddings(linear)
 
-    expected = []
+    model, expected = double_model(tiny_llama), []
     for prompt, answer in [(p.prompt_ids, p.chosen) for p in pairs] + [
         (p.prompt_ids, p.rejected) for p in pairs
     ]:
