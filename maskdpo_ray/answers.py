@@ -2,25 +2,36 @@
 
 One object a row: ``id`` or ``question`` (or both), and ``response``, one answer that is held
 against the greedy ones, or ``responses``, a list that is held against the sampled ones (or both).
-Other keys are left alone. A row belongs to the question with its id, or else to all questions with
-its text.
+Where people have labelled an answer, ``sentences`` beside its ``response`` are their labels, as in
+a file of questions; in ``responses`` such an answer is an object with both. Other keys are left
+alone. A row belongs to the question with its id, or else to all questions with its text.
 """
 
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from maskdpo_ray.engine.chat import check_unicode, end_of_turn_id
 from maskdpo_ray.errors import RowRejected, UserError
+from maskdpo_ray.preference.token_spans import MaskError
+from maskdpo_ray.preference.weights import tile_sentences
 from maskdpo_ray.progress import say
-from maskdpo_ray.records import Candidate, Question
+from maskdpo_ray.questions import labelled_sentences
+from maskdpo_ray.records import VERDICTS, Candidate, Question, Sentence
 from maskdpo_ray.rundir import StageStore
 from maskdpo_ray.sources import Source
 
 ROWS_PER_PART = 512
 NAMED = 5  # unmatched rows that a message names
+
+
+class Answer(NamedTuple):
+    """One answer, and what people say of its sentences, if they do."""
+
+    text: str
+    sentences: list[Sentence]
 
 
 @dataclass(frozen=True)
@@ -30,8 +41,8 @@ class Answers:
     place: str
     id: str | None
     question: str | None
-    response: str | None
-    responses: list[str]
+    response: Answer | None
+    responses: list[Answer]
 
     @property
     def name(self) -> str:
@@ -67,15 +78,44 @@ def _parse(row: dict[str, Any], place: str) -> Answers:
         raise UserError(f"{place}: 'responses' must be a list, not {type(several).__name__}")
     if not several and "response" not in row:
         raise UserError(f"{place}: 'responses' is empty; give an answer that was refused as \"\"")
-    texts = {**named, **({"response": row["response"]} if "response" in row else {})}
-    texts |= {f"responses[{n}]": text for n, text in enumerate(several)}
-    for key, text in texts.items():
-        if not isinstance(text, str):
-            raise UserError(
-                f"{place}: {key!r} must be a string, not {type(text).__name__} (an answer that was "
-                'refused is "")'
-            )
-    return Answers(place, named.get("id"), named.get("question"), row.get("response"), several)
+    if row.get("sentences") and "response" not in row:
+        raise UserError(f"{place} has 'sentences', which label 'response', and no 'response'")
+    for key, text in named.items():
+        _check_text(text, key, place)
+    response = _answer(row, "response", place) if "response" in row else None
+    responses = [
+        _answer(given if isinstance(given, dict) else {"response": given}, f"responses[{n}]", place)
+        for n, given in enumerate(several)
+    ]
+    return Answers(place, named.get("id"), named.get("question"), response, responses)
+
+
+def _answer(given: dict[str, Any], key: str, place: str) -> Answer:
+    text = given.get("response")
+    _check_text(text, key, place)
+    try:
+        sentences = labelled_sentences(text, given.get("sentences"), repr(key))
+        sentences = tile_sentences(text, sentences)
+    except KeyError as error:
+        raise UserError(f"{place}: a sentence of {key!r} has no key {error}") from None
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{place}: {error}") from None
+    except MaskError as error:
+        raise UserError(f"{place}: sentences of {key!r}: {error}") from None
+    if wrong := [each["verdict"] for each in sentences if each["verdict"] not in VERDICTS]:
+        raise UserError(
+            f"{place}: a sentence of {key!r} is labelled {wrong[0]!r}; a label is one of "
+            f"{', '.join(VERDICTS)}"
+        )
+    return Answer(text, sentences)
+
+
+def _check_text(text: Any, key: str, place: str) -> None:
+    if not isinstance(text, str):
+        raise UserError(
+            f"{place}: {key!r} must be a string, not {type(text).__name__} (an answer that was "
+            'refused is "")'
+        )
 
 
 def match(
@@ -177,14 +217,13 @@ def _answered(
             "where the model gave none",
         )
     greedy = [] if answers.response is None else [answers.response]
-    texts = [*greedy, *answers.responses]
     try:
-        for text in texts:
-            check_unicode(text, answers.place)
+        for each in (*greedy, *answers.responses):
+            check_unicode(each.text, answers.place)
     except RowRejected as rejected:
         return rejected
     candidates: list[Candidate] = []
-    for index, text in enumerate(texts):
+    for index, (text, sentences) in enumerate((*greedy, *answers.responses)):
         ids = [*tokenizer.encode(text, add_special_tokens=False), end] if tokenizer else []
         candidates.append(
             {
@@ -195,7 +234,7 @@ def _answered(
                 "token_ids": ids,  # for the length alone: nothing is learnt from them
                 "finish_reason": "input",
                 "decoding": "greedy" if index < len(greedy) else "sampled",
-                "sentences": [],
+                "sentences": sentences,  # of people; who examines it asks about the same ones
             }
         )
     return {**row, "candidates": candidates}

@@ -19,6 +19,7 @@ from maskdpo_ray.report.table import (
     best_of_n_table,
     factscore_table,
     judges_table,
+    labels_table,
     systems_table,
 )
 from maskdpo_ray.report.write import write_report
@@ -163,6 +164,8 @@ def report(stages: Stages) -> None:
         print(systems_table(made))
     if made["judges"]:
         print(f"\n{judges_table(made)}")
+    if made["human_labels"]:
+        print(f"\n{labels_table(made)}")
     if made["factscore"]:
         print(f"\n{factscore_table(made)}")
 
@@ -220,7 +223,8 @@ def train_system(stages: Stages, system: str, round: int) -> None:
         store.begin(stages.versions)
         begun = time.perf_counter()
         last = run_training(job, stages.config.resources.training)
-        store.finish({"steps": last["step"]}, time.perf_counter() - begun)
+        counts = {"steps": last["step"]}
+        store.finish(counts, time.perf_counter() - begun, weights=last["weights"])
     say(store.summary())
 
 

@@ -18,7 +18,7 @@ from maskdpo_ray.config import ColumnsConfig, DataConfig
 from maskdpo_ray.errors import RowRejected, UserError
 from maskdpo_ray.preference.public_format import from_public
 from maskdpo_ray.progress import say
-from maskdpo_ray.records import Candidate, Question
+from maskdpo_ray.records import Candidate, Question, Sentence
 from maskdpo_ray.rundir import StageStore, fingerprint
 from maskdpo_ray.sources import Source
 from maskdpo_ray.splits import comparable, part_of
@@ -145,17 +145,6 @@ def _candidate(index: int, given: Any) -> Candidate:
     if not isinstance(given, dict):
         raise TypeError(f"candidate {index} must be an object, not {type(given).__name__}")
     response = _typed(given["response"], str, f"response of candidate {index}")
-    sentences = _typed(given.get("sentences") or [], list, f"sentences of candidate {index}")
-    for sentence in sentences:
-        _typed(sentence, dict, f"a sentence of candidate {index}")
-        _typed(sentence["label"], str, f"a label of candidate {index}")
-        for end in ("start", "end"):
-            _typed(sentence[end], int, f"{end} of a sentence of candidate {index}")
-        if not 0 <= sentence["start"] <= sentence["end"] <= len(response):
-            raise ValueError(
-                f"candidate {index} of {len(response)} characters has a sentence at "
-                f"{sentence['start']}:{sentence['end']}"
-            )
     return {
         "index": index,
         "seed": 0,
@@ -164,16 +153,40 @@ def _candidate(index: int, given: Any) -> Candidate:
         "token_ids": [],
         "finish_reason": "input",
         "decoding": "input",
-        "sentences": [
-            {
-                "start": sentence["start"],
-                "end": sentence["end"],
-                "verdict": sentence["label"],
-                "detail": "given with the input",
-            }
-            for sentence in sentences
-        ],
+        "sentences": labelled_sentences(response, given.get("sentences"), f"candidate {index}"),
     }
+
+
+def labelled_sentences(response: str, given: Any, of: str) -> list[Sentence]:
+    """The sentences of a response that come with a label, ``{"start", "end", "label"}`` each.
+
+    Args:
+        given: their list; None and an empty one are no labels.
+        of: names the response in errors.
+
+    Raises:
+        KeyError, TypeError, ValueError: a sentence lacks a key, or has a wrong type or place.
+    """
+    sentences = _typed(given or [], list, f"sentences of {of}")
+    for sentence in sentences:
+        _typed(sentence, dict, f"a sentence of {of}")
+        _typed(sentence["label"], str, f"a label of {of}")
+        for end in ("start", "end"):
+            _typed(sentence[end], int, f"{end} of a sentence of {of}")
+        if not 0 <= sentence["start"] <= sentence["end"] <= len(response):
+            raise ValueError(
+                f"{of} of {len(response)} characters has a sentence at "
+                f"{sentence['start']}:{sentence['end']}"
+            )
+    return [
+        {
+            "start": sentence["start"],
+            "end": sentence["end"],
+            "verdict": sentence["label"],
+            "detail": "given with the input",
+        }
+        for sentence in sentences
+    ]
 
 
 def _typed(value: Any, kind: type, what: str) -> Any:

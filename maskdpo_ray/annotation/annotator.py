@@ -47,7 +47,8 @@ class Annotate:
     All questions of a row are asked at once, so an engine behind the annotator stays full, and a
     sentence that several candidates share is asked once: white space around it does not count.
     A candidate with an empty response, or one of the input that is not usable for pairs (a text
-    without token ids), has no sentences.
+    without token ids), has no sentences. A given answer to a test question that people labelled
+    keeps their sentences, so that the two can be compared.
 
     Args:
         prune: ask in rounds, and only what best and worst candidate depend on (``pruning.py``);
@@ -88,6 +89,8 @@ class Annotate:
         return {**row, "candidates": candidates}
 
     def _spans(self, candidate: Candidate, language: str) -> list[Span]:
+        if candidate["sentences"] and candidate["decoding"] != "input":
+            return _cut(candidate)
         # Answers that are only examined need no ids.
         usable = candidate["token_ids"] or candidate["decoding"] != "input"
         response = candidate["response"]
@@ -116,7 +119,11 @@ class AnnotateLabelled(Annotate):
         return await super()._annotate(row)
 
     def _spans(self, candidate: Candidate, language: str) -> list[Span]:
-        return [(sentence["start"], sentence["end"]) for sentence in candidate["sentences"]]
+        return _cut(candidate)
+
+
+def _cut(candidate: Candidate) -> list[Span]:
+    return [(sentence["start"], sentence["end"]) for sentence in candidate["sentences"]]
 
 
 def all_sentences(candidates: Sequence[Sequence[str]], verdicts: Mapping[str, str]) -> list[str]:

@@ -22,6 +22,7 @@ def build_report(
     systems: Mapping[str, Mapping[str, Any]],
     best: Mapping[str, Mapping[str, Any]],
     judges: Mapping[str, Mapping[str, Any]],
+    human_labels: Mapping[str, Mapping[str, Any]],
     not_scored: Mapping[str, str],
     factscore: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
@@ -34,6 +35,9 @@ def build_report(
         best: by name, the result of ``best_of_n``.
         judges: by name, ``annotator``, ``model`` and ``systems``: by name, ``{"greedy": S,
             "sampled": S, "agreement": A}`` (``score_again``).
+        human_labels: by the name of a system whose given answers people have labelled, and by
+            where an examiner's settings stand, ``annotator``, ``model`` and what
+            ``against_labels`` found.
         not_scored: by name, why an evaluated system has no score.
         factscore: by name, ``{decoding: F}`` (``evaluation.factscore.score``), F with
             ``unknown_topics`` or, where there is no score, with ``not_scored`` alone.
@@ -62,6 +66,7 @@ def build_report(
         "systems": {name: dict(scores) for name, scores in systems.items()},
         "not_scored": dict(not_scored),
         "judges": {name: dict(judge) for name, judge in judges.items()},
+        "human_labels": {name: dict(examiners) for name, examiners in human_labels.items()},
         "factscore": {name: dict(scores) for name, scores in factscore.items()},
         "best_of_n": {name: dict(result["macro"]) for name, result in best.items()},
         "best_of_n_detail": {name: dict(result) for name, result in best.items()},
@@ -99,6 +104,23 @@ def score_again(
         **_scores(rows, resamples, seed),
         "agreement": agreement(both, resamples=resamples, seed=seed),
     }
+
+
+def against_labels(
+    examined: Iterable[Question], answers: Iterable[Question], resamples: int, seed: int
+) -> dict[str, Any] | None:
+    """``agreement`` of an examiner with the labels that came with given answers; None if none did.
+
+    Args:
+        examined: the answers with the examiner's verdicts.
+        answers: the same with the sentences that people labelled.
+    """
+    both = [
+        tuple({**row, "candidates": [row["candidates"][n] for n in labelled]} for row in rows)
+        for rows in same_questions(examined, answers)
+        if (labelled := [n for n, each in enumerate(rows[1]["candidates"]) if each["sentences"]])
+    ]
+    return agreement(both, resamples=resamples, seed=seed) if both else None
 
 
 def _scores(rows: list[Question], resamples: int, seed: int) -> dict[str, Any]:

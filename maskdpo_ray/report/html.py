@@ -5,6 +5,7 @@ from typing import Any
 
 from maskdpo_ray.report.figures import as_svg, legend, line_style, new_figure
 from maskdpo_ray.report.table import (
+    agreement_rows,
     best_of_n_rows,
     count_rows,
     factscore_rows,
@@ -54,6 +55,9 @@ def render_html(
         scores=score_rows(report),
         counts=count_rows(report),
         judges=judge_rows(report),
+        labels={
+            name: agreement_rows(examiners) for name, examiners in report["human_labels"].items()
+        },
         best_of_n=best_of_n_rows(report),
         factscore=factscore_rows(report) if report["factscore"] else None,
         stages=stage_rows(report),

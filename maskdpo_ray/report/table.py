@@ -169,13 +169,31 @@ def factscore_table(report: Mapping[str, Any]) -> str:
     return aligned(factscore_rows(report))
 
 
-def agreement_table(examiners: Mapping[str, Mapping[str, Any]]) -> str:
-    """Annotators against human labels, of hallucinated sentences, as aligned text."""
+def labels_table(report: Mapping[str, Any]) -> str:
+    """All examiners against the human labels of given answers, one table a system."""
+    return "\n\n".join(
+        f"{name}, as people labelled it\n{agreement_table(examiners)}"
+        for name, examiners in report["human_labels"].items()
+    )
+
+
+def agreement_rows(examiners: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Annotators against human labels, of hallucinated sentences."""
     names = ["precision", "recall", "f1", "accuracy", "kappa"]
-    rows = [["of hallucinated sentences", *(cell for name in names for cell in (name, "95 %"))]]
+    header = ["of hallucinated sentences", *(cell for name in names for cell in (name, "95 %"))]
+    return [
+        header,
+        *(
+            [key, *(cell for name in names for cell in _figure(found[name]))]
+            for key, found in examiners.items()
+        ),
+    ]
+
+
+def agreement_table(examiners: Mapping[str, Mapping[str, Any]]) -> str:
+    """``agreement_rows`` as aligned text, and how many sentences they are of."""
     lines = []
     for key, found in examiners.items():
-        rows.append([key, *(cell for name in names for cell in _figure(found[name]))])
         judged = (
             f"{key}, {_who(found)}: {found['sentences']} sentences of {found['questions']} "
             f"questions; hallucinated are {found['hallucinated_believed']} by the labels, "
@@ -187,7 +205,7 @@ def agreement_table(examiners: Mapping[str, Mapping[str, Any]]) -> str:
                 f"{found['errors_believed']} labelled error"
             )
         lines.append(judged)
-    return "\n".join([aligned(rows), *lines])
+    return "\n".join([aligned(agreement_rows(examiners)), *lines])
 
 
 def _who(examiner: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from maskdpo_ray.evaluation.factscore.score import factscore
 from maskdpo_ray.preference.token_spans import token_spans
 from maskdpo_ray.progress import say
 from maskdpo_ray.records import Pair, is_correct
-from maskdpo_ray.report.build import build_report, score_again, score_system
+from maskdpo_ray.report.build import against_labels, build_report, score_again, score_system
 from maskdpo_ray.report.html import render_html
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ def write_report(stages: "Stages") -> dict[str, Any]:
         systems=systems,
         best=best,
         judges=judges,
+        human_labels=_labelled(stages, not_scored) if config.evaluates else {},
         not_scored=not_scored,
         factscore=factscores,
     )
@@ -113,6 +114,27 @@ def _judged(stages: "Stages", name: str, not_scored: dict[str, str]) -> dict[str
             except UserError as error:
                 not_scored[f"{policy.name} by {name}"] = _unscored(error, store)
     return systems
+
+
+def _labelled(stages: "Stages", not_scored: dict[str, str]) -> dict[str, Any]:
+    """How far every examiner agrees with the people who labelled given answers, by system."""
+    config = stages.config
+    found: dict[str, Any] = {}
+    for policy in filter(stages.is_given, stages.policies()):
+        for judge, annotation in config.examiners.items():
+            store, key = stages.evaluate(policy, judge).store, stages.examiner_key(judge)
+            if not store.complete:
+                continue
+            answers = stages.answered(policy).rows()
+            try:
+                of = against_labels(store.rows(), answers, config.evaluation.bootstrap, config.seed)
+            except UserError as error:
+                not_scored[f"{policy.name} against human labels by {key}"] = _unscored(error, store)
+                continue
+            if of:
+                who = {"annotator": annotation.annotator, "model": annotation.asked}
+                found.setdefault(policy.name, {})[key] = who | of
+    return found
 
 
 def _unscored(error: UserError, store: "StageStore") -> str:

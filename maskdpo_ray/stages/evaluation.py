@@ -132,7 +132,8 @@ class Evaluation(Training):
         """For each examiner the first with its settings: verdicts are not made twice."""
         examiners = self.config.examiners
         settings = {
-            name: annotation_settings(each, self._key(name)) for name, each in examiners.items()
+            name: annotation_settings(each, self.examiner_key(name))
+            for name, each in examiners.items()
         }
         return {
             name: next(other for other in examiners if settings[other] == settings[name])
@@ -144,7 +145,7 @@ class Evaluation(Training):
         """The judges that have verdicts of their own to make."""
         return [name for name, asked in self._asked.items() if name and name == asked]
 
-    def _key(self, judge: str | None) -> str:
+    def examiner_key(self, judge: str | None) -> str:
         """Where the settings of an examiner stand."""
         if judge:
             return f"evaluation.judges.{judge}"
@@ -153,7 +154,7 @@ class Evaluation(Training):
     def evaluate(self, policy: Policy, judge: str | None = None) -> StreamStage:
         """Verdicts on the answers: the first examiner's, or those of one of the judges."""
         asked = self._asked[judge]
-        annotation, key = self.config.examiners[asked], self._key(asked)
+        annotation, key = self.config.examiners[asked], self.examiner_key(asked)
         store = self.dir.store(
             f"evaluate-{policy.name}-by-{asked}" if asked else f"evaluate-{policy.name}",
             annotation_settings(annotation, key),

@@ -208,7 +208,7 @@ def test_real_labels(data, saved, request):
     for row in request.getfixturevalue(data):
         row = copy.deepcopy(row)
         for candidate in row["candidates"]:
-            candidate["token_ids"] = [1]
+            candidate |= {"token_ids": [1], "decoding": "input"}
             for sentence in candidate["sentences"]:
                 sentence |= {"verdict": sentence["label"], "detail": ""}
         [row] = asyncio.run(Labels()([row]))

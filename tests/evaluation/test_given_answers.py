@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from maskdpo_ray.annotation.annotator import Annotate
-from maskdpo_ray.answers import Answers, match, read_answers
+from maskdpo_ray.answers import Answer, Answers, match, read_answers
 from maskdpo_ray.config import build_config
 from maskdpo_ray.engine.chat import open_tokenizer
 from maskdpo_ray.errors import UserError
@@ -114,6 +114,11 @@ def test_another_model_is_another_run_and_its_room_is_not(tmp_path):
         claim("n", {"max_num_seqs": 8})
 
 
+def labelled(response, start, end, label="ok") -> str:
+    sentences = [{"start": start, "end": end, "label": label}]
+    return json.dumps({"id": "a", "response": response, "sentences": sentences})
+
+
 # -- the file ---------------------------------------------------------------------------------
 
 
@@ -130,6 +135,13 @@ def test_another_model_is_another_run_and_its_room_is_not(tmp_path):
         ('{"id": "a", "response": null}', "'response' must be a string, not NoneType"),
         ('{"id": "a", "responses": ["b", 1]}', r"'responses\[1\]' must be a string, not int"),
         ('{"id": 1.5, "response": "b"}', "'id' must be a string, not float"),
+        ('{"id": "a", "responses": [{"text": "b"}]}', r"'responses\[0\]' must be a string, not N"),
+        ('{"id": "a", "responses": ["b"], "sentences": [1]}', "label 'response', and no 'resp"),
+        ('{"id": "a", "response": "b", "sentences": "c"}', "sentences of 'response' must be list"),
+        ('{"id": "a", "response": "b", "sentences": [{}]}', "of 'response' has no key 'label'"),
+        (labelled("bc", 0, 3), "'response' of 2 characters has a sentence at 0:3"),
+        (labelled("b. c.", 0, 2), "characters 2:5 ' c.' belong to no sentence"),
+        (labelled("b", 0, 1, "true"), "labelled 'true'; a label is one of ok, nofact"),
     ],
 )
 def test_a_wrong_line_is_named(tmp_path, line, words):
@@ -155,12 +167,29 @@ def test_answers_may_come_as_parquet(tmp_path):
     ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
     first, second = read_answers(str(tmp_path / "a.parquet"))
-    assert (first.response, first.responses, first.place[-5:]) == (None, ["b", "c"], "row 1")
-    assert (second.response, second.responses) == ("", [])
+    assert (first.response, first.place[-5:]) == (None, "row 1")
+    assert [each.text for each in first.responses] == ["b", "c"]
+    assert (second.response, second.responses) == (("", []), [])
+
+
+def test_labels_come_with_an_answer_or_stand_within_several(tmp_path):
+    sentences = [
+        {"start": 0, "end": 2, "label": "ok"},
+        {"start": 3, "end": 5, "label": "contradictory"},
+    ]
+    row = {"id": "a", "response": "A. B.", "sentences": sentences, "responses": ["C."]}
+    row["responses"].append({"response": "A. B.", "sentences": sentences})
+    (tmp_path / "a.jsonl").write_text(json.dumps(row))
+    [read] = read_answers(str(tmp_path / "a.jsonl"))
+    plain, labelled = read.responses
+    assert (plain.text, plain.sentences) == ("C.", [])
+    assert labelled == read.response
+    cut = [(each["start"], each["end"], each["verdict"]) for each in labelled.sentences]
+    assert cut == [(0, 3, "ok"), (3, 5, "contradictory")], "white space goes to its sentence"
 
 
 def answer(place: str, id_=None, question=None) -> Answers:
-    return Answers(place, id_, question, "r", [])
+    return Answers(place, id_, question, Answer("r", []), [])
 
 
 def test_the_id_comes_before_the_text_and_one_text_answers_all_questions_that_have_it():
@@ -204,8 +233,8 @@ def opened(tmp_path):
         (tmp_path / name).write_text("\n".join(map(json.dumps, rows)))
         return str(tmp_path / name)
 
-    def open_(lines=LINES, folder="run", **sections) -> Stages:
-        given = {"models": {"theirs": {"responses": write("a.jsonl", lines)}}}
+    def open_(lines=LINES, folder="run", judges=None, **sections) -> Stages:
+        given = {"models": {"theirs": {"responses": write("a.jsonl", lines)}}, "judges": judges}
         run = {"run_dir": str(tmp_path / folder), "data": {"test": write("t.jsonl", QUESTIONS)}}
         ns = {"samples": 4, "best_of_n": [1, 2, 4]}
         return Stages(build_config(tree(**run, evaluation=given | ns, **sections)))
@@ -218,10 +247,10 @@ class ByTheFirstWord:
         return {"True": "ok", "False": "contradictory"}.get(sentence[:5].strip(" ."), "nofact"), ""
 
 
-def examine(stages: Stages, policy) -> None:
-    """The stage of the examiner, without an actor."""
+def examine(stages: Stages, policy, judge: str | None = None) -> None:
+    """The stage of an examiner, without an actor."""
     rows = asyncio.run(Annotate(ByTheFirstWord())(list(stages.answered(policy).rows())))
-    store = stages.evaluate(policy).store
+    store = stages.evaluate(policy, judge).store
     store.begin({})
     store.write([row["id"] for row in rows], rows, [], group=8)
     store.finish_rows([row["id"] for row in rows], 0.0)
@@ -267,6 +296,57 @@ def test_given_answers_are_scored_as_sampled_ones_are(opened, capsys):
     assert "theirs" in page and "Preference pairs" not in page
     best = list(best_answers(stages.evaluate(theirs).store.rows(), 2))
     assert [each["messages"][1]["content"] for each in best] == ["True.", "True.", "True. False."]
+
+
+def test_examiners_are_held_against_the_labels_that_people_gave_the_answers(opened, capsys):
+    """People have made one sentence of what our splitter would cut in two."""
+    ok, wrong = "ok", "unverifiable"
+
+    def of(response, *cut):
+        ends = [end for end, _ in cut]
+        starts = [0, *ends[:-1]]
+        spans = zip(starts, ends, [label for _, label in cut], strict=True)
+        return {
+            "response": response,
+            "sentences": [{"start": a, "end": b, "label": label} for a, b, label in spans],
+        }
+
+    lines = [
+        {"id": "q0", **of("True one. False two.", (10, ok), (20, wrong)), "responses": ["False."]},
+        {"id": "q1", **of("True. 1 so. False.", (12, wrong), (18, wrong))},
+        {"id": "q2", "response": "True.", "responses": ["False.", of("True.", (5, ok))]},
+    ]
+    stages = opened(lines, judges={"other": {**JUDGE, "max_tokens": 9}})
+    [theirs] = stages.policies()
+    examine(stages, theirs)
+    examine(stages, theirs, "other")
+    report(stages)
+    made = json.loads(stages.dir.folder.read("report.json"))
+    found = made["human_labels"]["theirs"]
+    assert list(found) == ["annotation", "evaluation.judges.other"]
+    first = found["annotation"]
+    assert (first["sentences"], first["questions"], first["topics"]) == (5, 3, 3)
+    assert (first["hallucinated_examined"], first["hallucinated_believed"]) == (2, 3)
+    assert (first["precision"][0], first["recall"][0]) == (1, pytest.approx(2 / 3))
+    # Agreed on 4 of 5, by chance on 2/5 * 3/5 twice.
+    assert first["kappa"][0] == pytest.approx((4 / 5 - 12 / 25) / (13 / 25))
+    assert first["annotator"] == "judge" and first["model"] == "m"
+    # Answers that nobody labelled count in the score as ever.
+    assert made["systems"]["theirs"]["sampled"]["responses"] == 3
+    printed = capsys.readouterr().out
+    assert "theirs, as people labelled it\n" in printed
+    assert "annotation, judge m: 5 sentences of 3 questions" in printed
+    page = stages.dir.folder.read("report.html").decode()
+    assert "theirs, as people labelled it" in page and "evaluation.judges.other: judge m" in page
+
+
+def test_without_labels_nobody_is_held_against_them(opened, capsys):
+    stages = opened()
+    [theirs] = stages.policies()
+    examine(stages, theirs)
+    report(stages)
+    assert json.loads(stages.dir.folder.read("report.json"))["human_labels"] == {}
+    assert "labelled" not in capsys.readouterr().out
 
 
 def test_one_answer_a_question_has_no_sampled_score_and_no_best_of_n(opened, capsys):

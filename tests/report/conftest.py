@@ -61,6 +61,7 @@ def parts() -> dict:
         "systems": {name: scores for name, (scores, _) in scored.items()},
         "best": {name: best for name, (_, best) in scored.items()},
         "judges": {},
+        "human_labels": {},
         "not_scored": {},
         "factscore": {},
     }

@@ -129,6 +129,7 @@ def test_hostile_text_stays_text(text):
         systems={},
         best={},
         judges={},
+        human_labels={},
         not_scored={},
         factscore={},
     )
