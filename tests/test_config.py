@@ -2,7 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from maskdpo_ray.config import SourceConfig, build_config, differing_keys, read_config
+from maskdpo_ray.config import Config, SourceConfig, build_config, differing_keys, read_config
+from maskdpo_ray.config.errors import _fields_at
+from maskdpo_ray.config.from_trl import FROM_TRL, OURS
 from maskdpo_ray.errors import UserError
 
 CONFIGS = sorted((Path(__file__).parents[1] / "jobs" / "configs").glob("*.yaml"))
@@ -31,6 +33,49 @@ def test_an_unknown_key_names_the_nearest_valid_one():
     )
     assert "'trainign': did you mean 'training'?" in message(trainign={})
     assert "'systems.dpo.maks': did you mean 'mask'?" in message(systems={"dpo": {"maks": "none"}})
+
+
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        ({"training": {"save_steps": 50}}, "'training.save_steps': set training.checkpoint_every"),
+        ({"training": {"eval_steps": 50}}, "set training.eval_every (with training.holdout)"),
+        ({"num_train_epochs": 1}, "'num_train_epochs': set training.epochs"),
+        ({"beta": 0.2}, "'beta': set training.beta"),
+        ({"model": {"torch_dtype": "auto"}}, "set model.dtype (bfloat16 or float32)"),
+        ({"training": {"report_to": "wandb"}}, "set tracking.report_to"),
+        ({"training": {"lora": {"r": 8}}}, "'training.lora.r': set training.lora.rank"),
+        (
+            {"training": {"per_device_train_batch_size": 2}},
+            "set training.batch_size (all pairs of a step, over workers and passes; "
+            "training.micro_batch_tokens bounds a pass)",
+        ),
+        (
+            {"systems": {"dpo": {"rpo_alpha": 1.0}}},
+            "'systems.dpo.rpo_alpha': set systems.dpo.nll_weight",
+        ),
+        ({"systems": {"a": {"lora": {"lora_alpha": 8}}}}, "set systems.a.lora.alpha"),
+        ({"systems": {"a": {"attn_implementation": "eager"}}}, "set training.attention"),
+        ({"systems": {"a": {"max_length": 512}}}, "set preference.max_length"),
+        ({"sampling": {"max_length": 512}}, "did you mean 'max_tokens'?"),
+    ],
+)
+def test_names_of_other_trainers_lead_to_ours(sections, words):
+    assert words in message(**sections)
+
+
+def test_the_page_shows_the_names_of_other_trainers_as_they_are_known():
+    page = (Path(__file__).parents[1] / "docs" / "training.md").read_text(encoding="utf-8")
+    section = page.partition("## Coming from TRL\n")[2].partition("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| `")]
+    cells = [[cell.strip().replace("`", "") for cell in row.split("|")[1:-1]] for row in rows]
+    assert [tuple(row) for row in cells] == list(FROM_TRL)
+
+
+def test_what_other_names_lead_to_exists():
+    for name, (key, _) in OURS.items():
+        *parents, leaf = key.split(".")
+        assert leaf in _fields_at(Config, parents), (name, key)
 
 
 def test_one_candidate_is_refused_with_the_reason():

@@ -13,7 +13,7 @@ from maskdpo_ray.config.preference import PreferenceConfig
 from maskdpo_ray.config.resources import ResourcesConfig
 from maskdpo_ray.config.sampling import SamplingConfig
 from maskdpo_ray.config.section import Section
-from maskdpo_ray.config.training import TrackingConfig, TrainingConfig, preset_of
+from maskdpo_ray.config.training import OF_ALL_SYSTEMS, TrackingConfig, TrainingConfig, preset_of
 from maskdpo_ray.engine.arguments import parallel_size
 
 POLICY = "policy"  # its name as a judge
@@ -189,7 +189,7 @@ class Config(Section):
                 raise ValueError(f"systems: {name!r} cannot name a trained system")
             if name in self.evaluation.models:
                 raise ValueError(f"{name!r} stands in systems and in evaluation.models: rename one")
-            for key in ("attention", "packing", "use_liger_kernel", "load_in_4bit"):
+            for key in OF_ALL_SYSTEMS:
                 if key in self.systems[name]:
                     raise ValueError(
                         f"systems.{name}.{key}: the reference is computed once for all systems, in "
@@ -220,6 +220,16 @@ class Config(Section):
             raise ValueError(
                 "training.attention=flash_attention_2 computes in 16 bits only: set "
                 "model.dtype=bfloat16, or training.attention=sdpa"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_arithmetic(self) -> "Config":
+        reference, training = self.resources.reference.gpus, self.resources.training.gpus
+        if self.systems and bool(reference) != bool(training):
+            raise ValueError(
+                f"resources.reference.gpus={reference:g} and resources.training.gpus={training:g}: "
+                "the reference is in training's arithmetic: give GPUs to both or to neither"
             )
         return self
 

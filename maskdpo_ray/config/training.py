@@ -49,6 +49,9 @@ Moment = Annotated[float, Field(ge=0, lt=1)]
 
 LossName = Literal["sigmoid", "robust", "hinge", "ipo", "kto_pair", "sppo_hard", "nca_pair"]
 
+OF_ALL_SYSTEMS = ("attention", "packing", "use_liger_kernel", "load_in_4bit")
+"""Keys that no trained system may change: the reference is computed once for all of them."""
+
 
 class LoraConfig(Section):
     """Low-rank adapters beside frozen weights, through peft (extra `lora`)."""
@@ -216,16 +219,16 @@ def _check_offload(zero: dict[str, Any], stage: int) -> None:
     for key, least in (("offload_optimizer", 1), ("offload_param", 3)):
         if key in zero and stage < least:
             raise ValueError(f"{key} needs training.zero_stage={least} or more")
-    optimizer = zero.get("offload_optimizer")
-    if optimizer is not None and (
-        not isinstance(optimizer, dict)
-        or optimizer.get("device") != "cpu"
-        or {"ratio", "super_offload"} & set(optimizer)
-    ):
-        raise ValueError(
-            "offload_optimizer is all on the CPU, or checkpoints would not hold all of it: "
-            "{device: cpu}, without ratio and super_offload"
-        )
+        offload = zero.get(key)
+        if offload is not None and (
+            not isinstance(offload, dict)
+            or offload.get("device") != "cpu"
+            or {"ratio", "super_offload"} & set(offload)
+        ):
+            raise ValueError(
+                f"{key} is all on the CPU, or checkpoints would not hold all of it: "
+                "{device: cpu}, without ratio and super_offload"
+            )
 
 
 class TrackingConfig(Section):
