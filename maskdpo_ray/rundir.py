@@ -168,16 +168,19 @@ class StageStore:
         with ThreadPoolExecutor(READING) as pool:
             return list(pool.map(read, parts))
 
-    def drop_damaged(self) -> list[str]:
+    def drop_damaged(self, whole: bool = False) -> list[str]:
         """Remove the files that cannot be read, so that their rows are done again.
 
         A stage that was complete then is not any more. Files of a stage that is not complete are
         read whole; of a complete stage only the names of its rows.
 
+        Args:
+            whole: read everything in any case. A cache is small, and what its next reader needs.
+
         Returns:
             One line for each file.
         """
-        columns = ["id"] if self.complete else None
+        columns = ["id"] if self.complete and not whole else None
         parts = self.parts("part", "rejected")
         damages = self._of_each(partial(self._damage, columns), parts)
         found = {part: damage for part, damage in zip(parts, damages, strict=True) if damage}

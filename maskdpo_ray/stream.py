@@ -148,7 +148,7 @@ def run_stream(
         RuntimeError: actors died more often than they may, or rows were lost.
     """
     for stage in stages:
-        for line in stage.store.drop_damaged():
+        for line in stage.store.drop_damaged(whole=stage.shared):
             say(line)
     upstreams = [source, *(stage.store for stage in stages[:-1])]
     tasks = [_task(stage, upstream) for stage, upstream in zip(stages, upstreams, strict=True)]

@@ -84,3 +84,17 @@ def test_train_and_test_may_have_columns_of_their_own(tmp_path, questions):
     wrong = {"path": str(test), "columns": {"question": "q"}}
     with pytest.raises(UserError, match=r"data\.test\.columns\.question: .*has no column 'q'"):
         stages(tmp_path, train=str(questions), test=wrong).questions("test")
+
+
+def test_a_selected_question_may_stand_twice_where_none_has_an_id(tmp_path):
+    """As in the file that it was selected from: there the second one is counted and left out."""
+    lines = [{"prompt": f"What is {n}?", "entity": f"T{n}"} for n in (0, 1, 2, 1)]
+    for name, kept in (("train", lines), ("part", lines[1:])):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, kept)))
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "test.jsonl").write_text('{"prompt": "What is it?", "entity": "other"}')
+    made = stages(tmp_path, train=str(tmp_path / "train.jsonl"), test=str(tmp_path / "test.jsonl"))
+    part = made.config.preference.model_copy(update={"questions": str(tmp_path / "part.jsonl")})
+    made = Stages(made.config.model_copy(update={"preference": part}), rerun=True)
+    chosen = {row["id"] for row in made.questions("train").rows() if row["topic"] != "T0"}
+    assert made.selected == chosen and len(chosen) == 2

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from event_files import events
 from job_head import REPOSITORY, Head, job_head
 from node_cluster import node_cluster
 
@@ -370,3 +371,5 @@ def test_a_driver_killed_in_sampling_and_in_training_ends_like_an_undisturbed_ru
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
     kept = [line["seconds"] for line in learnt]
     assert [line["seconds"] for line in lines[: len(kept)]] == kept, "steps were done again"
+    curve = [(line["step"], pytest.approx(line["loss"])) for line in lines]
+    assert events(stages(folder).train("mask_dpo").folder / "tensorboard") == curve

@@ -1,9 +1,15 @@
-"""Two on-policy rounds through the graph, stage by stage, on the miniature world."""
+"""Two on-policy rounds through the graph on the miniature world, the second killed on its way."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
+import ray
 
 from maskdpo_ray.config import read_config
 from maskdpo_ray.errors import UserError
@@ -14,27 +20,61 @@ SMOKE = Path(__file__).parents[1] / "jobs" / "configs" / "smoke.yaml"
 MAKING_PAIRS = ("sample", "annotate", "pair", "reference")
 
 
+STEPS = 24  # enough of them to be killed in between
+
+
+def settings(run_dir: Path, rounds: int) -> list[str]:
+    steps = [f"training.max_steps={STEPS}", "training.epochs=20"]
+    return [f"run_dir={run_dir}", f"rounds={rounds}", "data.limit=16", *steps]
+
+
 def stages(run_dir: Path, rounds: int) -> Stages:
-    settings = [f"run_dir={run_dir}", f"rounds={rounds}", "data.limit=16", "training.epochs=3"]
-    return Stages(read_config(SMOKE, settings), rerun=True)
+    return Stages(read_config(SMOKE, settings(run_dir, rounds)), rerun=True)
 
 
-def losses(store) -> list[float]:
-    return [json.loads(line)["loss"] for line in store.folder.read("metrics.jsonl").splitlines()]
+def lines(store) -> list[dict]:
+    """What training logged, a line per step; the last may be cut by a kill."""
+    if not store.folder.exists("metrics.jsonl"):
+        return []
+    found = store.folder.read("metrics.jsonl").splitlines(keepends=True)
+    return [json.loads(line) for line in found if line.endswith(b"\n")]
+
+
+def run_until(happened, run_dir: Path, log: Path) -> None:
+    """`maskdpo run` of two rounds, its driver killed as soon as ``happened``."""
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "maskdpo_ray", "run", str(SMOKE), *settings(run_dir, 2), "--rerun"],
+        env={**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address},
+        stdout=log.open("w"), stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 300
+    while not happened():
+        assert driver.poll() is None and time.monotonic() < deadline, log.read_text()
+        time.sleep(0.05)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_second_round_starts_from_the_first_and_leaves_it_alone(run_dir):
+def test_a_second_round_starts_from_the_first_and_leaves_it_alone(run_dir, tmp_path):
     one = stages(run_dir, rounds=1)
     for verb in (*MAKING_PAIRS, "train"):
         VERBS[verb](one)
-    first = {p: p.stat().st_mtime_ns for p in run_dir.glob("*/*/*") if p.is_file()}
+    made = (path for path in run_dir.glob("*/*/*") if path.is_file())
+    # A report adds to a manifest what was asked.
+    first = {p: p.stat().st_mtime_ns for p in made if p.name != "manifest.json"}
 
     two = stages(run_dir, rounds=2)
     with pytest.raises(UserError, match="stage pair-mask_dpo is not finished"):
         VERBS["train"](two)
-    for verb in (*MAKING_PAIRS, "train"):
-        VERBS[verb](two)
+    training = two.train("mask_dpo", 2)
+    run_until(lambda: len(lines(training)) >= STEPS // 2, run_dir, tmp_path / "killed.log")
+    before = lines(training)
+    assert len(before) < STEPS
+    VERBS["train"](two)
+    again = lines(training)
+    kept = [a["seconds"] == b["seconds"] for a, b in zip(before, again, strict=False)]
+    assert len(again) == STEPS and kept.count(True) >= len(kept) - 4, "from the last checkpoint"
     assert {p: p.stat().st_mtime_ns for p in first} == first
 
     start = two.start("mask_dpo", 2)
@@ -42,7 +82,8 @@ def test_a_second_round_starts_from_the_first_and_leaves_it_alone(run_dir):
     assert two.training_job("mask_dpo", 2).model.path == f"{one.train('mask_dpo').folder}/model"
     # The policy of a round is its own reference when it begins.
     for round in (1, 2):
-        assert losses(two.train("mask_dpo", round))[0] == pytest.approx(0.6931472, abs=1e-5)
+        first_loss = lines(two.train("mask_dpo", round))[0]["loss"]
+        assert first_loss == pytest.approx(0.6931472, abs=1e-5)
     assert two.trained("mask_dpo", 2).name == "mask_dpo-round2"
 
     def answers(store) -> dict[str, list[str]]:

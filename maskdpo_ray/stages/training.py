@@ -6,10 +6,10 @@ import pyarrow as pa
 
 from maskdpo_ray.config import AnnotationConfig, EndpointConfig, TrainingConfig
 from maskdpo_ray.engine.arguments import what_decides
-from maskdpo_ray.errors import UserError
+from maskdpo_ray.errors import RowRejected, UserError
 from maskdpo_ray.preference.processor import PairBuilder
 from maskdpo_ray.questions import read_questions
-from maskdpo_ray.records import PAIR_SCHEMA, QUESTION_SCHEMA, REFERENCE_SCHEMA
+from maskdpo_ray.records import PAIR_SCHEMA, QUESTION_SCHEMA, REFERENCE_SCHEMA, Question
 from maskdpo_ray.rundir import StageStore, fingerprint
 from maskdpo_ray.sampling.factory import build_endpoint_sampler, build_given, build_sampler
 from maskdpo_ray.sampling.sampler import decoding_of
@@ -23,6 +23,11 @@ from maskdpo_ray.training.reference import ReferenceProcessor
 from maskdpo_ray.training.worker import TrainingJob
 
 NO_ROWS = pa.schema([])
+
+
+def _repeats(row: Question | RowRejected) -> bool:
+    """Whether it only says again what another row says: it has a name of its own for the counts."""
+    return isinstance(row, RowRejected) and row.reason == "repeated"
 
 
 def _after(system: str, round: int) -> str:
@@ -103,7 +108,7 @@ class Training(Inputs):
         if path is None:
             return None
         source = Source(path, self.config.data.columns, key="preference.questions")
-        ids = frozenset(row_id for row_id, _ in read_questions(source))
+        ids = frozenset(row_id for row_id, row in read_questions(source) if not _repeats(row))
         if unknown := sorted(ids - self.questions("train").finished()[0]):
             raise UserError(
                 f"preference.questions: {len(unknown)} of the {len(ids)} questions of {path} are "
@@ -123,6 +128,7 @@ class Training(Inputs):
             "dtype": self.config.model.dtype,
             "attention": training.attention,
             **{key: True for key in ("use_liger_kernel", "load_in_4bit") if getattr(training, key)},
+            **({"device": "cuda"} if self.config.resources.reference.gpus else {}),
         }
         store = self.dir.store(policy.stage("reference"), settings, REFERENCE_SCHEMA)
         build = partial(ReferenceProcessor, self.model_of(policy), training)
@@ -189,11 +195,12 @@ class Training(Inputs):
         }
 
     def trained(self, system: str, round: int = 1) -> Policy:
-        """A system after a round of training."""
+        """A system after a round of training, named by its weights once there are some: trained
+        anew, with the same settings on other hardware, it is another policy."""
         store = self.train(system, round)
-        return Policy(
-            _after(system, round), f"{store.folder}/model", store.key, revision=None, round=round
-        )
+        weights = (store.manifest() or {}).get("weights")
+        identity = f"{store.key}:{weights}" if weights else store.key
+        return Policy(_after(system, round), f"{store.folder}/model", identity, round=round)
 
     def trainings(self) -> list[tuple[str, int]]:
         """Every system and round, in the order in which they are trained."""

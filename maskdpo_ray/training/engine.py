@@ -68,7 +68,7 @@ class Engine:
     """The model, its optimizer, and the step.
 
     Args:
-        model: a ``LogProbModel`` on the CPU, before DeepSpeed has seen it.
+        model: a ``LogProbModel`` that DeepSpeed has not seen.
         dtype: ``float32`` or ``bfloat16``.
     """
 

@@ -1,5 +1,6 @@
 """The trained policy as an ordinary Hugging Face folder, whatever the ZeRO stage."""
 
+import hashlib
 import json
 import shutil
 import tempfile
@@ -27,6 +28,21 @@ def gather_weights(engine: Engine, keep: bool) -> "dict[str, Tensor]":
             if keep:
                 weights[name] = whole.to("cpu", copy=True)
     return weights
+
+
+def weights_digest(weights: "dict[str, Tensor]") -> str:
+    """A name for these very weights, in hex (SHA-256).
+
+    Two trainings with the same settings can end some bits apart: on other hardware, or on another
+    number of workers. What is made of one must not be taken for the other's.
+    """
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        digest.update(f"{name}\n{tensor.dtype}\n{tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def write_model(

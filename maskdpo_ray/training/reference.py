@@ -69,6 +69,17 @@ def _unmasked(pair: Pair) -> TrainingPair:
     )
 
 
+def _finite(pair: Pair, reference: dict[str, Any]) -> dict[str, Any] | RowRejected:
+    for side in ("chosen", "rejected"):
+        if not np.isfinite(reference[side]).all():
+            return RowRejected(
+                "reference_not_finite",
+                f"pair {pair['id']!r}: the policy gives tokens of {side} log-probabilities that "
+                "are not finite: its weights are damaged, or overflow in model.dtype",
+            )
+    return reference
+
+
 class ReferenceProcessor:
     """The frozen base in an actor: loaded once, asked for many blocks of pairs.
 
@@ -84,15 +95,16 @@ class ReferenceProcessor:
         from maskdpo_ray.training.model import load_policy, longest_input
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        policy = load_policy(model, settings)
+        policy = load_policy(model, settings).to(device)
         self._model = LogProbModel(policy, settings.logprob_chunk, settings.packing)
-        self._model.eval().requires_grad_(False).to(device)
+        self._model.eval().requires_grad_(False)
         self._longest = longest_input(self._model.policy.config)
         self._micro_batch_tokens = settings.micro_batch_tokens
         self._one_at_a_time = threading.Lock()
 
     async def __call__(self, rows: list[Pair]) -> list[dict[str, Any] | RowRejected]:
-        """Rows of ``REFERENCE_SCHEMA`` in the order of ``rows``; a pair too long is rejected."""
+        """Rows of ``REFERENCE_SCHEMA`` in the order of ``rows``; a pair is rejected that is too
+        long, or that has no finite log-probabilities."""
         return await asyncio.to_thread(self._compute, rows)
 
     def _compute(self, rows: list[Pair]) -> list[dict[str, Any] | RowRejected]:
@@ -102,7 +114,7 @@ class ReferenceProcessor:
         with self._one_at_a_time:
             results = iter(reference_log_probs(self._model, fitting, self._micro_batch_tokens))
         return [
-            next(results)
+            _finite(row, next(results))
             if size <= self._longest
             else RowRejected(
                 "longer_than_model",

@@ -5,6 +5,7 @@ start goes on from the newest checkpoint that is whole. What is whole, the check
 say: Ray Train's list of them ends with the controller that keeps it.
 """
 
+import errno
 import logging
 import os
 import re
@@ -51,10 +52,11 @@ def run_training(
         log_every: seconds between progress lines.
 
     Returns:
-        The metrics of the last step.
+        The metrics of the last step, and ``weights``, the digest of the trained ones.
 
     Raises:
-        UserError: what a person must mend: unusable pairs or model, a loss that is not finite.
+        UserError: what a person must mend: unusable pairs or model, a loss that is not finite, too
+            little memory or disk.
     """
     # Imports torch, which the board's process has no use for.
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -90,7 +92,7 @@ def run_training(
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=job.settings.keep_checkpoints),
         ),
     )
-    with _ProgressLine(board, log_every), _interrupt_handler_kept():
+    with _ProgressLine(board, log_every), _interrupt_handler_kept(), _shortage_told():
         result = trainer.fit()
     outcome = result.return_value
     if "mend" in outcome:
@@ -110,6 +112,31 @@ def _interrupt_handler_kept() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, handler)
+
+
+@contextmanager
+def _shortage_told() -> Iterator[None]:
+    """A worker that lacks room fails again at every start; what the last one lacked is for a person
+    to mend."""
+    try:
+        yield
+    except ray.train.WorkerGroupError as error:
+        if lacked := next(filter(None, map(_lacked, error.worker_failures.values())), None):
+            raise UserError(f"training ended for want of room: {lacked}") from error
+        raise
+
+
+def _lacked(error: BaseException) -> str | None:
+    """What a failure says of memory or disk, and what to change; None of any other failure."""
+    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return (
+            f"{first}: lower training.micro_batch_tokens, set "
+            "training.gradient_checkpointing=true, or take more workers with training.zero_stage=3"
+        )
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"{first}: free some of it, or point TMPDIR of the training nodes to a larger disk"
+    return None
 
 
 def _tell_of_shortage(workers: WorkersConfig) -> None:
@@ -133,25 +160,47 @@ def _found(checkpoints: Folder) -> list[str]:
 def _forget_unusable_list(checkpoints: Folder) -> None:
     """Ray Train writes its list in place and refuses to start with half a one, or with one that
     names a checkpoint which is gone."""
-    if not checkpoints.exists(RAYS_LIST):
-        return
-    try:
-        listed = checkpoints.read_json(RAYS_LIST)["checkpoint_results"]
-        usable = {each["checkpoint_dir_name"] for each in listed} <= set(_found(checkpoints))
-    except (ValueError, KeyError):
-        usable = False
-    if not usable:
+    listed = _listed(checkpoints)
+    if listed is None or not listed <= set(_found(checkpoints)):
         say(f"{checkpoints}/{RAYS_LIST} does not fit the checkpoints there: it is made anew")
         checkpoints.remove(RAYS_LIST)
 
 
+def _listed(checkpoints: Folder) -> set[str] | None:
+    """Names in Ray Train's list; None where it cannot be read."""
+    if not checkpoints.exists(RAYS_LIST):
+        return set()
+    try:
+        listed = checkpoints.read_json(RAYS_LIST)["checkpoint_results"]
+        return {each["checkpoint_dir_name"] for each in listed}
+    except (ValueError, KeyError):
+        return None
+
+
+def _discard(checkpoints: Folder, names: list[str]) -> None:
+    """Delete checkpoints that are not whole: every kill while one is written leaves a half. What
+    Ray Train lists stays, for it counts these and deletes them itself."""
+    listed = _listed(checkpoints)
+    for name in names if listed is not None else []:
+        if name not in listed:
+            _delete(checkpoints, name)
+
+
 def _remove_orphans(checkpoints: Folder, result: ray.train.Result) -> None:
-    """Delete what no retention counts: parts of a checkpoint whose writer was killed, and whole
-    ones that Ray Train did not come to list. The newest stays in any case."""
+    """Delete what no retention counts: whole checkpoints that Ray Train did not come to list, and
+    what could not be deleted before. The newest stays in any case."""
     listed = {Path(checkpoint.path).name for checkpoint, _ in result.best_checkpoints}
     for name in _found(checkpoints)[:-1]:
         if name not in listed:
-            checkpoints.filesystem.delete_dir(checkpoints.path(name))
+            _delete(checkpoints, name)
+
+
+def _delete(checkpoints: Folder, name: str) -> None:
+    """A checkpoint that cannot be deleted takes up room and harms nothing."""
+    try:
+        checkpoints.filesystem.delete_dir(checkpoints.path(name))
+    except OSError as error:
+        log.warning("checkpoint %s cannot be removed: %s", name, error)
 
 
 def _train_in_worker(config: dict[str, Any]) -> dict[str, Any]:
@@ -182,6 +231,7 @@ def _train_in_worker(config: dict[str, Any]) -> dict[str, Any]:
         save=partial(_save, scratch),
         progress=lambda line: board.put.remote(line),
         warned=_Warnings(),
+        discard=partial(_discard, job.output / CHECKPOINTS),
     )
     try:
         return {"metrics": train(job, workers)}

@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +22,7 @@ from maskdpo_ray.storage import Folder
 log = logging.getLogger(__name__)
 
 Metrics = dict[str, Any]  # a line of metrics.jsonl: `step` and numbers
+_KEY = "tracking.json"  # in the training's folder
 
 
 class Tracker(Protocol):
@@ -32,14 +34,16 @@ class Tracker(Protocol):
         """Make visible what was added: at checkpoints and at the end."""
         ...
 
-    def close(self) -> None: ...
+    def close(self, failed: bool) -> None:
+        """No steps follow; ``failed``: because training stopped with an error."""
+        ...
 
 
 def open_trackers(
     tracking: TrackingConfig,
     output: Folder,
     name: str,
-    key: str,
+    identity: str,
     settings: dict[str, Any],
     history: Iterable[Metrics],
 ) -> "Trackers":
@@ -48,7 +52,7 @@ def open_trackers(
     Args:
         output: of the training; TensorBoard's files go to ``tensorboard/`` inside.
         name: what the run is called where people look.
-        key: names this training; a resumed run goes on under the same key.
+        identity: of what is learnt, the same whenever the training goes on.
         settings: shown beside the run.
         history: the steps that are done.
 
@@ -57,8 +61,8 @@ def open_trackers(
     """
     make: dict[str, Callable[[], Tracker]] = {
         "tensorboard": lambda: TensorBoard(output / "tensorboard"),
-        "wandb": lambda: WeightsAndBiases(tracking.project, name, key, settings),
-        "mlflow": lambda: MLflow(tracking.project, name, key, settings),
+        "wandb": lambda: WeightsAndBiases(tracking.project, name, _key(output, identity), settings),
+        "mlflow": lambda: MLflow(tracking.project, name, _key(output, identity), settings),
     }
     opened: dict[str, Tracker] = {}
     for kind in tracking.report_to:
@@ -79,6 +83,16 @@ def open_trackers(
     return trackers
 
 
+def _key(output: Folder, identity: str) -> str:
+    """Names this training where others are shown too: drawn when it first starts, and kept in its
+    folder. A training begun anew, or of something else, gets a key of its own."""
+    kept = output.read_json(_KEY) if output.exists(_KEY) else {}
+    if kept.get("identity") != identity:
+        kept = {"key": uuid.uuid4().hex, "identity": identity}
+        output.write_json(_KEY, kept)
+    return kept["key"]
+
+
 class Trackers:
     """All trackers as one. One that fails on the way is left out with a warning: training is
     worth more than its display."""
@@ -92,8 +106,8 @@ class Trackers:
     def flush(self) -> None:
         self._each(lambda tracker: tracker.flush())
 
-    def close(self) -> None:
-        self._each(lambda tracker: tracker.close())
+    def close(self, failed: bool = False) -> None:
+        self._each(lambda tracker: tracker.close(failed))
 
     def _each(self, act: Callable[[Tracker], None]) -> None:
         for kind, tracker in list(self._trackers.items()):
@@ -126,7 +140,7 @@ class TensorBoard:
             for file in Path(self._scratch).iterdir():
                 self._folder.write(file.name, file.read_bytes())
 
-    def close(self) -> None:
+    def close(self, failed: bool) -> None:
         self.flush()
         self._writer.close()
         if self._scratch:
@@ -157,8 +171,8 @@ class WeightsAndBiases:
     def flush(self) -> None:
         pass  # it sends by itself
 
-    def close(self) -> None:
-        self._run.finish()
+    def close(self, failed: bool) -> None:
+        self._run.finish(exit_code=int(failed))
 
 
 class MLflow:
@@ -174,6 +188,7 @@ class MLflow:
         runs = self._client.search_runs([experiment], f"tags.maskdpo_key = '{key}'")
         if runs:
             self._run = runs[0].info.run_id
+            self._client.update_run(self._run, status="RUNNING")  # it may have failed
             history = self._client.get_metric_history(self._run, "loss")
             self._done = max((metric.step for metric in history), default=0)
             return
@@ -192,8 +207,8 @@ class MLflow:
     def flush(self) -> None:
         pass  # written as it is added
 
-    def close(self) -> None:
-        self._client.set_terminated(self._run)
+    def close(self, failed: bool) -> None:
+        self._client.set_terminated(self._run, "FAILED" if failed else "FINISHED")
 
 
 def _numbers(line: Metrics) -> dict[str, float]:

@@ -21,7 +21,6 @@ from maskdpo_ray.config import ModelConfig, TrackingConfig, TrainingConfig
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.imports import lasting_imports
 from maskdpo_ray.records import Pair
-from maskdpo_ray.rundir import fingerprint
 from maskdpo_ray.storage import Folder
 from maskdpo_ray.training.batch_plan import global_batch, steps_per_epoch
 from maskdpo_ray.training.batches import TrainingPair, training_pairs
@@ -30,7 +29,7 @@ from maskdpo_ray.training.step import examine, gathered, learn
 from maskdpo_ray.training.trackers import Trackers, open_trackers
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from maskdpo_ray.training.logprobs import LogProbModel
 
 log = logging.getLogger(__name__)
 
@@ -64,13 +63,15 @@ class Workers:
     warned: Callable[[], bool] = lambda: False
     """Whether one of them is about to lose its node, once per warning. Asked by all workers after
     every step; all get one answer."""
+    discard: Callable[[list[str]], None] = lambda names: None
+    """Told by rank 0 which checkpoints were passed over, while no worker writes one."""
 
 
 def train(job: TrainingJob, workers: Workers) -> dict[str, Any]:
     """Train to the end, from the newest sound checkpoint if there is one; export the policy.
 
     Returns:
-        The metrics of the last step.
+        The metrics of the last step; on rank 0 also ``weights``, the digest of what was exported.
 
     Raises:
         UserError: unusable pairs, a model that cannot be loaded, or a loss that is not finite.
@@ -81,16 +82,15 @@ def train(job: TrainingJob, workers: Workers) -> dict[str, Any]:
         from maskdpo_ray.training import checkpoint
         from maskdpo_ray.training.card import model_card
         from maskdpo_ray.training.engine import Engine
-        from maskdpo_ray.training.export import gather_weights, write_model
-        from maskdpo_ray.training.logprobs import LogProbModel
+        from maskdpo_ray.training.export import gather_weights, weights_digest, write_model
 
     settings = job.settings
     torch.manual_seed(job.seed)
-    pairs, held_out, policy = _together(lambda: _load(job), workers)
+    pairs, held_out, model = _together(lambda: _load(job), workers)
+    policy = model.policy
     epoch_steps = steps_per_epoch(len(pairs), settings.batch_size)
     total = min(epoch_steps * settings.epochs, settings.max_steps or math.inf)
     identity = _identity(job, pairs)
-    model = LogProbModel(policy, settings.logprob_chunk, settings.packing)
     tokens = np.array([pair.tokens(model.packed) for pair in pairs])
     held_out_tokens = np.array([pair.tokens(model.packed) for pair in held_out])
     model.train()
@@ -107,67 +107,91 @@ def train(job: TrainingJob, workers: Workers) -> dict[str, Any]:
             checkpoint.load_state(engine, resumed, position.step)
             history = position.history
     metrics_log = MetricsLog(job.output, history) if workers.rank == 0 else None
-    trackers = _together(lambda: _trackers(job, history) if workers.rank == 0 else None, workers)
+    trackers = _together(
+        lambda: _trackers(job, identity, history) if workers.rank == 0 else None, workers
+    )
 
-    for step in range(len(history), total):
-        began = time.perf_counter()
-        rate = learning_rate(
-            step, total, settings.learning_rate, settings.warmup_ratio, settings.min_lr_ratio
-        )
-        batch = global_batch(step, len(pairs), settings.batch_size, job.seed)
-        metrics = learn(engine, pairs, batch, tokens, settings, workers, rate)
-        seconds = time.perf_counter() - began
-        last = step + 1 == total
-        if held_out and (last or (step + 1) % settings.eval_every == 0):
-            metrics |= examine(engine, held_out, held_out_tokens, settings, workers)
-        line = {
-            "step": step + 1,
-            "total_steps": total,
-            "epoch": (step + 1) / epoch_steps,
-            **metrics,
-            "workers": workers.count,
-            "seconds": seconds,
-            "tokens_per_second": float(sum(pairs[i].tokens(packed=True) for i in batch)) / seconds,
-            "memory_gib": engine.peak_memory() / 2**30,
-        }
-        history.append(line)
-        if metrics_log is not None:
-            metrics_log.add(line)
-            trackers.add(line)
-            workers.progress(line)
-        due = (step + 1) % settings.checkpoint_every == 0 or last
-        if workers.warned() or due:
-            position = checkpoint.Position(step + 1, identity, history)
-            if metrics_log is not None:
-                metrics_log.write_all()
-                trackers.flush()
-            workers.save(
-                lambda folder, at=position: checkpoint.save_part(
-                    engine, folder, workers.rank, workers.count, at
-                ),
-                line,
+    with _steps_kept(metrics_log, trackers):
+        for step in range(len(history), total):
+            began = time.perf_counter()
+            rate = learning_rate(
+                step, total, settings.learning_rate, settings.warmup_ratio, settings.min_lr_ratio
             )
+            batch = global_batch(step, len(pairs), settings.batch_size, job.seed)
+            metrics = learn(engine, pairs, batch, tokens, settings, workers, rate)
+            seconds = time.perf_counter() - began
+            last = step + 1 == total
+            if held_out and (last or (step + 1) % settings.eval_every == 0):
+                metrics |= examine(engine, held_out, held_out_tokens, settings, workers)
+            learnt = sum(pairs[index].tokens(packed=True) for index in batch)
+            line = {
+                "step": step + 1,
+                "total_steps": total,
+                "epoch": (step + 1) / epoch_steps,
+                **metrics,
+                "workers": workers.count,
+                "seconds": seconds,
+                "tokens_per_second": float(learnt) / seconds,
+                "memory_gib": engine.peak_memory() / 2**30,
+            }
+            history.append(line)
+            if metrics_log is not None:
+                metrics_log.add(line)
+                trackers.add(line)
+                workers.progress(line)
+            due = (step + 1) % settings.checkpoint_every == 0 or last
+            if workers.warned() or due:
+                position = checkpoint.Position(step + 1, identity, history)
+                if metrics_log is not None:
+                    metrics_log.write_all()
+                    trackers.flush()
+                workers.save(
+                    lambda folder, at=position: checkpoint.save_part(
+                        engine, folder, workers.rank, workers.count, at
+                    ),
+                    line,
+                )
 
-    weights = gather_weights(engine, keep=workers.rank == 0)
-    if workers.rank == 0:
-        origin = {"pairs learnt from": len(pairs), "pairs held out": len(held_out), **job.origin}
-        card = model_card(job.model, settings, job.seed, origin, history[-1])
-        write_model(policy, weights, job.model, settings.lora, job.output, card)
-        trackers.close()
+        outcome = dict(history[-1])
+        weights = gather_weights(engine, keep=workers.rank == 0)
+        if workers.rank == 0:
+            outcome["weights"] = weights_digest(weights)
+            counts = {"pairs learnt from": len(pairs), "pairs held out": len(held_out)}
+            origin = counts | job.origin
+            card = model_card(job.model, settings, job.seed, origin, history[-1])
+            write_model(policy, weights, job.model, settings.lora, job.output, card)
+            trackers.close()
     engine.close()
-    return history[-1]
+    return outcome
 
 
-def _trackers(job: TrainingJob, history: list[dict[str, Any]]) -> Trackers:
+def _trackers(job: TrainingJob, identity: str, history: list[dict[str, Any]]) -> Trackers:
     settings = {**job.settings.model_dump(mode="json"), "seed": job.seed, "model": job.model.path}
-    key = fingerprint(str(job.output))
     name = "/".join(job.output.uri.rstrip("/").split("/")[-3:-1])  # run directory and system
-    return open_trackers(job.tracking, job.output, name, key, settings, history)
+    return open_trackers(job.tracking, job.output, name, identity, settings, history)
 
 
-def _load(job: TrainingJob) -> "tuple[list[TrainingPair], list[TrainingPair], PreTrainedModel]":
+@contextmanager
+def _steps_kept(metrics_log: "MetricsLog | None", trackers: Trackers | None) -> Iterator[None]:
+    """Training that fails inside leaves the steps it did, and trackers that say so."""
+    try:
+        yield
+    except BaseException:
+        if metrics_log is not None:
+            try:
+                metrics_log.write_all()
+            except Exception as error:  # what stopped training is to be told, not this
+                log.warning("the last steps may be missing in metrics.jsonl: %s", error)
+            trackers.close(failed=True)
+        raise
+
+
+def _load(job: TrainingJob) -> "tuple[list[TrainingPair], list[TrainingPair], LogProbModel]":
     """The pairs to learn from and those held out, each in the order of their ids, and the policy
-    as it was before training."""
+    as it was before training, where the engine will have it."""
+    import torch
+
+    from maskdpo_ray.training.logprobs import LogProbModel
     from maskdpo_ray.training.lora import add_adapters
     from maskdpo_ray.training.model import load_policy, longest_input
 
@@ -188,7 +212,9 @@ def _load(job: TrainingJob) -> "tuple[list[TrainingPair], list[TrainingPair], Pr
         )
     if job.settings.lora is not None:
         add_adapters(policy, job.settings.lora, job.seed)
-    return pairs, held_out, policy
+    policy.to("cuda" if torch.cuda.is_available() else "cpu")
+    model = LogProbModel(policy, job.settings.logprob_chunk, job.settings.packing)
+    return pairs, held_out, model
 
 
 def held_out_topics(topics: Iterable[str], share: float, seed: int) -> set[str]:
@@ -228,9 +254,11 @@ def _together(work: Callable[[], Any], workers: Workers) -> Any:
 
 @contextmanager
 def _newest_sound(workers: Workers, identity: str) -> Iterator[Path | None]:
-    """Folder of the newest checkpoint that is whole; all workers agree on it."""
+    """Folder of the newest checkpoint that is whole; all workers agree on it. Those passed over on
+    the way are discarded."""
     from maskdpo_ray.training.checkpoint import damage, read_position
 
+    passed_over: list[str] = []
     for name, opened in workers.checkpoints().items():
         with opened() as folder:
             problem = damage(folder, workers.rank, workers.count)
@@ -238,19 +266,28 @@ def _newest_sound(workers: Workers, identity: str) -> Iterator[Path | None]:
             if problems:
                 if workers.rank == 0:
                     log.warning("checkpoint %s passed over: %s", name, problems[0])
+                passed_over.append(name)
                 continue
             if read_position(folder).identity != identity:
                 raise UserError(
                     f"checkpoint {name} belongs to other pairs or settings: train into another "
                     "folder, or remove it"
                 )
+            if workers.rank == 0:
+                workers.discard(passed_over)
             yield folder
             return
+    if workers.rank == 0:
+        workers.discard(passed_over)
     yield None
 
 
 def _identity(job: TrainingJob, pairs: list[TrainingPair]) -> str:
-    """Fingerprint of everything that the weights after a step depend on."""
+    """Fingerprint of everything that the weights after a step depend on.
+
+    Of the reference the tokens that it is of: computed again, on other hardware or in other passes,
+    it is the same to rounding, and its policy is in the name of the folder.
+    """
     how = {"preset", *TrainingConfig.HOW}
     settings = job.settings.model_dump(mode="json", exclude=how)
     digest = hashlib.sha256(json.dumps([job.seed, settings], sort_keys=True).encode())
@@ -259,7 +296,7 @@ def _identity(job: TrainingJob, pairs: list[TrainingPair]) -> str:
         digest.update(pair.prompt_ids.tobytes())
         for response in (pair.chosen, pair.rejected):
             digest.update(f"{len(response.token_ids)}\n".encode())
-            for values in (response.token_ids, response.weights, response.reference):
+            for values in (response.token_ids, response.weights):
                 digest.update(values.tobytes())
     return digest.hexdigest()
 

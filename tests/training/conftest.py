@@ -214,3 +214,24 @@ def make_job(model_config, settings, pairs, references, tmp_path):
         return TrainingJob(**{**job, **(fields or {})})
 
     return make
+
+
+@pytest.fixture
+def mlflow_runs(tmp_path, monkeypatch):
+    """Status, settings and curve of every run of an MLflow of this test's own, oldest first."""
+    from mlflow import MlflowClient
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file://{tmp_path}/mlflow")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+
+    def found() -> list[tuple]:
+        client = MlflowClient()
+        experiment = client.get_experiment_by_name("tests").experiment_id
+        runs = client.search_runs([experiment], order_by=["start_time"])
+        histories = [client.get_metric_history(run.info.run_id, "loss") for run in runs]
+        return [
+            (run.info.status, run.data.params, [(m.step, m.value) for m in history])
+            for run, history in zip(runs, histories, strict=True)
+        ]
+
+    return found

@@ -43,6 +43,8 @@ def test_gradients_travel_in_float32_unless_told_otherwise():
         (3, {"offload_optimizer": {"device": "nvme"}}, "{device: cpu}"),
         (3, {"offload_optimizer": {"device": "cpu", "ratio": 0.5}}, "without ratio"),
         (3, {"offload_optimizer": True}, "{device: cpu}"),
+        (3, {"offload_param": {"device": "nvme", "nvme_path": "/mnt"}}, "offload_param is all on"),
+        (3, {"offload_param": True}, "{device: cpu}"),
     ],
 )
 def test_what_changes_the_result_or_would_be_lost_is_refused(stage, zero, words):

@@ -6,10 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from node_cluster import node_cluster
+from runs import assert_same_run, weights_of
 
 from maskdpo_ray.storage import Folder
 
@@ -43,20 +45,19 @@ def job(model_config, settings, pairs, references) -> dict:
 
 @pytest.fixture(scope="module")
 def undisturbed(one_rank, job, tmp_path_factory):
-    """The same job on one rank that nothing happens to."""
+    """The same job on one rank that nothing happens to: its lines, and the job."""
     from maskdpo_ray.config import ModelConfig, TrainingConfig
     from maskdpo_ray.training.worker import TrainingJob
 
-    return one_rank.train(
-        TrainingJob(
-            ModelConfig(**job["model"]),
-            TrainingConfig(**job["settings"]),
-            0,
-            lambda: job["pairs"],
-            lambda: job["references"],
-            Folder(tmp_path_factory.mktemp("undisturbed")),
-        )
+    whole = TrainingJob(
+        ModelConfig(**job["model"]),
+        TrainingConfig(**job["settings"]),
+        0,
+        lambda: job["pairs"],
+        lambda: job["references"],
+        Folder(tmp_path_factory.mktemp("undisturbed")),
     )
+    return one_rank.train(whole), whole
 
 
 class Run:
@@ -160,8 +161,9 @@ def test_one_curve_whatever_happens_to_workers_and_nodes(cluster, job, undisturb
 
     lines = run.lines()
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
-    expected = pytest.approx([line["loss"] for line in undisturbed], rel=1e-4)
-    assert [line["loss"] for line in lines] == expected
+    expected, whole = undisturbed
+    weights = weights_of(replace(whole, output=Folder(tmp_path)))
+    assert_same_run(lines, weights, (expected, weights_of(whole)))
     assert [line["workers"] for line in lines] == [2] * 5 + [1] * 5 + [2] * 7 + [1] * 13
     repeated = run.steps_done() - STEPS
     assert 3 * 3 + 1 <= repeated <= 3 * 4 + 2, "those since the last checkpoint, each time"

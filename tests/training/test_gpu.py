@@ -62,11 +62,11 @@ def test_packed_rows_in_bfloat16(name, checkpointing, pairs):
 def passed(name, dtype, packing, pairs, checkpointing=False, prepare=lambda policy: None):
     """Log-probabilities, and the gradient of a sum of them, of one model's same weights."""
     torch.manual_seed(0)
-    policy = policies()[name]().to(torch.bfloat16).to(dtype)
+    policy = policies()[name]().to(torch.bfloat16).to(dtype).cuda()
     prepare(policy)
     if checkpointing:
         policy.gradient_checkpointing_enable({"use_reentrant": False})
-    model = LogProbModel(policy, 7, packing).cuda().train()
+    model = LogProbModel(policy, 7, packing).train()
     batch = collate([_unmasked(pair) for pair in pairs[:5]], model.packed).to("cuda")
     log_probs = model(**batch.inputs())
     (log_probs * torch.linspace(-1, 1, len(log_probs), device="cuda")).sum().backward()

@@ -58,6 +58,9 @@ def test_a_run_starts_at_ln_2_and_is_the_same_on_two_ranks_and_resumed(
         (kept / later).rename(kept.with_name(f"later-{later}"))
     resumed = two_ranks.train(make_job("two", rounded, **QLORA), resume=kept)
     assert losses(resumed) == pytest.approx(losses(whole), rel=1e-4)
+    for stage in (0, 1):
+        job = make_job(f"zero-{stage}", rounded, **{**QLORA, "zero_stage": stage})
+        assert losses(two_ranks.train(job)) == pytest.approx(losses(whole), rel=1e-4)
 
 
 def test_a_merged_export_is_the_whole_base_with_the_adapters(

@@ -1,6 +1,8 @@
 """The reference stage as a cache: what it is keyed by, and what kills and damage cost."""
 
+import asyncio
 import dataclasses
+import io
 import os
 import shutil
 import signal
@@ -9,6 +11,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from maskdpo_ray.config import PoolConfig, ResourcesConfig, build_config
@@ -20,9 +23,11 @@ from maskdpo_ray.rundir import StageStore
 from maskdpo_ray.stages import Stages
 from maskdpo_ray.storage import Folder
 from maskdpo_ray.stream import run_stream
-from maskdpo_ray.training.reference import ReferenceProcessor
+from maskdpo_ray.training import reference
+from maskdpo_ray.training.reference import ReferenceProcessor, reference_log_probs
 
 BLOCK = 2
+DATA = {"train": "questions", "test": "test"}
 
 
 @pytest.fixture
@@ -68,6 +73,24 @@ def test_another_policy_or_arithmetic_is_another_cache(stages, tiny_llama, tmp_p
     assert len(set(keys)) == len(keys)
 
 
+def test_a_policy_trained_anew_with_the_same_settings_is_another_one(stages, tmp_path):
+    """On other hardware, or on another number of workers, it ends some bits apart."""
+    (tmp_path / "test.jsonl").write_text('{"id": "b", "topic": "u", "question": "r"}\n')
+    data = {split: str(tmp_path / f"{name}.jsonl") for split, name in DATA.items()}
+    served = {"base_url": "http://host/v1", "model": "m", "constrain": "none"}
+    made = stages(rounds=2, data=data, annotation={"annotator": "judge", "endpoint": served})
+
+    def keys(weights: str) -> list[str]:
+        made.train("mask_dpo").finish({"steps": 1}, 0.0, weights=weights)
+        start = made.start("mask_dpo", 2)
+        stages_of = (made.sample(start), made.reference(start), made.answer(start))
+        return [stage.store.key for stage in stages_of]
+
+    first, second = keys("a"), keys("b")
+    assert all(a != b for a, b in zip(first, second, strict=True))
+    assert keys("a") == first
+
+
 def test_another_mask_loss_or_sharding_is_the_same_cache(stages, tiny_llama, tmp_path):
     moved = shutil.copytree(tiny_llama, tmp_path / "moved")
     keys = {
@@ -108,6 +131,20 @@ def test_a_cache_that_is_complete_for_other_pairs_is_not_finished_for_these(
     assert references_of(made, made.base).key == reference.key
 
 
+def test_what_is_not_finite_is_no_reference(pairs, model_config, settings, monkeypatch):
+    def computed(model, rows, micro_batch_tokens):
+        found = reference_log_probs(model, rows, micro_batch_tokens)
+        found[1]["rejected"][-1] = float("nan")
+        return found
+
+    monkeypatch.setattr(reference, "reference_log_probs", computed)
+    processor = ReferenceProcessor(model_config, settings)
+    good, bad = asyncio.run(processor(pairs[:2]))
+    assert good["id"] == pairs[0]["digest"]
+    assert bad.reason == "reference_not_finite"
+    assert f"pair {pairs[1]['id']!r}: the policy gives tokens of rejected" in str(bad)
+
+
 @pytest.fixture
 def cache(stages, pairs, model_config, tmp_path):
     """The reference stage over the pairs, how it is run, and what it noted."""
@@ -120,11 +157,14 @@ def cache(stages, pairs, model_config, tmp_path):
 
     # Defined here so that Ray ships it by value: actors cannot import this module.
     class Noted(ReferenceProcessor):
-        """Notes which process took up which pairs, and leaves time to be killed over them."""
+        """Notes which process took up which pairs, and leaves time to be killed over them; the
+        first process waits for the second, which may start late."""
 
         def _compute(self, rows):
             with open(log, "a", encoding="utf-8") as file:
                 file.write("".join(f"{row['digest']} {os.getpid()}\n" for row in rows))
+            while len({line.split()[1] for line in log.read_text().splitlines()}) < 2:
+                time.sleep(0.1)
             time.sleep(0.5)
             return ReferenceProcessor._compute(self, rows)
 
@@ -141,6 +181,15 @@ def cache(stages, pairs, model_config, tmp_path):
         return [line.split() for line in log.read_text().splitlines()] if log.exists() else []
 
     return stage.store, run, taken
+
+
+def another_bit_in_rejected(content: bytes) -> bytes:
+    """One bit within the values of the last column: the names of the rows can still be read."""
+    column = pq.ParquetFile(io.BytesIO(content)).metadata.row_group(0).column(2)
+    assert column.path_in_schema.startswith("rejected")
+    harmed = bytearray(content)
+    harmed[column.data_page_offset + column.total_compressed_size - 2] ^= 1
+    return bytes(harmed)
 
 
 def equal_to(references: list[dict], rows: dict[str, dict]) -> None:
@@ -173,11 +222,14 @@ def test_a_killed_actor_and_then_a_damaged_file(ray_cluster, cache, references, 
     again = len(taken()) - len(references)
     assert 0 < again <= 2 * BLOCK * 2, "the pairs that the killed actor had in hand"
 
-    # A file that is cut short: its rows are computed again, the others are not.
-    part = Path(store.folder.path(store.parts()[0]))
-    part.write_bytes(part.read_bytes()[:-40])
-    before = len(taken())
-    capfd.readouterr()
-    equal_to(references, run())
-    assert f"{part} is damaged" in capfd.readouterr().err
-    assert 0 < len(taken()) - before <= BLOCK
+    # A file that is cut short, and one of a finished cache with another bit in the last column:
+    # their rows are computed again, the others are not.
+    for harm in (lambda content: content[:-40], another_bit_in_rejected):
+        assert store.complete
+        part = Path(store.folder.path(store.parts()[0]))
+        part.write_bytes(harm(part.read_bytes()))
+        before = len(taken())
+        capfd.readouterr()
+        equal_to(references, run())
+        assert f"{part} is damaged" in capfd.readouterr().err
+        assert 0 < len(taken()) - before <= BLOCK

@@ -1,24 +1,38 @@
 """Ray Train around the worker loop: a killed worker, a second session, trouble to mend."""
 
 import asyncio
+import errno
 import json
 import os
 import signal
 import tempfile
 import threading
 import time
+from functools import partial
 from pathlib import Path
+from zlib import crc32
 
 import psutil
 import pytest
+import torch
+from event_files import events
+from ray.train import WorkerGroupError
 
-from maskdpo_ray.config import ModelConfig, WorkersConfig
+from maskdpo_ray.config import ModelConfig, TrackingConfig, WorkersConfig
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.rundir import fingerprint
 from maskdpo_ray.storage import Folder
-from maskdpo_ray.training.checkpoint import damage
+from maskdpo_ray.training.checkpoint import damage, read_position
 from maskdpo_ray.training.reference import ReferenceProcessor
-from maskdpo_ray.training.stage import _checkpoints, run_training
+from maskdpo_ray.training.stage import (
+    RAYS_LIST,
+    _checkpoints,
+    _discard,
+    _found,
+    _shortage_told,
+    run_training,
+)
+from maskdpo_ray.training.worker import Workers, _newest_sound
 
 
 def read_lines(job) -> list[dict]:
@@ -62,7 +76,8 @@ def test_kill_then_damage_then_finish(
         Path(folder, str(os.getpid())).touch()
         return pairs
 
-    job = make_job("killed", fields={"pairs": pairs_of_a_worker}, zero_stage=2, checkpoint_every=2)
+    fields = {"pairs": pairs_of_a_worker, "tracking": TrackingConfig()}
+    job = make_job("killed", fields=fields, zero_stage=2, checkpoint_every=2)
     thread = watch(job)
     final = run_training(job, WorkersConfig(workers=2, max_failures=1), log_every=0.2)
     thread.join()
@@ -72,7 +87,7 @@ def test_kill_then_damage_then_finish(
     expected = pytest.approx([line["loss"] for line in undisturbed], rel=1e-5)
     assert [line["step"] for line in lines] == list(range(1, 11))
     assert [line["loss"] for line in lines] == expected
-    assert final == lines[-1]
+    assert len(final.pop("weights")) == 64 and final == lines[-1]
     assert "train 10/10  loss" in capfd.readouterr().err
 
     # A second session: the newest checkpoint is damaged, the one before it is used. Ray Train's
@@ -93,6 +108,8 @@ def test_kill_then_damage_then_finish(
     assert [line["loss"] for line in after] == expected
     kept = [a["seconds"] == b["seconds"] for a, b in zip(after, before, strict=True)]
     assert kept == [True] * 8 + [False] * 2, "steps 9 and 10 are done again, no others"
+    curve = [(line["step"], pytest.approx(line["loss"])) for line in after]
+    assert events(job.output / "tensorboard") == curve
 
 
 @pytest.fixture(scope="module")
@@ -150,12 +167,15 @@ def test_a_kill_in_the_middle_of_a_checkpoint(
         wait_for(lambda: not psutil.pid_exists(pid), 60)
         seen["damage"] = damage(seen["folder"])
         seen["scratch"] = list(Path(tempfile.gettempdir()).glob(scratch))
+        wait_for(lambda: not seen["folder"].exists(), 120)
+        seen["step"] = len(read_lines(job))
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
     run_training(job, WorkersConfig(max_failures=1), log_every=0.2)
     killer.join()
     assert seen["damage"] and seen["scratch"], seen
+    assert seen["step"] < 6, "the half is removed when training goes on, not when it has ended"
     said = capfd.readouterr().err
     assert f"checkpoint {seen['folder'].name} passed over: {seen['damage']}" in said
     lines = read_lines(job)
@@ -176,6 +196,85 @@ def test_any_number_of_checkpoints_is_looked_through(tmp_path):
     assert list(found) == names[::-1]
     with found[names[2]]() as folder:
         assert folder == tmp_path / names[2]
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nSee"),
+            "CUDA out of memory. Tried to allocate 2 GiB.: lower training.micro_batch_tokens",
+        ),
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device: free some"),
+    ],
+)
+def test_what_workers_had_too_little_of_is_told_in_one_line(error, words):
+    with pytest.raises(UserError) as raised, _shortage_told():
+        raise WorkerGroupError("a long traceback", {0: RuntimeError("lost"), 1: error})
+    assert words in str(raised.value) and "\n" not in str(raised.value)
+    with pytest.raises(WorkerGroupError), _shortage_told():
+        raise WorkerGroupError("a long traceback", {0: RuntimeError("a bug")})
+
+
+@pytest.fixture(params=["local", "s3"])
+def stored(request, tmp_path) -> Folder:
+    """Checkpoints of two steps that are whole, and behind them two halves."""
+    local = request.param == "local"
+    folder = Folder(tmp_path / "checkpoints" if local else request.getfixturevalue("bucket"))
+    for step in (1, 2, 3, 4):
+        position = json.dumps({"format": 1, "step": step, "identity": "own", "history": []})
+        sealed = {"position.json": {"bytes": len(position), "crc32": crc32(position.encode())}}
+        checkpoint = folder / f"checkpoint_{step:08}_0"
+        checkpoint.write("position.json", position.encode())
+        if step < 3:
+            checkpoint.write_json("seal-00000.json", {"workers": 1, "files": sealed})
+    return folder
+
+
+def resumed_from(folder: Folder, identity: str = "own") -> str | None:
+    workers = Workers(
+        rank=0,
+        count=1,
+        checkpoints=partial(_checkpoints, folder, 0, 1),
+        save=None,
+        progress=None,
+        discard=partial(_discard, folder),
+    )
+    with _newest_sound(workers, identity) as resumed:
+        return resumed and read_position(resumed).step
+
+
+def test_halves_are_named_and_removed_when_training_starts(stored, caplog):
+    """A run that is killed again and again does not fill its storage with them."""
+    assert resumed_from(stored) == 2
+    assert _found(stored) == ["checkpoint_00000001_0", "checkpoint_00000002_0"]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"checkpoint checkpoint_0000000{step}_0 passed over: the part of worker 0 is missing"
+        for step in (4, 3)
+    ]
+    assert resumed_from(stored) == 2
+
+
+def test_halves_alone_are_removed_too(stored):
+    for step in (1, 2):
+        (stored / f"checkpoint_{step:08}_0").remove("seal-00000.json")
+    assert resumed_from(stored) is None
+    assert _found(stored) == []
+
+
+def test_what_another_keeps_count_of_is_not_removed(tmp_path, stored):
+    """Ray Train deletes what it lists; nothing is known of a folder of another run."""
+    before = _found(stored)
+    with pytest.raises(UserError, match="belongs to other pairs or settings"):
+        resumed_from(stored, "another")
+    assert _found(stored) == before
+    listed = [{"checkpoint_dir_name": name} for name in before[1::2]]
+    stored.write_json(RAYS_LIST, {"checkpoint_results": listed})
+    assert resumed_from(stored) == 2
+    assert _found(stored) == [*before[:2], before[3]]
+    stored.write(RAYS_LIST, b"half a li")
+    assert resumed_from(stored) == 2
+    assert before[3] in _found(stored)
 
 
 def test_trouble_to_mend_comes_back_in_one_line_without_retries(ray_cluster, make_job):

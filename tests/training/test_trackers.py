@@ -1,9 +1,11 @@
 """Trackers, the real ones, on this machine alone."""
 
+import shutil
 import sys
 import time
 
 import pytest
+from event_files import events
 
 from maskdpo_ray.config import TrackingConfig
 from maskdpo_ray.errors import UserError
@@ -11,23 +13,20 @@ from maskdpo_ray.storage import Folder
 from maskdpo_ray.training.trackers import Trackers, open_trackers
 
 LINES = [{"step": n, "loss": 1 / n, "rewards/chosen": 0.5 * n} for n in range(1, 6)]
+CURVE = [(line["step"], line["loss"]) for line in LINES]
 
 
-def watch(kind: str, output: Folder, history: list, new: list) -> None:
+def start(kind: str, output: Folder, history: list, identity: str = "identity") -> Trackers:
     project = {} if kind == "tensorboard" else {"project": "tests"}
     tracking = TrackingConfig(report_to=[kind], **project)
-    trackers = open_trackers(tracking, output, "run", "abc123", {"beta": 0.1}, history)
+    return open_trackers(tracking, output, "run", identity, {"beta": 0.1}, history)
+
+
+def watch(kind: str, output: Folder, history: list, new: list, failed: bool = False) -> None:
+    trackers = start(kind, output, history)
     for line in new:
         trackers.add(line)
-    trackers.close()
-
-
-def events(folder) -> dict[int, float]:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    found = EventAccumulator(str(folder)).Reload().Scalars("loss")
-    assert len({event.step for event in found}) == len(found)
-    return {event.step: event.value for event in found}
+    trackers.close(failed)
 
 
 @pytest.mark.parametrize("kept", [0, 3, 4])
@@ -35,30 +34,45 @@ def test_tensorboard_shows_every_step_once_after_a_resume(tmp_path, kept):
     """The first session saw four steps; a checkpoint kept some of them."""
     watch("tensorboard", Folder(tmp_path), [], LINES[:4])
     watch("tensorboard", Folder(tmp_path), LINES[:kept], LINES[kept:])
-    expected = {line["step"]: pytest.approx(line["loss"]) for line in LINES}
-    assert events(tmp_path / "tensorboard") == expected
+    assert events(tmp_path / "tensorboard") == [(step, pytest.approx(y)) for step, y in CURVE]
 
 
-def test_mlflow_goes_on_in_the_same_run(tmp_path, monkeypatch):
-    from mlflow import MlflowClient
+def test_mlflow_goes_on_in_the_same_run(tmp_path, mlflow_runs):
+    settings = {"beta": "0.1"}
+    watch("mlflow", Folder(tmp_path), [], LINES[:4], failed=True)
+    assert mlflow_runs() == [("FAILED", settings, CURVE[:4])]
+    trackers = start("mlflow", Folder(tmp_path), LINES[:3])
+    assert mlflow_runs() == [("RUNNING", settings, CURVE[:4])]
+    for line in LINES[3:]:
+        trackers.add(line)
+    trackers.close()
+    assert mlflow_runs() == [("FINISHED", settings, CURVE)]
 
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file://{tmp_path}/mlflow")
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    watch("mlflow", Folder(tmp_path), [], LINES[:4])
-    watch("mlflow", Folder(tmp_path), LINES[:3], LINES[3:])
-    client = MlflowClient()
-    experiment = client.get_experiment_by_name("tests").experiment_id
-    (run,) = client.search_runs([experiment])
-    assert run.data.params == {"beta": "0.1"}
-    history = client.get_metric_history(run.info.run_id, "loss")
-    assert [(m.step, m.value) for m in history] == [(n["step"], n["loss"]) for n in LINES]
+
+def test_training_begun_anew_at_the_same_path_is_a_run_of_its_own(tmp_path, mlflow_runs):
+    output = tmp_path / "run"
+    output.mkdir()
+    watch("mlflow", Folder(output), [], LINES[:4])
+    shutil.rmtree(output)
+    lower = [{**line, "loss": line["loss"] / 2} for line in LINES]
+    watch("mlflow", Folder(output), [], lower)
+    curves = [curve for _, _, curve in mlflow_runs()]
+    assert curves == [CURVE[:4], [(line["step"], line["loss"]) for line in lower]]
+
+
+def test_training_of_something_else_in_the_same_folder_is_a_run_of_its_own(tmp_path, mlflow_runs):
+    """As where the checkpoints were removed because they belonged to other pairs."""
+    watch("mlflow", Folder(tmp_path), [], LINES)
+    start("mlflow", Folder(tmp_path), LINES[:2], identity="another").close()
+    assert [curve for _, _, curve in mlflow_runs()] == [CURVE, CURVE[:2]]
 
 
 def test_wandb_writes_a_run_without_a_network(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     watch("wandb", Folder(tmp_path), LINES[:2], LINES[2:])
-    (run,) = tmp_path.glob("wandb/offline-run-*-abc123/run-abc123.wandb")
+    key = Folder(tmp_path).read_json("tracking.json")["key"]
+    (run,) = tmp_path.glob(f"wandb/offline-run-*-{key}/run-{key}.wandb")
     deadline = time.monotonic() + 60  # its own process writes, and may be late on a busy machine
     while b"rewards/chosen" not in run.read_bytes():
         assert time.monotonic() < deadline, run.read_bytes()

@@ -7,12 +7,15 @@ import shutil
 
 import numpy as np
 import pytest
+from event_files import events
 from runs import OFFLOAD, assert_alike, assert_same_run, first_moments, losses, weights_of
 
-from maskdpo_ray.config import ModelConfig
+from maskdpo_ray.config import ModelConfig, TrackingConfig
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.storage import Folder
 from maskdpo_ray.training.checkpoint import damage
+from maskdpo_ray.training.trackers import Trackers
+from maskdpo_ray.training.worker import MetricsLog, _steps_kept, held_out_topics
 
 
 def norms(lines: list[dict]) -> list[float]:
@@ -137,14 +140,14 @@ def test_a_checkpoint_moves_to_other_ranks_and_stages(one_rank, two_ranks, make_
 def test_a_killed_run_goes_on_with_another_number_of_workers(
     first, then, stage, request, make_job, kept
 ):
-    options = {"zero_stage": stage, "max_steps": 6, "checkpoint_every": 3, "learning_rate": 2e-3}
+    options = {"zero_stage": stage, "epochs": 6, "checkpoint_every": 15, "learning_rate": 2e-3}
     whole = make_job("whole", **options)
     lines = request.getfixturevalue(first).train(whole, keep=kept)
-    shutil.rmtree(kept / "6")
+    shutil.rmtree(kept / "30")
     resumed = make_job("resumed", **options)
     again = request.getfixturevalue(then).train(resumed, resume=kept)
-    assert [line["seconds"] for line in again[:3]] == [line["seconds"] for line in lines[:3]]
-    assert [line["workers"] for line in again[3:]] == [2 if then == "two_ranks" else 1] * 3
+    assert [line["seconds"] for line in again[:15]] == [line["seconds"] for line in lines[:15]]
+    assert [line["workers"] for line in again[15:]] == [2 if then == "two_ranks" else 1] * 15
     assert_same_run(again, weights_of(resumed), (lines, weights_of(whole)))
 
 
@@ -269,3 +272,67 @@ def test_an_object_store_gets_the_same_files(one_rank, make_job, undisturbed, tm
     job = make_job(fields={"output": Folder(f"file://{tmp_path}/store")})
     assert losses(one_rank.train(job)) == losses(undisturbed[0])
     assert (job.output / "model").names() == (undisturbed[1] / "model").names()
+
+
+def test_training_that_fails_leaves_its_steps_behind_and_goes_on(
+    one_rank, make_job, pairs, references, kept, tmp_path, mlflow_runs
+):
+    """Through a URL, where nothing can be appended; a row that is held out is mended in between."""
+    for folder in ("model", "tensorboard"):
+        (tmp_path / "store" / folder).mkdir(parents=True)
+    mlflow = {key: value for key, value in os.environ.items() if key.startswith("MLFLOW_")}
+    (held,) = held_out_topics({"a", "b"}, 0.1, 0)
+    topics = ["a" if held == "b" else "b"] * 16 + [held]
+
+    def named():
+        os.environ |= mlflow
+        return [{**pair, "topic": topic} for pair, topic in zip(pairs, topics, strict=True)]
+
+    fields = {
+        "pairs": named,
+        "output": Folder(f"file://{tmp_path}/store"),
+        "tracking": TrackingConfig(report_to=["tensorboard", "mlflow"], project="tests"),
+    }
+    options = {"holdout": 0.1, "eval_every": 4, "checkpoint_every": 2, "max_steps": 5}
+
+    def seen(steps: int) -> tuple[list[dict], str]:
+        """Lines of the steps, which stand once in each place; how MLflow's run ended."""
+        lines = [json.loads(line) for line in fields["output"].read("metrics.jsonl").splitlines()]
+        assert [line["step"] for line in lines] == list(range(1, steps + 1))
+        curve = [(line["step"], pytest.approx(line["loss"])) for line in lines]
+        assert events(tmp_path / "store" / "tensorboard") == curve
+        ((status, _, shown),) = mlflow_runs()
+        assert shown == curve
+        return lines, status
+
+    broken = json.loads(json.dumps(references))
+    broken[16]["chosen"] = [math.nan] * len(broken[16]["chosen"])
+    with pytest.raises(UserError, match="loss of 1 pairs is not finite.* 'pair-016'"):
+        one_rank.train(
+            make_job(fields={**fields, "references": lambda: broken}, **options), keep=kept
+        )
+    before, status = seen(3)
+    assert status == "FAILED"
+    one_rank.train(make_job(fields=fields, **options), resume=kept)
+    after, status = seen(5)
+    assert status == "FINISHED"
+    again = [a["seconds"] != b["seconds"] for a, b in zip(after, before, strict=False)]
+    assert again == [False, False, True], "those since the checkpoint are done again, no others"
+
+
+def test_what_stopped_training_is_told_though_nothing_can_be_written(tmp_path, caplog):
+    closed = []
+
+    class Display:
+        def close(self, failed):
+            closed.append(failed)
+
+    folder = tmp_path / "run"
+    metrics_log = MetricsLog(Folder(folder), [])
+    shutil.rmtree(folder)
+    folder.touch()
+    with pytest.raises(UserError, match="the loss is not finite"):
+        with _steps_kept(metrics_log, Trackers({"display": Display()})):
+            raise UserError("the loss is not finite")
+    assert closed == [True]
+    assert "the last steps may be missing in metrics.jsonl" in caplog.text
