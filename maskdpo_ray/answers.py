@@ -3,8 +3,10 @@
 One object a row: ``id`` or ``question`` (or both), and ``response``, one answer that is held
 against the greedy ones, or ``responses``, a list that is held against the sampled ones (or both).
 Where people have labelled an answer, ``sentences`` beside its ``response`` are their labels, as in
-a file of questions; in ``responses`` such an answer is an object with both. Other keys are left
-alone. A row belongs to the question with its id, or else to all questions with its text.
+a file of questions; in ``responses`` such an answer is an object with both. ``candidates`` is
+another name of ``responses``, so that a file of labelled questions is one of answers too. Other
+keys are left alone. A row belongs to the question with its id, or else to all questions with its
+text.
 """
 
 import time
@@ -32,6 +34,7 @@ class Answer(NamedTuple):
 
     text: str
     sentences: list[Sentence]
+    left_out: str = ""  # why labels that it came with are not among them
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,10 @@ class Answers:
     question: str | None
     response: Answer | None
     responses: list[Answer]
+
+    @property
+    def every(self) -> list[Answer]:
+        return [*([self.response] if self.response else []), *self.responses]
 
     @property
     def name(self) -> str:
@@ -71,20 +78,23 @@ def _parse(row: dict[str, Any], place: str) -> Answers:
     named = {key: row[key] for key in ("id", "question") if row.get(key) is not None}
     if not named:
         raise UserError(f"{place} has neither 'id' nor 'question': which question does it answer?")
-    if "response" not in row and "responses" not in row:
+    list_key = "responses" if "responses" in row or "candidates" not in row else "candidates"
+    if "response" not in row and list_key not in row:
         raise UserError(f"{place} has neither 'response', a text, nor 'responses', a list of texts")
-    several = row.get("responses", [])
+    several = row.get(list_key, [])
     if not isinstance(several, list):
-        raise UserError(f"{place}: 'responses' must be a list, not {type(several).__name__}")
+        raise UserError(f"{place}: {list_key!r} must be a list, not {type(several).__name__}")
     if not several and "response" not in row:
-        raise UserError(f"{place}: 'responses' is empty; give an answer that was refused as \"\"")
+        raise UserError(f'{place}: {list_key!r} is empty; give an answer that was refused as ""')
     if row.get("sentences") and "response" not in row:
         raise UserError(f"{place} has 'sentences', which label 'response', and no 'response'")
     for key, text in named.items():
         _check_text(text, key, place)
     response = _answer(row, "response", place) if "response" in row else None
     responses = [
-        _answer(given if isinstance(given, dict) else {"response": given}, f"responses[{n}]", place)
+        _answer(
+            given if isinstance(given, dict) else {"response": given}, f"{list_key}[{n}]", place
+        )
         for n, given in enumerate(several)
     ]
     return Answers(place, named.get("id"), named.get("question"), response, responses)
@@ -95,19 +105,19 @@ def _answer(given: dict[str, Any], key: str, place: str) -> Answer:
     _check_text(text, key, place)
     try:
         sentences = labelled_sentences(text, given.get("sentences"), repr(key))
-        sentences = tile_sentences(text, sentences)
     except KeyError as error:
         raise UserError(f"{place}: a sentence of {key!r} has no key {error}") from None
     except (TypeError, ValueError) as error:
         raise UserError(f"{place}: {error}") from None
-    except MaskError as error:
-        raise UserError(f"{place}: sentences of {key!r}: {error}") from None
     if wrong := [each["verdict"] for each in sentences if each["verdict"] not in VERDICTS]:
         raise UserError(
             f"{place}: a sentence of {key!r} is labelled {wrong[0]!r}; a label is one of "
             f"{', '.join(VERDICTS)}"
         )
-    return Answer(text, sentences)
+    try:
+        return Answer(text, tile_sentences(text, sentences))
+    except MaskError as error:  # as with labelled questions, one answer does not stop the others
+        return Answer(text, [], f"{place}: sentences of {key!r}: {error}")
 
 
 def _check_text(text: Any, key: str, place: str) -> None:
@@ -195,9 +205,13 @@ def import_answers(
         store.write_outcomes(new, outcomes, group)
         ids += new
     store.finish_rows(ids, time.perf_counter() - begun)
+    left_out = [each.left_out for row in found.values() for each in row.every if each.left_out]
+    more_counts = {"unmatched": len(unmatched), "answers without their labels": len(left_out)}
+    if more_counts := {what: count for what, count in more_counts.items() if count}:
+        store.finish(store.manifest()["counts"] | more_counts, 0.0, unmatched=unmatched)
+    if left_out:
+        say(f"{path}: labels of {len(left_out)} answers are left out, the first: {left_out[0]}")
     if unmatched:
-        counts = store.manifest()["counts"] | {"unmatched": len(unmatched)}
-        store.finish(counts, 0.0, unmatched=unmatched)
         first = ", ".join(map(repr, unmatched[:NAMED]))
         more = ", ..." if len(unmatched) > NAMED else ""
         say(f"{path}: {len(unmatched)} lines answer no test question: {first}{more}")
@@ -216,14 +230,13 @@ def _answered(
             f"question {row['id']!r}: no line has this id or text: add one, with an empty response "
             "where the model gave none",
         )
-    greedy = [] if answers.response is None else [answers.response]
     try:
-        for each in (*greedy, *answers.responses):
+        for each in answers.every:
             check_unicode(each.text, answers.place)
     except RowRejected as rejected:
         return rejected
     candidates: list[Candidate] = []
-    for index, (text, sentences) in enumerate((*greedy, *answers.responses)):
+    for index, (text, sentences, _) in enumerate(answers.every):
         ids = [*tokenizer.encode(text, add_special_tokens=False), end] if tokenizer else []
         candidates.append(
             {
@@ -233,7 +246,7 @@ def _answered(
                 "response": text,
                 "token_ids": ids,  # for the length alone: nothing is learnt from them
                 "finish_reason": "input",
-                "decoding": "greedy" if index < len(greedy) else "sampled",
+                "decoding": "greedy" if answers.response and not index else "sampled",
                 "sentences": sentences,  # of people; who examines it asks about the same ones
             }
         )

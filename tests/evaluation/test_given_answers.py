@@ -140,7 +140,7 @@ def labelled(response, start, end, label="ok") -> str:
         ('{"id": "a", "response": "b", "sentences": "c"}', "sentences of 'response' must be list"),
         ('{"id": "a", "response": "b", "sentences": [{}]}', "of 'response' has no key 'label'"),
         (labelled("bc", 0, 3), "'response' of 2 characters has a sentence at 0:3"),
-        (labelled("b. c.", 0, 2), "characters 2:5 ' c.' belong to no sentence"),
+        ('{"id": "a", "candidates": "b"}', "'candidates' must be a list, not str"),
         (labelled("b", 0, 1, "true"), "labelled 'true'; a label is one of ok, nofact"),
     ],
 )
@@ -169,7 +169,7 @@ def test_answers_may_come_as_parquet(tmp_path):
     first, second = read_answers(str(tmp_path / "a.parquet"))
     assert (first.response, first.place[-5:]) == (None, "row 1")
     assert [each.text for each in first.responses] == ["b", "c"]
-    assert (second.response, second.responses) == (("", []), [])
+    assert (second.response.text, second.responses) == ("", [])
 
 
 def test_labels_come_with_an_answer_or_stand_within_several(tmp_path):
@@ -186,6 +186,26 @@ def test_labels_come_with_an_answer_or_stand_within_several(tmp_path):
     assert labelled == read.response
     cut = [(each["start"], each["end"], each["verdict"]) for each in labelled.sentences]
     assert cut == [(0, 3, "ok"), (3, 5, "contradictory")], "white space goes to its sentence"
+
+
+def test_labels_that_leave_text_out_are_left_out_themselves(tmp_path):
+    (tmp_path / "a.jsonl").write_text(labelled("b. c.", 0, 2))
+    [read] = read_answers(str(tmp_path / "a.jsonl"))
+    assert read.response.text == "b. c." and not read.response.sentences
+    assert "a.jsonl line 1: sentences of 'response': mask_text_outside" in read.response.left_out
+
+
+@pytest.mark.parametrize(
+    ("name", "all_", "labelled", "left_out"),
+    [("factscore_bio", 549, 501, 4), ("tofueval", 1777, 1777, 0)],
+)
+def test_a_file_of_labelled_questions_is_one_of_labelled_answers(
+    real_data, name, all_, labelled, left_out
+):
+    answers = [each for row in read_answers(str(real_data / f"{name}.jsonl")) for each in row.every]
+    assert len(answers) == all_
+    assert sum(bool(each.sentences) for each in answers) == labelled
+    assert sum(bool(each.left_out) for each in answers) == left_out
 
 
 def answer(place: str, id_=None, question=None) -> Answers:
@@ -311,8 +331,9 @@ def test_examiners_are_held_against_the_labels_that_people_gave_the_answers(open
             "sentences": [{"start": a, "end": b, "label": label} for a, b, label in spans],
         }
 
+    gap = of("False. And.", (6, ok))
     lines = [
-        {"id": "q0", **of("True one. False two.", (10, ok), (20, wrong)), "responses": ["False."]},
+        {"id": "q0", **of("True one. False two.", (10, ok), (20, wrong)), "candidates": [gap]},
         {"id": "q1", **of("True. 1 so. False.", (12, wrong), (18, wrong))},
         {"id": "q2", "response": "True.", "responses": ["False.", of("True.", (5, ok))]},
     ]
@@ -333,7 +354,9 @@ def test_examiners_are_held_against_the_labels_that_people_gave_the_answers(open
     assert first["annotator"] == "judge" and first["model"] == "m"
     # Answers that nobody labelled count in the score as ever.
     assert made["systems"]["theirs"]["sampled"]["responses"] == 3
-    printed = capsys.readouterr().out
+    assert made["stages"]["answer-theirs"]["answers without their labels"] == 1
+    printed, said = capsys.readouterr()
+    assert "a.jsonl: labels of 1 answers are left out, the first: " in said
     assert "theirs, as people labelled it\n" in printed
     assert "annotation, judge m: 5 sentences of 3 questions" in printed
     page = stages.dir.folder.read("report.html").decode()
