@@ -48,7 +48,7 @@ EIGHT_B = {"hidden_size": 4096, "intermediate_size": 14336, "heads": 32, "kv_hea
 TINY = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "heads": 2}
 
 
-RECOMPUTING = [ours(512, gradient_checkpointing=True), trl(1, gradient_checkpointing=True)]
+RECOMPUTING = [ours(1024, gradient_checkpointing=True), trl(1, gradient_checkpointing=True)]
 
 
 def compare(shape: dict[str, int], vocabulary: int, contenders: list[Contender], pairs: int,
@@ -64,7 +64,7 @@ def compare(shape: dict[str, int], vocabulary: int, contenders: list[Contender],
 
 def quick() -> dict[str, Any]:
     few = [ours(1024), unmasked(1024), trl(1), trl(2), released(1)]
-    many = [ours(512), unmasked(512), trl(1), released(1), *RECOMPUTING]
+    many = [ours(1024), unmasked(1024), trl(1), released(1), *RECOMPUTING]
     found = {
         "32000": compare(SMALL, 32_000, few, 8, 3, 1),
         "128256": compare(SMALL, 128_256, many, 4, 3, 1),  # a pair takes TRL seconds here
