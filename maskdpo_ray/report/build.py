@@ -107,20 +107,24 @@ def score_again(
 
 
 def against_labels(
-    examined: Iterable[Question], answers: Iterable[Question], resamples: int, seed: int
-) -> dict[str, Any] | None:
-    """``agreement`` of an examiner with the labels that came with given answers; None if none did.
+    examined: Iterable[Question], labelled: Iterable[Question], resamples: int, seed: int
+) -> dict[str, Any]:
+    """``agreement`` of an examiner with the labels that came with given answers.
 
     Args:
         examined: the answers with the examiner's verdicts.
-        answers: the same with the sentences that people labelled.
+        labelled: the same with the sentences that people labelled; some may have none.
     """
-    both = [
-        tuple({**row, "candidates": [row["candidates"][n] for n in labelled]} for row in rows)
-        for rows in same_questions(examined, answers)
-        if (labelled := [n for n, each in enumerate(rows[1]["candidates"]) if each["sentences"]])
-    ]
-    return agreement(both, resamples=resamples, seed=seed) if both else None
+    both = []
+    for rows in same_questions(examined, labelled):
+        places = [n for n, each in enumerate(rows[1]["candidates"]) if each["sentences"]]
+        both.append([{**row, "candidates": [row["candidates"][n] for n in places]} for row in rows])
+    return agreement(both, resamples=resamples, seed=seed)
+
+
+def is_labelled(row: Question) -> bool:
+    """Whether people have labelled one of the answers."""
+    return any(candidate["sentences"] for candidate in row["candidates"])
 
 
 def _scores(rows: list[Question], resamples: int, seed: int) -> dict[str, Any]:

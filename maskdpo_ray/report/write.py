@@ -12,7 +12,13 @@ from maskdpo_ray.evaluation.factscore.score import factscore
 from maskdpo_ray.preference.token_spans import token_spans
 from maskdpo_ray.progress import say
 from maskdpo_ray.records import Pair, is_correct
-from maskdpo_ray.report.build import against_labels, build_report, score_again, score_system
+from maskdpo_ray.report.build import (
+    against_labels,
+    build_report,
+    is_labelled,
+    score_again,
+    score_system,
+)
 from maskdpo_ray.report.html import render_html
 
 if TYPE_CHECKING:
@@ -119,21 +125,22 @@ def _judged(stages: "Stages", name: str, not_scored: dict[str, str]) -> dict[str
 def _labelled(stages: "Stages", not_scored: dict[str, str]) -> dict[str, Any]:
     """How far every examiner agrees with the people who labelled given answers, by system."""
     config = stages.config
+    resamples, seed = config.evaluation.bootstrap, config.seed
     found: dict[str, Any] = {}
     for policy in filter(stages.is_given, stages.policies()):
-        for judge, annotation in config.examiners.items():
-            store, key = stages.evaluate(policy, judge).store, stages.examiner_key(judge)
-            if not store.complete:
-                continue
-            answers = stages.answered(policy).rows()
+        stores = {judge: stages.evaluate(policy, judge).store for judge in config.examiners}
+        done = {judge: store for judge, store in stores.items() if store.complete}
+        answers = stages.answered(policy).rows() if done else ()
+        labelled = list(filter(is_labelled, answers))
+        for judge, store in done.items() if labelled else ():
+            annotation, key = config.examiners[judge], stages.examiner_key(judge)
             try:
-                of = against_labels(store.rows(), answers, config.evaluation.bootstrap, config.seed)
+                of = against_labels(store.rows(), labelled, resamples, seed)
             except UserError as error:
                 not_scored[f"{policy.name} against human labels by {key}"] = _unscored(error, store)
                 continue
-            if of:
-                who = {"annotator": annotation.annotator, "model": annotation.asked}
-                found.setdefault(policy.name, {})[key] = who | of
+            who = {"annotator": annotation.annotator, "model": annotation.asked}
+            found.setdefault(policy.name, {})[key] = who | of
     return found
 
 
