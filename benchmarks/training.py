@@ -13,9 +13,10 @@ TRL lives in an environment made on first use, on top of this one: same PyTorch 
 ``peak_memory`` is the most that is resident while training, less the process as it was before it
 loaded anything and the size of the policy: gradients, optimizer, activations, a reference model
 where one is kept. ``peak_rss`` is the whole process.
-Ratios are ours / theirs: of speed, each side at its fastest; of memory, each at the leanest of its
-settings that are within a tenth of its fastest. ``leanest_memory_ratio`` is of the settings with
-the least memory at all. TRL has no mask and learns from all tokens: ``..._unmasked`` is ours doing
+Ratios are ours / theirs. Of ours they are all of one setting, named under ``setting``: the leanest
+that does twice TRL's pairs, or else the fastest. Of the others speed is their fastest setting's and
+memory that of the leanest within a tenth of it. ``fastest_...`` and ``leanest_...`` are of the
+extremes of both sides. TRL has no mask and learns from all tokens: ``..._unmasked`` is ours doing
 just that. ``loss_difference_...`` is how far apart losses are that must be the same. The
 last line is one JSON object: the least favourable of each ratio over the vocabularies, null where
 one of the sides did not run, and under ``failed`` the reasons.
@@ -39,7 +40,7 @@ from trainers.contenders import (
     trl,
     unmasked,
 )
-from trainers.figures import failures, fastest, ratios, show, worst
+from trainers.figures import failures, fastest, ratios, setting_of_ours, show, worst
 from trainers.setting import Setting, flops, make_row, pick_rows, write_model
 
 SMALL = {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 8, "heads": 6}
@@ -48,7 +49,7 @@ EIGHT_B = {"hidden_size": 4096, "intermediate_size": 14336, "heads": 32, "kv_hea
 TINY = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "heads": 2}
 
 
-RECOMPUTING = [ours(1024, gradient_checkpointing=True), trl(1, gradient_checkpointing=True)]
+RECOMPUTING = [ours(512, gradient_checkpointing=True), trl(1, gradient_checkpointing=True)]
 
 
 def compare(shape: dict[str, int], vocabulary: int, contenders: list[Contender], pairs: int,
@@ -59,14 +60,23 @@ def compare(shape: dict[str, int], vocabulary: int, contenders: list[Contender],
         results = measure(contenders, setting, rounds)
     title = f"{parameters / 1e6:.0f} M parameters, vocabulary {vocabulary:,}, {pairs} pairs a step"
     show(title, results)
-    return {**ratios(results), "failed": failures(results)}
+    return summary(results)
+
+
+def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
+    mine = setting_of_ours(results)
+    return {
+        **ratios(results),
+        "setting": mine and mine["name"],
+        "failed": failures(results),
+    }
 
 
 def quick() -> dict[str, Any]:
-    few = [ours(1024), unmasked(1024), trl(1), trl(2), released(1)]
-    many = [ours(1024), unmasked(1024), trl(1), released(1), *RECOMPUTING]
+    few = [ours(512), unmasked(512), trl(1), released(1)]
+    many = [ours(512), trl(1), released(1), *RECOMPUTING]
     found = {
-        "32000": compare(SMALL, 32_000, few, 8, 3, 1),
+        "32000": compare(SMALL, 32_000, few, 8, 4, 1),
         "128256": compare(SMALL, 128_256, many, 4, 3, 1),  # a pair takes TRL seconds here
     }
     return {**worst(list(found.values())), "by_vocabulary": found}
@@ -74,7 +84,7 @@ def quick() -> dict[str, Any]:
 
 def full() -> dict[str, Any]:
     """Every setting at the small size; where a pair takes TRL seconds, the best ones of it."""
-    best = [ours(512), ours(1024), unmasked(1024), trl(1), trl(2), released(1), *RECOMPUTING]
+    best = [ours(512), ours(1024), unmasked(512), trl(1), trl(2), released(1), *RECOMPUTING]
     every = [
         *best,
         ours(4096),
@@ -160,10 +170,9 @@ def gpu(tiny: bool, layers: int | None) -> dict[str, Any]:
         print("\nmfu is against a made-up 1 TFLOP/s: this is a CPU")
     mine = fastest(results, "ours")
     return {
-        **ratios(results),
+        **summary(results),
         "mfu": mine["mfu"] if mine else None,
         "device": card.name if card else "cpu",
-        "failed": failures(results),
     }
 
 

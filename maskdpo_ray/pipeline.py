@@ -142,9 +142,8 @@ def judge_check(stages: Stages) -> None:
     for key, annotation, check in checks:
         stream(stages, labelled, check)
         pairs = same_questions(check.store.rows(), labelled.rows())
-        of = {"annotator": annotation.annotator, "model": annotation.asked}
         try:
-            examiners[key] = of | agreement(pairs, resamples=resamples, seed=seed)
+            examiners[key] = annotation.who | agreement(pairs, resamples=resamples, seed=seed)
         except UserError as error:
             told = filter(None, (str(error), check.store.why_rejected()))
             failed.append(f"{key} cannot be checked: {'; '.join(told)}")

@@ -71,24 +71,25 @@ def released(pairs: int) -> Contender:
 def for_gpu(tokens: int, installed: set[str]) -> list[Contender]:
     """Settings among which either side may find its best, with the kernels that are installed.
 
+    The likeliest come first: of a run that is stopped they are what is left.
+
     Args:
         tokens: of the largest pass of ours. Without recomputing, a token costs about 0.2 MB in each
             8B-shaped layer: where the largest do not fit, the smaller may.
         installed: ``flash_attn``, ``liger_kernel``, or both.
     """
-    mine = [ours(tokens, zero_stage=1), ours(tokens // 2, zero_stage=1)]
-    theirs = [trl(4), trl(8)]
+    mine, theirs = ours(tokens, zero_stage=1), trl(8)
+    first = [mine, theirs, trl(16), unmasked(tokens, zero_stage=1)]
+    recomputing = {"gradient_checkpointing": True}
+    more = [mine.but(**recomputing), trl(8, **recomputing), trl(4), ours(tokens // 2, zero_stage=1)]
     kernels: dict[str, Any] = {}
     if "liger_kernel" in installed:
         kernels["use_liger_kernel"] = True
     if "flash_attn" in installed:
         kernels["attention"] = "flash_attention_2"
-    same_loss = [unmasked(tokens, zero_stage=1)]
-    recomputing = [ours(tokens, zero_stage=1, gradient_checkpointing=True),
-                   trl(8, gradient_checkpointing=True)]  # fmt: skip
-    with_kernels = [each.but(**kernels) for each in (*mine, *same_loss, *theirs, *recomputing)]
-    plain = [mine[0], *theirs] if kernels else []
-    return [*plain, *with_kernels, TRL_DEFAULT, released(2)]
+    first, more = ([each.but(**kernels) for each in group] for group in (first, more))
+    plain = [mine, theirs] if kernels else []
+    return [*first, released(2), *more, TRL_DEFAULT, *plain]
 
 
 @cache
@@ -146,6 +147,13 @@ def run(contender: Contender, setting: Setting) -> dict[str, Any]:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
+def _outcome(figures: dict[str, Any]) -> str:
+    if "failed" in figures:
+        return figures["failed"]
+    memory = (figures["peak_bytes"] - figures["loaded_bytes"]) / 1e6
+    return f"{median(figures['seconds'][1:]):.3f} s a step, {memory:,.0f} MB over the policy"
+
+
 def measure(contenders: list[Contender], setting: Setting, rounds: int) -> list[dict[str, Any]]:
     """Rounds over all contenders, so that a disturbance meets each of them; medians over steps."""
     runs: list[list[dict[str, Any]]] = [[] for _ in contenders]
@@ -153,8 +161,7 @@ def measure(contenders: list[Contender], setting: Setting, rounds: int) -> list[
         for place, contender in enumerate(contenders):
             print(f"  {contender.name} ... ", end="", file=sys.stderr, flush=True)
             figures = run(contender, setting)
-            said = figures.get("failed") or f"{sum(figures['seconds'][1:]):.1f} s"
-            print(said, file=sys.stderr, flush=True)
+            print(_outcome(figures), file=sys.stderr, flush=True)
             runs[place].append(figures)
     results = []
     for contender, repeated in zip(contenders, runs, strict=True):

@@ -10,33 +10,55 @@ COMPARED = (
     ("ours", "released", "_released"),
     ("unmasked", "trl_dpo", "_unmasked"),
 )
+GOAL = 2.0  # times TRL's pairs per second
 SAME_LOSS = {"_released": ("ours", "released"), "_trl": ("unmasked", "trl_dpo")}
 AS_FAST = 0.9  # of the fastest: two runs of one setting differ by a tenth
 Results = list[dict[str, Any]]
 
 
 def ratios(results: Results) -> dict[str, float | None]:
-    """Ours over TRL, over the released method, and without the mask over TRL, which has none: the
-    speed of the fastest setting of either, the memory of its best (``best``).
+    """Ours over TRL, over the released method, and without the mask over TRL, which has none.
 
-    ``leanest_memory_ratio`` is of the settings of ours and of TRL with the least memory.
+    Of ours all figures are one setting's: the leanest that does twice TRL's pairs, or else the
+    fastest. Of the others speed is that of their fastest setting and memory that of their best
+    (``best``). Two more ratios are of both sides' extremes, ``fastest_pairs_per_second_ratio`` and
+    ``leanest_memory_ratio``. A comparison is left out where nobody was to run for one side.
     ``loss_difference_released`` and ``loss_difference_trl`` are the largest relative differences
     between losses that must be the same: of ours and the released method, and of ours without the
     mask and TRL. All are None where one of the two did not run.
     """
     found: dict[str, float | None] = {}
+    asked = {row["kind"] for row in results}
     for ours, theirs, ending in COMPARED:
+        if not {ours, theirs} <= asked:
+            continue
+        mine = setting_of_ours(results) if ours == "ours" else fastest(results, ours)
         for figure in FIGURES:
-            pick = fastest if "second" in figure else best
-            mine, other = pick(results, ours), pick(results, theirs)
-            ratio = mine[figure] / other[figure] if mine and other else None
-            found[f"{figure}_ratio{ending}"] = ratio
-    mine, other = (leanest(results, kind) for kind in ("ours", "trl_dpo"))
-    ratio = mine["peak_memory"] / other["peak_memory"] if mine and other else None
-    found["leanest_memory_ratio"] = ratio
+            other = (fastest if "second" in figure else best)(results, theirs)
+            found[f"{figure}_ratio{ending}"] = _ratio(mine, other, figure)
+    extremes = {"fastest_pairs_per_second": fastest, "leanest_memory": leanest}
+    for (name, pick), figure in zip(extremes.items(), FIGURES[::2], strict=True):
+        found[f"{name}_ratio"] = _ratio(*(pick(results, k) for k in ("ours", "trl_dpo")), figure)
     for ending, kinds in SAME_LOSS.items():
-        found[f"loss_difference{ending}"] = loss_difference(*(_ran(results, k) for k in kinds))
+        if asked >= set(kinds):
+            found[f"loss_difference{ending}"] = loss_difference(*(_ran(results, k) for k in kinds))
     return found
+
+
+def setting_of_ours(results: Results) -> dict[str, Any] | None:
+    """The row that ours is judged by: the leanest that does ``GOAL`` times the pairs of TRL at its
+    fastest; where none does, or TRL did not run, the fastest."""
+    theirs = fastest(results, "trl_dpo")
+    enough = [
+        row
+        for row in _ran(results, "ours")
+        if theirs and row["pairs_per_second"] >= GOAL * theirs["pairs_per_second"]
+    ]
+    return leanest(enough, "ours") or fastest(results, "ours")
+
+
+def _ratio(mine: dict[str, Any] | None, other: dict[str, Any] | None, figure: str) -> float | None:
+    return mine[figure] / other[figure] if mine and other else None
 
 
 def loss_difference(some: Results, others: Results) -> float | None:
@@ -82,8 +104,9 @@ def failures(results: Results) -> dict[str, str]:
 def worst(found: list[dict[str, Any]]) -> dict[str, float | None]:
     """The least favourable of each ratio; None where one of them is missing."""
     least: dict[str, float | None] = {}
-    for key in (key for key in found[0] if "_ratio" in key or "_difference" in key):
-        values = [each[key] for each in found]
+    keys = dict.fromkeys(key for each in found for key in each)
+    for key in (key for key in keys if "_ratio" in key or "_difference" in key):
+        values = [each[key] for each in found if key in each]
         pick = min if "second" in key else max
         least[key] = None if None in values else pick(values)
     return least

@@ -103,3 +103,8 @@ class AnnotationConfig(Section):
     def asked(self) -> str | None:
         """The annotating model, in the actors or at its server."""
         return self.endpoint.model if self.endpoint else self.model
+
+    @property
+    def who(self) -> dict[str, str | None]:
+        """Who judges, as reports say it."""
+        return {"annotator": self.annotator, "model": self.asked}

@@ -56,11 +56,7 @@ def write_report(stages: "Stages") -> dict[str, Any]:
                     not_scored[policy.name] = _unscored(error, store)
         for name, annotation in (config.evaluation.judges or {}).items():
             if systems_judged := _judged(stages, name, not_scored):
-                judges[name] = {
-                    "annotator": annotation.annotator,
-                    "model": annotation.asked,
-                    "systems": systems_judged,
-                }
+                judges[name] = {**annotation.who, "systems": systems_judged}
     factscores = {
         policy.name: _factscores(stages, store)
         for policy in (stages.policies() if config.evaluation.factscore else [])
@@ -139,8 +135,7 @@ def _labelled(stages: "Stages", not_scored: dict[str, str]) -> dict[str, Any]:
             except UserError as error:
                 not_scored[f"{policy.name} against human labels by {key}"] = _unscored(error, store)
                 continue
-            who = {"annotator": annotation.annotator, "model": annotation.asked}
-            found.setdefault(policy.name, {})[key] = who | of
+            found.setdefault(policy.name, {})[key] = annotation.who | of
     return found
 
 

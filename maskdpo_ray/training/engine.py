@@ -48,7 +48,8 @@ def deepspeed_config(settings: TrainingConfig, dtype: str, parameters: int) -> d
         **extra,
     }
     if dtype == "bfloat16":
-        config["bf16"] = {"enabled": True}
+        # ZeRO 1 would hold all gradients in bfloat16, too, until the end of backward.
+        config["bf16"] = {"enabled": True, "immediate_grad_update": settings.zero_stage == 1}
         config["data_types"] = {"grad_accum_dtype": "fp32"}
         # DeepSpeed would average them in bfloat16, and round what was added up, of one worker too.
         config.setdefault("communication_data_type", "fp32")
@@ -76,6 +77,7 @@ class Engine:
         with lasting_imports():
             import deepspeed
             import torch
+            from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
 
         deepspeed.utils.logger.setLevel(logging.WARNING)
         warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
@@ -92,7 +94,8 @@ class Engine:
             model=model, optimizer=_adamw(parameters, settings), config=config
         )
         self.device = self._engine.device
-        if self._stage == 0 and not _has_fellows():
+        in_one_piece = isinstance(self._engine.optimizer, BF16_Optimizer) or self._stage == 0
+        if in_one_piece and not _has_fellows():
             # It would copy all gradients into a buffer and back to average them with nobody's.
             self._engine.enable_backward_allreduce = False
 

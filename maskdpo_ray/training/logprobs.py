@@ -32,7 +32,8 @@ _PROBE = 8  # tokens that are compared
 _TILE_BYTES = {"cpu": 8 << 20, "cuda": 128 << 20}
 _POSITIONS = {"cpu": 1024, "cuda": 8192}
 # All tiles of a pass, if they are kept for backward: that spares a quarter of the head's work.
-_KEPT_BYTES = {"cpu": 96 << 20}
+_KEPT_BYTES = 96 << 20
+_KEPT_SHARE = 1 / 32  # of a GPU's memory
 
 
 class _SelectedLogProbs(torch.autograd.Function):
@@ -59,23 +60,25 @@ class _SelectedLogProbs(torch.autograd.Function):
         picked = torch.zeros_like(log_norms)
         log_sum_exp, _ = _kernels(hidden.device.type)
         tiles = _vocabulary_tiles(hidden, weight, chunk)
-        # exp(logits - the largest of their row and tile), and these largest.
-        powers = hidden.new_empty(hidden.shape[0] * weight.shape[0]) if keep else None
-        largest = hidden.new_empty(len(tiles), hidden.shape[0]) if keep else None
+        # The logits; in full precision exp(logits - the largest of their row and tile), which
+        # spares backward the exp, and these largest.
+        tile_store = hidden.new_empty(hidden.shape[0] * weight.shape[0]) if keep else None
+        powers = keep and hidden.dtype == precise
+        largest = hidden.new_empty(len(tiles), hidden.shape[0]) if powers else None
         for number, words in enumerate(tiles):
             for part in _slices(hidden.shape[0], chunk):
-                kept = _tile(powers, hidden, words, part) if keep else None
+                kept = _tile(tile_store, hidden, words, part) if keep else None
                 logits = _logits(hidden[part], weight, bias, words, kept)
                 place, inside = _place(targets[part], words)
                 picked[part] += logits.gather(1, place).squeeze(1) * inside
-                if keep:
+                if powers:
                     largest[number, part] = top = logits.amax(dim=1)
                     log_sum = top + logits.sub_(top[:, None]).exp_().sum(dim=1).log()
                 else:
                     log_sum = log_sum_exp(logits, precise)
                 log_norms[part] = log_norms[part].logaddexp(log_sum)
         log_probs = picked - log_norms
-        saved = (hidden, targets, weight, bias, log_norms, log_probs, powers, largest)
+        saved = (hidden, targets, weight, bias, log_norms, log_probs, tile_store, largest)
         ctx.save_for_backward(*saved)
         ctx.chunk, ctx.in_place = chunk, in_place
         return log_probs
@@ -83,7 +86,7 @@ class _SelectedLogProbs(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, targets, weight, bias, log_norms, log_probs, powers, largest = ctx.saved_tensors
+        hidden, targets, weight, bias, log_norms, log_probs, tile_store, largest = ctx.saved_tensors
         wants_hidden, _, wants_weight, wants_bias, *_ = ctx.needs_input_grad
         precise = log_norms.dtype
         _, scaled_softmax = _kernels(hidden.device.type)
@@ -101,12 +104,15 @@ class _SelectedLogProbs(torch.autograd.Function):
                 weight_sum = torch.zeros_like(weight[words], dtype=precise)
             bias_sum = torch.zeros_like(bias[words], dtype=precise) if wants_bias else None
             for part in _slices(hidden.shape[0], ctx.chunk):
-                if powers is None:
-                    logits = _logits(hidden[part], weight, bias, words)
-                    grad = scaled_softmax(logits, log_norms[part], -upstream[part])
+                if tile_store is None:
+                    kept = _logits(hidden[part], weight, bias, words)
+                else:
+                    kept = _tile(tile_store, hidden, words, part)
+                if largest is None:
+                    grad = scaled_softmax(kept, log_norms[part], -upstream[part])
                 else:
                     scales = (largest[number, part] - log_norms[part]).exp_() * -upstream[part]
-                    grad = _tile(powers, hidden, words, part) * scales[:, None]
+                    grad = kept * scales[:, None]
                 place, inside = _place(targets[part], words)
                 own = of_targets[part, None].to(grad.dtype)
                 grad.scatter_(1, place, own.where(inside[:, None], grad.gather(1, place)))
@@ -195,14 +201,15 @@ def _place(targets: Tensor, words: slice) -> tuple[Tensor, Tensor]:
 
 
 def _log_sum_exp(logits: Tensor, dtype: torch.dtype) -> Tensor:
-    """Of every row, computed in ``dtype``; what was in ``logits`` is gone."""
+    """Of every row, computed in ``dtype``; ``logits`` of that dtype are gone."""
     logits = logits.to(dtype)
     largest = logits.amax(dim=1)
     return largest + logits.sub_(largest[:, None]).exp_().sum(dim=1).log()
 
 
 def _scaled_softmax(logits: Tensor, log_norms: Tensor, scales: Tensor) -> Tensor:
-    """``exp(logits - log_norms) * scales`` in the dtype of ``logits``, which are gone."""
+    """``exp(logits - log_norms) * scales``, computed in the dtype of ``log_norms``, in that of
+    ``logits``; they are gone where the two are one."""
     exact = logits.to(log_norms.dtype)
     return exact.sub_(log_norms[:, None]).exp_().mul_(scales[:, None]).to(logits.dtype)
 
@@ -225,6 +232,13 @@ def _kernels(device: str) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]
         log.warning("the LM head's kernels cannot be compiled, it will be slower: %s", error)
         return plain
     return log_sum_exp, scaled_softmax
+
+
+def _most_kept(device: torch.device) -> float:
+    """Bytes of logits that are worth keeping there."""
+    if device.type != "cuda":
+        return _KEPT_BYTES
+    return _KEPT_SHARE * torch.cuda.get_device_properties(device).total_memory
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
@@ -251,8 +265,8 @@ def selected_log_probs(
         weight, bias: of the head, ``[vocabulary, width]`` and ``[vocabulary]``.
         chunk: positions projected at a time, by default 1,024 on a CPU and 8,192 on a GPU. No
             tensor of logits is larger than this times the vocabulary, nor, at any vocabulary,
-            than a tile (8 MiB on a CPU, 128 MiB on a GPU). On a CPU all tiles are kept for backward
-            where together they are no larger than 96 MiB.
+            than a tile (8 MiB on a CPU, 128 MiB on a GPU). All tiles are kept for backward where
+            together they are no larger than 96 MiB, on a GPU a 32nd of its memory.
         in_place: add the weight's gradient to ``weight.grad`` tile by tile, instead of handing
             autograd another tensor of that size. Hooks on the weight's gradient then see nothing.
 
@@ -261,8 +275,7 @@ def selected_log_probs(
     """
     chunk = chunk or _POSITIONS.get(hidden.device.type, _POSITIONS["cuda"])
     size = hidden.element_size() * hidden.shape[0] * weight.shape[0]
-    small = size <= _KEPT_BYTES.get(hidden.device.type, 0)
-    keep = small and torch.is_grad_enabled() and hidden.dtype in (torch.float32, torch.float64)
+    keep = torch.is_grad_enabled() and size <= _most_kept(hidden.device)
     return _SelectedLogProbs.apply(hidden, targets, weight, bias, chunk, in_place, keep)
 
 

@@ -29,6 +29,7 @@ from maskdpo_ray.training.step import examine, gathered, learn
 from maskdpo_ray.training.trackers import Trackers, open_trackers
 
 if TYPE_CHECKING:
+    from maskdpo_ray.training.engine import Engine
     from maskdpo_ray.training.logprobs import LogProbModel
 
 log = logging.getLogger(__name__)
@@ -80,68 +81,27 @@ def train(job: TrainingJob, workers: Workers) -> dict[str, Any]:
         import torch
 
         from maskdpo_ray.training import checkpoint
-        from maskdpo_ray.training.card import model_card
-        from maskdpo_ray.training.engine import Engine
-        from maskdpo_ray.training.export import gather_weights, weights_digest, write_model
 
     settings = job.settings
     torch.manual_seed(job.seed)
     pairs, held_out, model = _together(lambda: _load(job), workers)
-    policy = model.policy
-    epoch_steps = steps_per_epoch(len(pairs), settings.batch_size)
-    total = min(epoch_steps * settings.epochs, settings.max_steps or math.inf)
     identity = _identity(job, pairs)
-    tokens = np.array([pair.tokens(model.packed) for pair in pairs])
-    held_out_tokens = np.array([pair.tokens(model.packed) for pair in held_out])
-    model.train()
-    history: list[dict[str, Any]] = []
-    with _newest_sound(workers, identity) as resumed:
-        if resumed is not None:
-            checkpoint.load_weights(policy, resumed)
-        engine = Engine(model, settings, job.model.dtype)
-        if resumed is None:
-            # Before any activation: made in the first step they would stand among what it leaves.
-            engine.start_moments(0)
-        else:
-            position = checkpoint.read_position(resumed)
-            checkpoint.load_state(engine, resumed, position.step)
-            history = position.history
+    engine, history = _start(job, workers, model, identity)
     metrics_log = MetricsLog(job.output, history) if workers.rank == 0 else None
     trackers = _together(
         lambda: _trackers(job, identity, history) if workers.rank == 0 else None, workers
     )
-
     with _steps_kept(metrics_log, trackers):
-        for step in range(len(history), total):
-            began = time.perf_counter()
-            rate = learning_rate(
-                step, total, settings.learning_rate, settings.warmup_ratio, settings.min_lr_ratio
-            )
-            batch = global_batch(step, len(pairs), settings.batch_size, job.seed)
-            metrics = learn(engine, pairs, batch, tokens, settings, workers, rate)
-            seconds = time.perf_counter() - began
-            last = step + 1 == total
-            if held_out and (last or (step + 1) % settings.eval_every == 0):
-                metrics |= examine(engine, held_out, held_out_tokens, settings, workers)
-            learnt = sum(pairs[index].tokens(packed=True) for index in batch)
-            line = {
-                "step": step + 1,
-                "total_steps": total,
-                "epoch": (step + 1) / epoch_steps,
-                **metrics,
-                "workers": workers.count,
-                "seconds": seconds,
-                "tokens_per_second": float(learnt) / seconds,
-                "memory_gib": engine.peak_memory() / 2**30,
-            }
+        for line in _steps(job, workers, engine, pairs, held_out, done=len(history)):
             history.append(line)
             if metrics_log is not None:
                 metrics_log.add(line)
                 trackers.add(line)
                 workers.progress(line)
-            due = (step + 1) % settings.checkpoint_every == 0 or last
+            last = line["step"] == line["total_steps"]
+            due = line["step"] % settings.checkpoint_every == 0 or last
             if workers.warned() or due:
-                position = checkpoint.Position(step + 1, identity, history)
+                position = checkpoint.Position(line["step"], identity, history)
                 if metrics_log is not None:
                     metrics_log.write_all()
                     trackers.flush()
@@ -151,18 +111,92 @@ def train(job: TrainingJob, workers: Workers) -> dict[str, Any]:
                     ),
                     line,
                 )
-
-        outcome = dict(history[-1])
-        weights = gather_weights(engine, keep=workers.rank == 0)
+        counts = {"pairs learnt from": len(pairs), "pairs held out": len(held_out)}
+        outcome = history[-1] | _export(job, workers, engine, counts, history[-1])
         if workers.rank == 0:
-            outcome["weights"] = weights_digest(weights)
-            counts = {"pairs learnt from": len(pairs), "pairs held out": len(held_out)}
-            origin = counts | job.origin
-            card = model_card(job.model, settings, job.seed, origin, history[-1])
-            write_model(policy, weights, job.model, settings.lora, job.output, card)
             trackers.close()
     engine.close()
     return outcome
+
+
+def _start(
+    job: TrainingJob, workers: Workers, model: "LogProbModel", identity: str
+) -> "tuple[Engine, list[dict[str, Any]]]":
+    """The engine, as the newest sound checkpoint left it if there is one, and the steps it did."""
+    with lasting_imports():
+        from maskdpo_ray.training import checkpoint
+        from maskdpo_ray.training.engine import Engine
+
+    model.train()
+    with _newest_sound(workers, identity) as resumed:
+        if resumed is not None:
+            checkpoint.load_weights(model.policy, resumed)
+        engine = Engine(model, job.settings, job.model.dtype)
+        if resumed is None:
+            # Before any activation: made in the first step they would stand among what it leaves.
+            engine.start_moments(0)
+            return engine, []
+        position = checkpoint.read_position(resumed)
+        checkpoint.load_state(engine, resumed, position.step)
+        return engine, position.history
+
+
+def _steps(
+    job: TrainingJob,
+    workers: Workers,
+    engine: "Engine",
+    pairs: list[TrainingPair],
+    held_out: list[TrainingPair],
+    done: int,
+) -> Iterator[dict[str, Any]]:
+    """Learn, step by step, to the end; the metrics of every step."""
+    settings, packed = job.settings, engine.module.packed
+    epoch_steps = steps_per_epoch(len(pairs), settings.batch_size)
+    total = min(epoch_steps * settings.epochs, settings.max_steps or math.inf)
+    tokens = np.array([pair.tokens(packed) for pair in pairs])
+    held_out_tokens = np.array([pair.tokens(packed) for pair in held_out])
+    for step in range(done, total):
+        began = time.perf_counter()
+        rate = learning_rate(
+            step, total, settings.learning_rate, settings.warmup_ratio, settings.min_lr_ratio
+        )
+        batch = global_batch(step, len(pairs), settings.batch_size, job.seed)
+        metrics = learn(engine, pairs, batch, tokens, settings, workers, rate)
+        seconds = time.perf_counter() - began
+        last = step + 1 == total
+        if held_out and (last or (step + 1) % settings.eval_every == 0):
+            metrics |= examine(engine, held_out, held_out_tokens, settings, workers)
+        learnt = sum(pairs[index].tokens(packed=True) for index in batch)
+        yield {
+            "step": step + 1,
+            "total_steps": total,
+            "epoch": (step + 1) / epoch_steps,
+            **metrics,
+            "workers": workers.count,
+            "seconds": seconds,
+            "tokens_per_second": float(learnt) / seconds,
+            "memory_gib": engine.peak_memory() / 2**30,
+        }
+
+
+def _export(
+    job: TrainingJob,
+    workers: Workers,
+    engine: "Engine",
+    counts: dict[str, int],
+    last: dict[str, Any],
+) -> dict[str, Any]:
+    """Rank 0 writes the trained policy; the digest of its weights. All workers gather them."""
+    from maskdpo_ray.training.card import model_card
+    from maskdpo_ray.training.export import gather_weights, weights_digest, write_model
+
+    weights = gather_weights(engine, keep=workers.rank == 0)
+    if workers.rank != 0:
+        return {}
+    card = model_card(job.model, job.settings, job.seed, counts | job.origin, last)
+    policy = engine.module.policy
+    write_model(policy, weights, job.model, job.settings.lora, job.output, card)
+    return {"weights": weights_digest(weights)}
 
 
 def _trackers(job: TrainingJob, identity: str, history: list[dict[str, Any]]) -> Trackers:

@@ -38,12 +38,12 @@ def largest(positions: int, vocabulary: int, width: int = 4, chunk: int = 8) -> 
 
 
 def test_no_tensor_is_larger_than_a_chunk_of_logits(monkeypatch):
-    monkeypatch.setitem(logprobs._KEPT_BYTES, "cpu", 0)
+    monkeypatch.setattr(logprobs, "_KEPT_BYTES", 0)
     assert 8 * 999 <= largest(50, 999) <= 8 * 1000 < 50 * 999
 
 
 def test_beyond_one_tile_and_what_is_kept_the_vocabulary_costs_nothing(monkeypatch):
-    monkeypatch.setitem(logprobs._KEPT_BYTES, "cpu", 4 * 50 * 500)
+    monkeypatch.setattr(logprobs, "_KEPT_BYTES", 4 * 50 * 500)
     monkeypatch.setitem(logprobs._TILE_BYTES, "cpu", 4 * 8 * 100)
     assert largest(50, 1000) == largest(50, 4000) == 8 * 100
 
@@ -52,13 +52,13 @@ def test_beyond_one_tile_and_what_is_kept_the_vocabulary_costs_nothing(monkeypat
 def tiles(request, monkeypatch) -> str:
     """Whether backward finds the tiles of forward, or projects them again."""
     if request.param == "again":
-        monkeypatch.setitem(logprobs._KEPT_BYTES, "cpu", 0)
+        monkeypatch.setattr(logprobs, "_KEPT_BYTES", 0)
     return request.param
 
 
 def test_tiles_are_kept_where_together_they_are_small(monkeypatch):
     monkeypatch.setitem(logprobs._TILE_BYTES, "cpu", 4 * 8 * 100)
-    monkeypatch.setitem(logprobs._KEPT_BYTES, "cpu", 4 * 16 * 200)
+    monkeypatch.setattr(logprobs, "_KEPT_BYTES", 4 * 16 * 200)
     projected = []
     plain = logprobs._logits
     monkeypatch.setattr(logprobs, "_logits", lambda *a: projected.append(a) or plain(*a))

@@ -65,6 +65,27 @@ def test_bfloat16_gives_fp32_log_probs():
     assert torch.allclose(low.double(), plain(hidden, targets, weight, None), atol=0.1)
 
 
+def test_bfloat16_is_the_same_whether_tiles_are_kept():
+    """Logits are kept as they are: an exp of them would lose digits."""
+    found = []
+    for most in (0, 2**20):
+        inputs = tensors(6)
+        hidden, weight = (inputs[at].detach().bfloat16().requires_grad_() for at in (0, 2))
+        with (
+            mock.patch.object(logprobs, "_KEPT_BYTES", most),
+            mock.patch.object(logprobs, "_logits", wraps=logprobs._logits) as projected,
+        ):
+            out = selected_log_probs(hidden, inputs[1], weight, None, 2)
+            upstream = torch.linspace(-1, 1, len(out))
+            grads = torch.autograd.grad(out, (hidden, weight), upstream, retain_graph=True)
+            again = torch.autograd.grad(out, (hidden, weight), upstream)
+        assert all(map(torch.equal, grads, again))
+        found.append([projected.call_count, out, *grads])
+    assert found[0][0] == 3 * found[1][0], "once, and again in each of two backward passes"
+    for ours, theirs in zip(found[0][1:], found[1][1:], strict=True):
+        assert torch.equal(ours, theirs)
+
+
 def test_the_weight_gets_one_gradient_however_many_chunks():
     """ZeRO's reduction hooks count on it."""
     hidden, targets, weight, _ = tensors(13)
@@ -253,7 +274,7 @@ def test_every_mask_pattern_has_the_gradients_of_full_logits(
     upstream = torch.tensor(random.normal(size=2 * len(pairs)))
 
     model = double_model(tiny_llama)
-    with mock.patch.dict(logprobs._KEPT_BYTES, {"cpu": 2**20 if kept else 0}):
+    with mock.patch.object(logprobs, "_KEPT_BYTES", 2**20 if kept else 0):
         log_probs = LogProbModel(model, chunk, packed)(**batch.inputs())
     ours = masked_log_ratios(log_probs, batch.reference, batch.weights, batch.owner, len(upstream))
     grads = gradients(model, ours @ upstream)
