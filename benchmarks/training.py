@@ -40,7 +40,7 @@ from trainers.contenders import (
     trl,
     unmasked,
 )
-from trainers.figures import failures, fastest, ratios, setting_of_ours, show, worst
+from trainers.figures import failures, ratios, setting_of_ours, show, worst
 from trainers.setting import Setting, flops, make_row, pick_rows, write_model
 
 SMALL = {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 8, "heads": 6}
@@ -168,7 +168,7 @@ def gpu(tiny: bool, layers: int | None) -> dict[str, Any]:
     show(f"{shape}, vocabulary {vocabulary:,}, {pairs} pairs a step, bfloat16", results, ("mfu",))
     if not card:
         print("\nmfu is against a made-up 1 TFLOP/s: this is a CPU")
-    mine = fastest(results, "ours")
+    mine = setting_of_ours(results)
     return {
         **summary(results),
         "mfu": mine["mfu"] if mine else None,

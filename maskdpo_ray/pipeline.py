@@ -125,13 +125,14 @@ def best_of_n(stages: Stages) -> None:
     evaluate(stages)
     print(best_of_n_table(write_report(stages)))
     best_of = max(stages.config.evaluation.best_of_n)
+    asked = stages.questions("test").manifest()["counts"]["out"]
     for policy in stages.policies():
-        answers = list(best_answers(stages.evaluate(policy).store.rows(), best_of))
+        rows = stages.evaluate(policy).store.rows()
+        answers = list(best_answers(rows, best_of, stages.system_prompt(policy)))
         file = stages.dir.folder / f"best-of-{best_of}"
         file.write_jsonl(f"{policy.name}.jsonl", answers)
-        say(
-            f"best answers of {policy.name} to {len(answers)} questions: {file}/{policy.name}.jsonl"
-        )
+        said = f"best answers of {policy.name} to {len(answers)} of {asked} questions"
+        say(f"{said}: {file}/{policy.name}.jsonl")
 
 
 def judge_check(stages: Stages) -> None:

@@ -16,8 +16,8 @@ PEAK_TFLOPS = {
     "A100": 312,
     "L40S": 362,
 }
-# Ours under ZeRO 1 holds weights and gradients in bf16, and weights, summed gradients and two
-# moments in fp32: 20. TRL holds all in fp32, and autocast's copy of the weights: 18. Some to spare.
+# Ours under ZeRO 1 holds weights in bf16, and weights, gradients and two moments in fp32: 18. So
+# does TRL: all in fp32, and autocast's copy of the weights. Some to spare.
 BYTES_PER_PARAMETER = 22
 # Of an 8B-shaped layer, and of embedding and head together.
 LAYER, WORDS = 0.218e9, 1.05e9

@@ -8,17 +8,23 @@ from maskdpo_ray.preference.select import score
 from maskdpo_ray.records import ERROR_VERDICT, Candidate, Question
 
 
-def best_answers(rows: Iterable[Question], best_of: int) -> Iterator[dict[str, Any]]:
+def best_answers(
+    rows: Iterable[Question], best_of: int, system_prompt: str | None = None
+) -> Iterator[dict[str, Any]]:
     """One conversation a question: its best answer by the rule that chosen sides are taken by.
 
     Answers without sentences, and those with one that the annotator failed on, take no part; a
     question that has no other among its first ``best_of`` sampled ones is left out.
 
+    Args:
+        system_prompt: what the answers were sampled under.
+
     Yields:
-        ``id``, ``topic``, ``messages`` (user, assistant; the conversational format of trainers),
-        ``score`` in percent, ``sentences``, ``index`` of the candidate, and ``of``: how many took
-        part.
+        ``id``, ``topic``, ``messages`` (system where there is one, user, assistant; the
+        conversational format of trainers), ``score`` in percent, ``sentences``, ``index`` of the
+        candidate, and ``of``: how many took part.
     """
+    system = [{"role": "system", "content": system_prompt}] if system_prompt else []
     for row in rows:
         sampled = [each for each in row["candidates"] if each["decoding"] == "sampled"][:best_of]
         usable = [candidate for candidate in sampled if _scored(candidate)]
@@ -33,6 +39,7 @@ def best_answers(rows: Iterable[Question], best_of: int) -> Iterator[dict[str, A
             "id": row["id"],
             "topic": row["topic"],
             "messages": [
+                *system,
                 {"role": "user", "content": row["question"]},
                 {"role": "assistant", "content": best["response"]},
             ],

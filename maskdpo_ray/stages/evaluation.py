@@ -118,6 +118,10 @@ class Evaluation(Training):
         further = self.config.evaluation.models.get(policy.name)
         return further is not None and further.responses is not None
 
+    def system_prompt(self, policy: Policy) -> str | None:
+        """What the policy answers under; of answers in a file it is not known."""
+        return self.config.evaluation.models.get(policy.name, self.config.model).system_prompt
+
     def _answers(self, policy: Policy, settings: dict[str, Any]) -> StageStore:
         name = f"answer-{policy.name}"
         return self.dir.store(name, settings, QUESTION_SCHEMA, self.questions("test"))
@@ -169,7 +173,8 @@ class Evaluation(Training):
         store = self.dir.store(
             f"factscore-{policy.name}", settings, FACT_SCHEMA, self.answered(policy)
         )
-        return StreamStage(store, partial(build_factscore, built), self.config.resources.factscore)
+        build = partial(build_factscore, built, store.scratch)
+        return StreamStage(store, build, self.config.resources.factscore)
 
     @cached_property
     def _factscore(self) -> tuple[dict[str, Any], FactScoreConfig]:

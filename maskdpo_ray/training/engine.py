@@ -119,8 +119,11 @@ class Engine:
             group["lr"] = learning_rate
         norm = None
         if self._stage == 0:
-            gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
-            norm = torch.nn.utils.get_total_norm(gradients)
+            trained = [p for p in self.module.parameters() if p.requires_grad]
+            for parameter in trained:
+                if parameter.grad is None:  # unused in this step: it decays as elsewhere
+                    parameter.grad = torch.zeros_like(parameter)
+            norm = torch.nn.utils.get_total_norm([p.grad for p in trained])
         self._engine.step()
         return float(self._engine.get_global_grad_norm() if norm is None else norm)
 

@@ -31,6 +31,7 @@ _PROBE = 8  # tokens that are compared
 # positions at a time, which spare it sums of the weight's gradient.
 _TILE_BYTES = {"cpu": 8 << 20, "cuda": 128 << 20}
 _POSITIONS = {"cpu": 1024, "cuda": 8192}
+_ALIGNED = 64  # words: the fast matrix kernels of GPUs want rows that begin at whole cache lines
 # All tiles of a pass, if they are kept for backward: that spares a quarter of the head's work.
 _KEPT_BYTES = 96 << 20
 _KEPT_SHARE = 1 / 32  # of a GPU's memory
@@ -171,6 +172,8 @@ def _vocabulary_tiles(hidden: Tensor, weight: Tensor, chunk: int) -> list[slice]
     """The vocabulary in as few pieces as the bytes of a tile allow."""
     rows = max(1, min(chunk, hidden.shape[0]))
     words = _TILE_BYTES.get(hidden.device.type, _TILE_BYTES["cuda"]) // (4 * rows)
+    if hidden.is_cuda and words > _ALIGNED:
+        words -= words % _ALIGNED
     return _slices(weight.shape[0], max(1, words))
 
 
@@ -181,8 +184,10 @@ def _logits(
     offset = None if bias is None else bias[words]
     if out is None:
         return functional.linear(hidden, weight[words], offset)
-    torch.mm(hidden, weight[words].t(), out=out)
-    return out if offset is None else out.add_(offset)
+    if offset is None:
+        return torch.mm(hidden, weight[words].t(), out=out)
+    # In one operation, as above: in low precision two would round twice.
+    return torch.addmm(offset, hidden, weight[words].t(), out=out)
 
 
 def _tile(kept: Tensor, hidden: Tensor, words: slice, part: slice) -> Tensor:
@@ -263,9 +268,9 @@ def selected_log_probs(
         hidden: ``[positions, width]``, what the LM head reads.
         targets: token id that follows each position, int64 ``[positions]``.
         weight, bias: of the head, ``[vocabulary, width]`` and ``[vocabulary]``.
-        chunk: positions projected at a time, by default 1,024 on a CPU and 8,192 on a GPU. No
-            tensor of logits is larger than this times the vocabulary, nor, at any vocabulary,
-            than a tile (8 MiB on a CPU, 128 MiB on a GPU). All tiles are kept for backward where
+        chunk: positions projected at a time. No tensor of logits is larger than this times the
+            vocabulary, nor, at any vocabulary, than a tile (8 MiB on a CPU, 128 MiB on a GPU).
+            By default 1,024 on a CPU and 8,192 on a GPU, and all tiles are kept for backward where
             together they are no larger than 96 MiB, on a GPU a 32nd of its memory.
         in_place: add the weight's gradient to ``weight.grad`` tile by tile, instead of handing
             autograd another tensor of that size. Hooks on the weight's gradient then see nothing.
@@ -273,9 +278,9 @@ def selected_log_probs(
     Returns:
         Natural log-probabilities in fp32 (float64 for float64 inputs), ``[positions]``.
     """
-    chunk = chunk or _POSITIONS.get(hidden.device.type, _POSITIONS["cuda"])
     size = hidden.element_size() * hidden.shape[0] * weight.shape[0]
-    keep = torch.is_grad_enabled() and size <= _most_kept(hidden.device)
+    keep = chunk is None and torch.is_grad_enabled() and size <= _most_kept(hidden.device)
+    chunk = chunk or _POSITIONS.get(hidden.device.type, _POSITIONS["cuda"])
     return _SelectedLogProbs.apply(hidden, targets, weight, bias, chunk, in_place, keep)
 
 

@@ -217,3 +217,6 @@ def test_the_best_answers_are_written_out_as_conversations():
     ]
     assert (c["index"], c["score"]) == (1, 50), "of equal scores, the one that says more"
     assert [each["index"] for each in best_answers(rows, 4)] == [3, 1]
+    under_prompt = next(best_answers(rows, 3, "Be brief."))
+    assert under_prompt["messages"][0] == {"role": "system", "content": "Be brief."}
+    assert under_prompt["messages"][1:] == a["messages"]

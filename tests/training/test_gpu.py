@@ -32,14 +32,15 @@ def relative(got: torch.Tensor, expected: torch.Tensor) -> float:
 
 @pytest.mark.parametrize(("dtype", "share"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
 @pytest.mark.parametrize("in_place", [False, True])
-def test_tiles_of_the_head(dtype, share, in_place):
-    """Several tiles either way, against full logits in float64."""
+@pytest.mark.parametrize("chunk", [256, None])
+def test_tiles_of_the_head(dtype, share, in_place, chunk):
+    """Several tiles, kept for backward or not, against full logits in float64."""
     torch.manual_seed(0)
     hidden = torch.randn(700, 64, device="cuda").to(dtype).requires_grad_()
     weight = (torch.randn(200_000, 64, device="cuda") * 0.2).to(dtype).requires_grad_()
     targets = torch.randint(0, 200_000, (700,), device="cuda")
     upstream = torch.randn(700, device="cuda")
-    got = selected_log_probs(hidden, targets, weight, chunk=256, in_place=in_place)
+    got = selected_log_probs(hidden, targets, weight, chunk=chunk, in_place=in_place)
     (got * upstream).sum().backward()
     exact = [t.detach().double().requires_grad_() for t in (hidden, weight)]
     log_probs = (exact[0] @ exact[1].t()).log_softmax(-1).gather(1, targets[:, None]).squeeze(1)

@@ -27,7 +27,7 @@ class Largest(TorchDispatchMode):
         return out
 
 
-def largest(positions: int, vocabulary: int, width: int = 4, chunk: int = 8) -> int:
+def largest(positions: int, vocabulary: int, width: int = 4, chunk: int | None = 8) -> int:
     hidden = torch.randn(positions, width, requires_grad=True)
     weight = torch.randn(vocabulary, width, requires_grad=True)
     targets = torch.randint(vocabulary, (positions,))
@@ -37,15 +37,24 @@ def largest(positions: int, vocabulary: int, width: int = 4, chunk: int = 8) -> 
     return seen.elements
 
 
-def test_no_tensor_is_larger_than_a_chunk_of_logits(monkeypatch):
-    monkeypatch.setattr(logprobs, "_KEPT_BYTES", 0)
+@pytest.fixture
+def positions(monkeypatch):
+    """Sets how many are projected at a time by default, where tiles may be kept."""
+    return lambda count: monkeypatch.setitem(logprobs._POSITIONS, "cpu", count)
+
+
+def test_no_tensor_is_larger_than_a_chunk_of_logits():
     assert 8 * 999 <= largest(50, 999) <= 8 * 1000 < 50 * 999
 
 
-def test_beyond_one_tile_and_what_is_kept_the_vocabulary_costs_nothing(monkeypatch):
+def test_beyond_one_tile_and_what_is_kept_the_vocabulary_costs_nothing(positions, monkeypatch):
+    positions(8)
     monkeypatch.setattr(logprobs, "_KEPT_BYTES", 4 * 50 * 500)
     monkeypatch.setitem(logprobs._TILE_BYTES, "cpu", 4 * 8 * 100)
-    assert largest(50, 1000) == largest(50, 4000) == 8 * 100
+    assert largest(50, 500, chunk=None) == 50 * 500
+    for chunk in (8, None):
+        assert largest(50, 1000, chunk=chunk) == largest(50, 4000, chunk=chunk) == 8 * 100
+    assert largest(50, 500) == 8 * 100, "none is kept where a chunk is asked for"
 
 
 @pytest.fixture(params=["kept", "again"])
@@ -56,7 +65,8 @@ def tiles(request, monkeypatch) -> str:
     return request.param
 
 
-def test_tiles_are_kept_where_together_they_are_small(monkeypatch):
+def test_tiles_are_kept_where_together_they_are_small(positions, monkeypatch):
+    positions(8)
     monkeypatch.setitem(logprobs._TILE_BYTES, "cpu", 4 * 8 * 100)
     monkeypatch.setattr(logprobs, "_KEPT_BYTES", 4 * 16 * 200)
     projected = []
@@ -68,7 +78,7 @@ def test_tiles_are_kept_where_together_they_are_small(monkeypatch):
         hidden = torch.randn(positions, 4, requires_grad=True)
         weight = torch.randn(words, 4, requires_grad=True)
         targets = torch.randint(words, (positions,))
-        out = selected_log_probs(hidden, targets, weight, None, 8).sum()
+        out = selected_log_probs(hidden, targets, weight).sum()
         found = [torch.autograd.grad(out, weight, retain_graph=True)[0] for _ in range(backward)]
         assert all(torch.equal(each, found[0]) for each in found)
         return len(projected)
@@ -80,8 +90,9 @@ def test_tiles_are_kept_where_together_they_are_small(monkeypatch):
 
 @pytest.mark.parametrize("words", [1, 3, 4, 10, 11, 12])
 @pytest.mark.parametrize("bias", [False, True])
-def test_tiles_may_end_anywhere(words, bias, tiles, monkeypatch):
+def test_tiles_may_end_anywhere(words, bias, tiles, positions, monkeypatch):
     """Eleven words in tiles of so many, nine positions in chunks of four."""
+    positions(4)
     monkeypatch.setitem(logprobs._TILE_BYTES, "cpu", 4 * 4 * words)
     torch.manual_seed(words)
     inputs = [torch.randn(9, 6), torch.randn(11, 6), torch.randn(11)]
@@ -89,7 +100,7 @@ def test_tiles_may_end_anywhere(words, bias, tiles, monkeypatch):
     targets = torch.randint(11, (9,))
     upstream = torch.linspace(-1, 2, 9, dtype=torch.float64)
     offset_used = offset if bias else None
-    ours = selected_log_probs(hidden, targets, weight, offset_used, chunk=4)
+    ours = selected_log_probs(hidden, targets, weight, offset_used)
     logits = torch.nn.functional.linear(hidden, weight, offset_used)
     plain = logits.log_softmax(-1).gather(1, targets[:, None]).squeeze(1)
     torch.testing.assert_close(ours, plain, rtol=0, atol=1e-12)
@@ -102,23 +113,25 @@ def test_tiles_may_end_anywhere(words, bias, tiles, monkeypatch):
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-9)
 
 
-def test_logits_far_from_zero_do_not_overflow(tiles, monkeypatch):
+def test_logits_far_from_zero_do_not_overflow(tiles, positions, monkeypatch):
     """The largest logits stand in different tiles: sums are rescaled as the tiles come."""
+    positions(2)
     monkeypatch.setitem(logprobs._TILE_BYTES, "cpu", 4 * 2 * 3)
     hidden = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     weight = torch.linspace(-900, 900, 24).reshape(12, 2)
     targets = torch.tensor([11, 0])
     hidden.requires_grad_()
     expected = (hidden @ weight.t()).log_softmax(-1)[[0, 1], targets]
-    ours = selected_log_probs(hidden, targets, weight, None, 2)
+    ours = selected_log_probs(hidden, targets, weight)
     torch.testing.assert_close(ours, expected)
     wanted, found = (torch.autograd.grad(each.sum(), hidden)[0] for each in (expected, ours))
     torch.testing.assert_close(found, wanted)
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_gradients_in_place_are_the_same(tied, tiles, pairs):
+def test_gradients_in_place_are_the_same(tied, tiles, positions, pairs):
     """Two passes, as in a step that accumulates; a padding token among the ids."""
+    positions(4)
     from transformers import LlamaConfig, LlamaForCausalLM
 
     shape = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
@@ -130,7 +143,7 @@ def test_gradients_in_place_are_the_same(tied, tiles, pairs):
     for in_place in (False, True):
         torch.manual_seed(0)
         policy = LlamaForCausalLM(LlamaConfig(**words, **shape, **heads)).double()
-        model = LogProbModel(policy, 4, packing=True)
+        model = LogProbModel(policy, None, packing=True)
         if in_place:
             model.accumulate_in_place()
         for batch in batches:

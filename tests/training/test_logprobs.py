@@ -65,20 +65,23 @@ def test_bfloat16_gives_fp32_log_probs():
     assert torch.allclose(low.double(), plain(hidden, targets, weight, None), atol=0.1)
 
 
-def test_bfloat16_is_the_same_whether_tiles_are_kept():
-    """Logits are kept as they are: an exp of them would lose digits."""
+@pytest.mark.parametrize("bias", [False, True])
+def test_bfloat16_is_the_same_whether_tiles_are_kept(bias, monkeypatch):
+    """Logits are kept as they are, rounded once: an exp of them would lose digits."""
+    monkeypatch.setitem(logprobs._POSITIONS, "cpu", 2)
     found = []
     for most in (0, 2**20):
-        inputs = tensors(6)
-        hidden, weight = (inputs[at].detach().bfloat16().requires_grad_() for at in (0, 2))
+        hidden, targets, weight, offset = tensors(6, bias)
+        low = [t.detach().bfloat16().requires_grad_() for t in (hidden, weight)]
+        low += [offset.detach().bfloat16().requires_grad_()] if bias else []
         with (
             mock.patch.object(logprobs, "_KEPT_BYTES", most),
             mock.patch.object(logprobs, "_logits", wraps=logprobs._logits) as projected,
         ):
-            out = selected_log_probs(hidden, inputs[1], weight, None, 2)
+            out = selected_log_probs(low[0], targets, *low[1:])
             upstream = torch.linspace(-1, 1, len(out))
-            grads = torch.autograd.grad(out, (hidden, weight), upstream, retain_graph=True)
-            again = torch.autograd.grad(out, (hidden, weight), upstream)
+            grads = torch.autograd.grad(out, low, upstream, retain_graph=True)
+            again = torch.autograd.grad(out, low, upstream)
         assert all(map(torch.equal, grads, again))
         found.append([projected.call_count, out, *grads])
     assert found[0][0] == 3 * found[1][0], "once, and again in each of two backward passes"
@@ -274,8 +277,11 @@ def test_every_mask_pattern_has_the_gradients_of_full_logits(
     upstream = torch.tensor(random.normal(size=2 * len(pairs)))
 
     model = double_model(tiny_llama)
-    with mock.patch.object(logprobs, "_KEPT_BYTES", 2**20 if kept else 0):
-        log_probs = LogProbModel(model, chunk, packed)(**batch.inputs())
+    with (
+        mock.patch.object(logprobs, "_KEPT_BYTES", 2**20 if kept else 0),
+        mock.patch.dict(logprobs._POSITIONS, {"cpu": chunk}),
+    ):
+        log_probs = LogProbModel(model, None, packed)(**batch.inputs())
     ours = masked_log_ratios(log_probs, batch.reference, batch.weights, batch.owner, len(upstream))
     grads = gradients(model, ours @ upstream)
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from event_files import events
 from runs import OFFLOAD, assert_alike, assert_same_run, first_moments, losses, weights_of
+from safetensors.numpy import load_file, save_file
 
 from maskdpo_ray.config import ModelConfig, TrackingConfig
 from maskdpo_ray.errors import UserError
@@ -210,6 +211,7 @@ def test_the_export_is_the_trained_model(two_ranks, make_job, undisturbed, tiny_
 
 
 CODE = """
+import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 class OwnConfig(LlamaConfig):
@@ -217,12 +219,16 @@ class OwnConfig(LlamaConfig):
 
 class OwnForCausalLM(LlamaForCausalLM):
     config_class = OwnConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.unused = torch.nn.Linear(4, 4, bias=False)
 """
 
 
-def test_a_model_that_brings_its_own_code_takes_it_along(one_rank, make_job, tiny_llama, tmp_path):
-    from transformers import AutoModelForCausalLM
-
+@pytest.fixture
+def own_model(tiny_llama, tmp_path) -> dict:
+    """A model that brings its own code, with a weight of ones that its answers do not need."""
     own = tmp_path / "own"
     shutil.copytree(tiny_llama, own)
     (own / "own.py").write_text(CODE)
@@ -230,7 +236,27 @@ def test_a_model_that_brings_its_own_code_takes_it_along(one_rank, make_job, tin
     names = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnForCausalLM"}
     config |= {"model_type": "own", "architectures": ["OwnForCausalLM"], "auto_map": names}
     (own / "config.json").write_text(json.dumps(config))
-    model = ModelConfig(path=str(own), dtype="bfloat16", trust_remote_code=True)
+    weights = load_file(own / "model.safetensors") | {"unused.weight": np.ones((4, 4), "float32")}
+    save_file(weights, own / "model.safetensors", {"format": "pt"})
+    return {"path": str(own), "trust_remote_code": True}
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_a_weight_that_no_pair_uses_decays_all_the_same(stage, one_rank, make_job, own_model):
+    """On one worker, where ZeRO 0 leaves out the averaging that would fill in its gradient."""
+    job = make_job(
+        fields={"model": ModelConfig(dtype="float32", **own_model)},
+        zero_stage=stage, weight_decay=0.1, max_steps=2, warmup_ratio=0.0, min_lr_ratio=1.0,
+    )  # fmt: skip
+    one_rank.train(job)
+    unused = load_file(job.output.path("model/model.safetensors"))["unused.weight"]
+    assert unused == pytest.approx((1 - 0.1 * job.settings.learning_rate) ** 2, abs=1e-6)
+
+
+def test_a_model_that_brings_its_own_code_takes_it_along(one_rank, make_job, own_model):
+    from transformers import AutoModelForCausalLM
+
+    model = ModelConfig(dtype="bfloat16", **own_model)
     job = make_job(fields={"model": model}, zero_stage=1, max_steps=1)
     one_rank.train(job)
     trained = AutoModelForCausalLM.from_pretrained(f"{job.output}/model", trust_remote_code=True)
