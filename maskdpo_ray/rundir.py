@@ -1,10 +1,10 @@
 """A run on disk: one folder per stage, content-addressed, each with a manifest.
 
 ``run_dir/<stage>/<fingerprint>/`` holds the rows a stage finished (``part-*.parquet``), the rows
-that left the graph there (``rejected-*.parquet``) and ``manifest.json``. The fingerprint covers
-the settings the stage depends on and the fingerprints of the stages before it. So a changed
-setting finds no folder for exactly the stages that depend on it, and a setting changed back finds
-its old results.
+that left the graph there (``rejected-*.parquet``) and ``manifest.json``; until the stage is
+complete also ``scratch/``, which belongs to its actors. The fingerprint covers the settings the
+stage depends on and the fingerprints of the stages before it. So a changed setting finds no folder
+for exactly the stages that depend on it, and a setting changed back finds its old results.
 """
 
 import hashlib
@@ -34,6 +34,7 @@ from maskdpo_ray.storage import DamagedFile, Folder
 
 T = TypeVar("T")
 READING = 16  # parts of an object store read at once: it answers many as late as one
+SCRATCH = "scratch"  # removed when a stage of rows is complete
 LOCK = "driver.lock"  # held by the one command that works here (driver_lock.py)
 FORMAT = 1  # raised when the meaning of stored rows changes: older results are then not reused
 
@@ -68,6 +69,11 @@ class StageStore:
         self.key = key
         self.settings = settings
         self.schema = schema
+
+    @property
+    def scratch(self) -> Folder:
+        """What the stage's actors keep for the case that it is not finished this time."""
+        return self.folder / SCRATCH
 
     # -- rows ---------------------------------------------------------------------------------
 
@@ -305,6 +311,7 @@ class StageStore:
         rejections = self._rejections() if rejected else {}
         reasons = Counter(rejections[row_id]["reason"] for row_id in sorted(rejected))
         counts = {"in": len(expected), "out": len(done), "rejected": dict(reasons)}
+        self.folder.remove_folder(SCRATCH)
         if not self.complete or self.manifest()["counts"] != counts:
             self.finish(counts, seconds)
 

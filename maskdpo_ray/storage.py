@@ -183,6 +183,21 @@ class Folder:
         if self.exists(name):
             filesystem.delete_file(self.path(name))
 
+    def remove_folder(self, name: str) -> None:
+        """Remove a folder and all that is in it; no error where there is none."""
+        filesystem, _ = self._open()
+        if self.exists(name):
+            filesystem.delete_dir(self.path(name))
+
+
+@contextmanager
+def usable(folder: Folder) -> Iterator[None]:
+    """What storage answers after all its own attempts is for a person to mend."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot use {folder}: {error}") from error
+
 
 def open_file(path: str | os.PathLike) -> BinaryIO:
     """A file to read, by local path or URL. Raises ``OSError`` where there is none."""

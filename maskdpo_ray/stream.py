@@ -16,8 +16,7 @@ import itertools
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -36,6 +35,7 @@ from maskdpo_ray.engine.logs import native_output_to
 from maskdpo_ray.errors import RowRejected, UserError
 from maskdpo_ray.progress import Progress, say
 from maskdpo_ray.rundir import Block, StageStore
+from maskdpo_ray.storage import usable
 
 READERS = 2  # far ahead of any engine
 FEW_BLOCKS = 64  # one reader's work: each is a process, and seconds until it runs
@@ -266,7 +266,7 @@ def _read(store: StageStore, blocks: list[Block]) -> ray.data.Dataset:
     items = [dataclasses.asdict(block) for block in blocks]
 
     def read(table: pa.Table) -> pa.Table:
-        with _usable(store):
+        with usable(store.folder):
             return pa.concat_tables([store.read_block(Block(**item)) for item in table.to_pylist()])
 
     listing = ray.data.from_items(items, override_num_blocks=len(items))
@@ -274,15 +274,6 @@ def _read(store: StageStore, blocks: list[Block]) -> ray.data.Dataset:
     return listing.map_batches(
         read, batch_size=None, batch_format="pyarrow", num_cpus=0.5, concurrency=readers
     )
-
-
-@contextmanager
-def _usable(store: StageStore) -> Iterator[None]:
-    """What storage answers after all its own attempts is for a person to mend."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"cannot use {store.folder}: {error}") from error
 
 
 class StageActor:
@@ -325,7 +316,7 @@ class StageActor:
 
     async def _stored(self, use: Callable[..., Any], *arguments: Any) -> Any:
         # In a thread: meanwhile the loop goes on with the actor's other blocks.
-        with _usable(self.store):
+        with usable(self.store.folder):
             return await asyncio.to_thread(use, *arguments)
 
     def _passed_on(self, table: pa.Table) -> pa.Table:

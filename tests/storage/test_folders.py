@@ -50,6 +50,16 @@ def test_files_are_written_listed_read_replaced_and_removed(place):
         folder.read("a.json")
 
 
+def test_a_folder_goes_with_all_that_is_in_it(place):
+    folder = Folder(place)
+    folder.write("a", b"content")
+    for name in "bc":
+        (folder / "inner").write(name, b"content")
+    folder.remove_folder("inner")
+    folder.remove_folder("inner")
+    assert folder.names() == ["a"]
+
+
 def test_a_folder_that_is_being_made_is_listed(tmp_path):
     """Another process makes it and removes it again all the while; Arrow looks twice."""
     blinking = tmp_path / "blinking"
@@ -81,6 +91,20 @@ def test_rows_manifest_and_resume(place):
     assert not same.complete
     same.finish_rows(["a", "b", "c"], seconds=1.5)
     assert store.manifest()["counts"] == {"in": 3, "out": 2, "rejected": {"prompt_too_long": 1}}
+
+
+def test_scratch_is_no_row_and_goes_when_all_rows_are_there(place):
+    store = RunDir(config(place)).store("sample", {}, QUESTION_SCHEMA)
+    store.begin({})
+    store.scratch.write("replies.jsonl", b"{}\n")
+    store.write(["a"], [question("a")], [], group=1)
+    assert store.finished() == ({"a"}, set())
+    with pytest.raises(RuntimeError, match="1 rows lost"):
+        store.finish_rows(["a", "b"], 1.0)
+    assert store.scratch.names() == ["replies.jsonl"]
+    store.finish_rows(["a"], 1.0)
+    assert not store.folder.exists("scratch")
+    assert store.complete
 
 
 def test_another_configuration_is_refused(place):

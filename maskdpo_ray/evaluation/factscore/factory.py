@@ -7,22 +7,27 @@ from maskdpo_ray.annotation.factory import chat_model
 from maskdpo_ray.config import FactScoreConfig
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.model_files import local_file, local_folder
+from maskdpo_ray.storage import Folder
 
 if TYPE_CHECKING:
     from maskdpo_ray.evaluation.factscore.examiner import FactExaminer
     from maskdpo_ray.evaluation.factscore.retrieval import Indexer
 
 
-def build_factscore(settings: FactScoreConfig) -> "FactExaminer":
+def build_factscore(settings: FactScoreConfig, scratch: Folder) -> "FactExaminer":
     """The examiner that the configuration describes.
 
+    Args:
+        scratch: keeps what the models reply until the stage is complete.
+
     Raises:
-        UserError: the engine does not start, an endpoint will not do, the wording is wrong, or
-            there is no knowledge database.
+        UserError: the engine does not start, an endpoint will not do, the wording is wrong,
+            there is no knowledge database, or ``scratch`` cannot be used.
     """
     from maskdpo_ray.evaluation.factscore.examiner import FactExaminer
     from maskdpo_ray.evaluation.factscore.facts import FactWriter
     from maskdpo_ray.evaluation.factscore.knowledge import Knowledge
+    from maskdpo_ray.evaluation.factscore.replies import Remembering, Replies
     from maskdpo_ray.evaluation.factscore.verification import Verifier
     from maskdpo_ray.evaluation.factscore.wording import read_wording
 
@@ -31,7 +36,8 @@ def build_factscore(settings: FactScoreConfig) -> "FactExaminer":
     wording = read_wording(settings.templates)  # first: an engine takes long to start
     knowledge = Knowledge(local_file(settings.knowledge))
     index = _indexer(settings)
-    models = {key: chat_model(of) for key, of in settings.models.items()}
+    replies = Replies(scratch)
+    models = {key: Remembering(chat_model(of), key, replies) for key, of in settings.models.items()}
     return FactExaminer(
         FactWriter(models["writer"], wording, settings.demonstrations),
         Verifier(models.get("verifier", models["writer"]), wording),

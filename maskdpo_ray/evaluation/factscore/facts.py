@@ -13,7 +13,14 @@ from maskdpo_ray.engine.refusal import RequestRefused
 from maskdpo_ray.evaluation.factscore.retrieval import Bm25Index
 from maskdpo_ray.evaluation.factscore.wording import Wording
 
-_ITEM = re.compile(r"^\s*(?:[-*•–]|\d{1,3}[.)])\s+(\S.*?)\s*$")
+# A point between figures is a decimal one, unless a year follows: 1.5 million, but 1.1901年….
+_ITEM = re.compile(
+    r"""^\s*(?: [-*•–]\s+
+              | [(（]?\d{1,3}[)）、]\s*
+              | \d{1,3}[.．](?: \s+ | (?=[^\s\d.．]) | (?=\d{4}年) )
+            )(\S.*?)\s*$""",
+    re.VERBOSE,
+)
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _SHORT_RANGE = re.compile(r"\b(\d\d)(\d\d)\s?[-–—/]\s?(\d\d)\b")  # 2005–09
 _WORD = re.compile(r"[A-Za-z]+(?:-[A-Za-z]+)?")
@@ -121,7 +128,7 @@ class FactWriter:
 
 
 def listed_facts(reply: str, nothing: str) -> list[str] | None:
-    """The items of a list, ``- fact`` or ``1. fact`` a line; lines around it are left out.
+    """The items of a list, ``- fact``, ``1. fact`` or ``1、事实`` a line; others are left out.
 
     Returns:
         None where there is no list; no item where the reply, or its only item, is ``nothing``.

@@ -85,11 +85,12 @@ def build_knowledge(
 
     Returns:
         Counts: ``pages``, and by reason what was left out (``empty``; of a dump also
-        ``redirects`` and ``other_namespaces``).
+        ``redirects``, ``other_namespaces`` and ``unreadable``, where the parser fails).
 
     Raises:
         UserError: ``out`` exists, a source is missing, damaged or of another kind, a title stands
-            twice, there is no page at all, or the disk is full.
+            twice, there is no page at all, the disk is full, or a process that reads a dump was
+            killed.
     """
     out = Path(out)
     if out.exists():

@@ -14,6 +14,7 @@ PASSAGE = 256  # tokens
 # Pages of the database that FActScore published are cut already, into 256 tokens of RoBERTa's
 # vocabulary, and keep that vocabulary's marks of beginning and end.
 SEPARATOR = "####SPECIAL####SEPARATOR####"
+BEGINNING = "<s>"
 _MARKS = re.compile(r"(?:</?s>)+")
 _TOKEN = re.compile(r"[㐀-鿿]|[^\W㐀-鿿]+|[^\w\s]")
 
@@ -27,12 +28,12 @@ def cut_passages(page: str, language: str, size: int = PASSAGE) -> list[str]:
     """Consecutive passages of at most ``size`` tokens.
 
     A passage holds whole sentences; a sentence of more than ``size`` tokens is cut. A page that
-    was cut before (``SEPARATOR``) stays cut as it is.
+    was cut before, which holds ``SEPARATOR`` or begins with a mark, stays cut as it is.
 
     Returns:
         Passages in the order of the page, white space around them removed; none is empty.
     """
-    if SEPARATOR in page or _MARKS.search(page):
+    if SEPARATOR in page or page.startswith(BEGINNING):
         passages = [_MARKS.sub(" ", part) for part in page.split(SEPARATOR)]
     else:
         passages = [page[start:end] for start, end in _packed(page, language, size)]

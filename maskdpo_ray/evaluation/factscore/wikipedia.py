@@ -10,14 +10,19 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from importlib.util import find_spec
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 from maskdpo_ray.errors import UserError
+
+if TYPE_CHECKING:
+    from mwparserfromhell.wikicode import Wikicode
 
 DUMP = re.compile(r"\.xml(?:-p\d+p\d+)?(?:\.bz2)?$")  # a part bears its first and last page id
 BATCH = 2000  # pages in memory at once
@@ -27,13 +32,17 @@ _LANGUAGE_LINK = re.compile(r"[a-z]{2,3}(?:-[a-z-]+)?")
 _SWITCH = re.compile(r"__[A-Z]+__")
 _EMPTY_BRACKETS = re.compile(r" ?[(（][\s,;，；]*[)）]")
 _EMPTY_START = re.compile(r"(?<=[(（])[\s,;，；]+")  # a pronunciation stood there
+_SURROGATE = re.compile("[\ud800-\udfff]")  # &#xD800; names one, and no database holds it
 
 
 def read_dump(path: Path, counts: Counter[str]) -> Iterator[tuple[str, str]]:
-    """Title and plain text of each article; redirects and other namespaces are counted.
+    """Title and plain text of each article.
+
+    Redirects, other namespaces and pages that mwparserfromhell cannot read are counted.
 
     Raises:
-        UserError: the file is damaged, cut short or no dump; or mwparserfromhell is missing.
+        UserError: the file is damaged, cut short or no dump; mwparserfromhell is missing; or a
+            process that takes markup off was killed.
     """
     if find_spec("mwparserfromhell") is None:
         raise UserError(
@@ -44,24 +53,46 @@ def read_dump(path: Path, counts: Counter[str]) -> Iterator[tuple[str, str]]:
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         while batch := list(islice(pages, BATCH)):
             titles, texts = zip(*batch, strict=True)
-            yield from zip(titles, pool.map(plain_text, texts, chunksize=50), strict=True)
+            try:
+                plain = pool.map(plain_text, texts, chunksize=50)
+                for title, text in zip(titles, plain, strict=True):
+                    if text is None:
+                        counts["unreadable"] += 1
+                    else:
+                        yield title, text
+            except BrokenProcessPool:
+                raise UserError(
+                    f"{path}: a process that takes markup off was ended from outside, somewhere "
+                    f"from page {titles[0]!r} to {titles[-1]!r}. Most likely memory was short: "
+                    "free some and run the command again; if it ends there every time, one of "
+                    "these pages crashes the parser: take it out of the dump"
+                ) from None
 
 
-def plain_text(wikitext: str) -> str:
-    """The running text of a page, paragraph by paragraph."""
+def plain_text(wikitext: str) -> str | None:
+    """The running text of a page, paragraph by paragraph; None where the parser fails on it."""
     import mwparserfromhell
 
-    code = mwparserfromhell.parse(_SWITCH.sub("", wikitext))
+    try:
+        text = _running_text(mwparserfromhell.parse(_SWITCH.sub("", wikitext)))
+    # ParserError, RecursionError, or whatever else a page brings about: no reason to end the work
+    # on millions of others.
+    except Exception:
+        return None
+    text = _EMPTY_BRACKETS.sub("", _SURROGATE.sub("\ufffd", text))
+    text = _EMPTY_START.sub("", text)
+    lines = (" ".join(line.split()) for line in text.split("\n"))
+    return "\n".join(line for line in lines if line)
+
+
+def _running_text(code: "Wikicode") -> str:
     for tag in code.filter_tags(matches=lambda tag: str(tag.tag).strip().lower() in DROPPED_TAGS):
         with suppress(ValueError):  # it stood in one that is gone already
             code.remove(tag)
     for link in code.filter_wikilinks(matches=lambda link: _is_dropped(str(link.title))):
         with suppress(ValueError):
             code.remove(link)
-    text = _EMPTY_BRACKETS.sub("", code.strip_code(normalize=True, collapse=True))
-    text = _EMPTY_START.sub("", text)
-    lines = (" ".join(line.split()) for line in text.split("\n"))
-    return "\n".join(line for line in lines if line)
+    return code.strip_code(normalize=True, collapse=True)
 
 
 def _is_dropped(title: str) -> bool:

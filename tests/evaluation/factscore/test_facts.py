@@ -88,10 +88,28 @@ def test_a_reply_that_was_cut_is_an_error():
         ("1901 was a year", None),
         ("- None\n- a", ["None", "a"]),
         ("- 她生于1901年。", ["她生于1901年。"]),
+        ("1、她生于1901年。\n2、1930年她是法官。", ["她生于1901年。", "1930年她是法官。"]),
+        ("（1）她是法官。\n (2)她得过奖。\n3）她去世了", ["她是法官。", "她得过奖。", "她去世了"]),
+        ("1.她是法官。\n2．《法典》是她写的。", ["她是法官。", "《法典》是她写的。"]),
+        ("1.1901年她出生。\n2. 1.5米高。", ["1901年她出生。", "1.5米高。"]),
+        ("1、无", ["无"]),
+        ("1.5 million people read it.", None),
+        ("1.5米高。", None),
+        ("１．５米高。", None),
+        ("- a\n1.75 m is tall", ["a"]),
+        ("1.\n2、\n（3）", None),
+        ("12...", None),
+        ("1901、1902年她是法官。", None),
     ],
 )
 def test_lists(reply, items):
     assert listed_facts(reply, "None") == items
+
+
+def test_a_chinese_list_that_says_nothing_states_nothing():
+    nothing = read_wording().languages["zh"]["nothing"]
+    for reply in (nothing, f"1、{nothing}。", f"（1）{nothing}"):
+        assert listed_facts(reply, nothing) == []
 
 
 @pytest.mark.parametrize(

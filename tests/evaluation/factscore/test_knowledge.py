@@ -1,13 +1,17 @@
 import bz2
 import gzip
 import json
+import os
+import signal
 import sqlite3
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from mwparserfromhell.parser import ParserError
 
 from maskdpo_ray.errors import UserError
+from maskdpo_ray.evaluation.factscore import wikipedia
 from maskdpo_ray.evaluation.factscore.knowledge import (
     Knowledge,
     build_knowledge,
@@ -101,6 +105,46 @@ def test_markup_inside_markup_is_taken_off_once():
     )
     assert plain_text(text) == "She lived (a)."
     assert plain_text("[[Category]] [[Star Wars: A New Hope]]") == "Category Star Wars: A New Hope"
+
+
+@pytest.mark.parametrize("failure", [ParserError("a bug"), RecursionError("too deep")])
+def test_a_page_on_which_the_parser_fails_is_none(monkeypatch, failure):
+    def parse(_):
+        raise failure
+
+    monkeypatch.setattr("mwparserfromhell.parse", parse)
+    assert plain_text("She is a [[judge]].") is None
+
+
+def test_a_lone_surrogate_is_replaced():
+    assert plain_text("It is &#xD800; and &#233;.") == "It is \ufffd and é."
+
+
+def fails_on_odd_pages(wikitext):
+    return None if "odd" in wikitext else wikitext
+
+
+def test_a_page_that_cannot_be_read_is_counted_and_the_others_stay(tmp_path, monkeypatch):
+    monkeypatch.setattr(wikipedia, "plain_text", fails_on_odd_pages)
+    pages = [page(f"P{n}", "odd" if n == 60 else f"Text {n}.") for n in range(120)]
+    (tmp_path / "w.xml").write_bytes(dump(*pages))
+    counts = build_knowledge(tmp_path / "k.db", [tmp_path / "w.xml"])
+    assert counts == {"pages": 119, "unreadable": 1}
+    knowledge = Knowledge(tmp_path / "k.db")
+    assert knowledge.page("P60") is None
+    assert knowledge.page("P61") == "Text 61."
+
+
+def is_killed(_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_is_killed_is_told_with_its_pages(tmp_path, monkeypatch):
+    monkeypatch.setattr(wikipedia, "plain_text", is_killed)
+    (tmp_path / "w.xml").write_bytes(dump(page("Ada", "a"), page("Ben", "b")))
+    with pytest.raises(UserError, match="w.xml: a process .* from page 'Ada' to 'Ben'.*memory"):
+        build_knowledge(tmp_path / "k.db", [tmp_path / "w.xml"])
+    assert [file.name for file in tmp_path.iterdir()] == ["w.xml"]
 
 
 def test_pages_of_parquet_and_of_packed_lines_are_the_same(tmp_path):

@@ -41,6 +41,13 @@ def test_a_page_that_was_cut_stays_cut():
     assert cut_passages("<s>Ada is a judge.</s>", "en") == ["Ada is a judge."]
 
 
+def test_a_page_that_merely_holds_a_mark_is_cut():
+    page = "Tags are <s>struck</s> out. " * 5
+    passages = cut_passages(page, "en", 20)
+    assert len(passages) > 1 and all(len(words(passage)) <= 20 for passage in passages)
+    assert spaceless("".join(passages)) == spaceless(page)
+
+
 def test_an_empty_page_has_no_passage():
     assert cut_passages("", "en") == cut_passages(" \n ", "zh") == []
 

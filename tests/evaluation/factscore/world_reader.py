@@ -37,7 +37,7 @@ class WorldReader:
 
 
 class Server:
-    """``read`` behind an OpenAI-compatible address; keeps what was asked.
+    """``read`` behind an OpenAI-compatible address; keeps what was asked and answered.
 
     Args:
         after: called with the number of questions answered so far.
@@ -45,6 +45,8 @@ class Server:
 
     def __init__(self, after=lambda count: None) -> None:
         self.asked: list[str] = []
+        self.answers = threading.Event()
+        self.answers.set()
         served = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -59,6 +61,7 @@ class Server:
                 if body.get("structured_outputs") and "Statement: " not in asked:
                     text = body["structured_outputs"]["choice"][0]  # the trial at the start
                 else:
+                    served.answers.wait()
                     text = read(body["messages"])
                     served.asked.append(asked)
                 message = {"role": "assistant", "content": text}
@@ -80,6 +83,10 @@ class Server:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
         threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def hold(self) -> None:
+        """Leave every question from now on without an answer."""
+        self.answers.clear()
 
     def stop(self) -> None:
         self.server.shutdown()
