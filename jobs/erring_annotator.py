@@ -20,7 +20,7 @@ from maskdpo_ray.experiments.compare import claim, difference, score
 from maskdpo_ray.experiments.job import Experiment, run_job
 from maskdpo_ray.experiments.lab import ALONE, Lab
 from maskdpo_ray.experiments.published import NOT_TOLD
-from maskdpo_ray.experiments.results import Bar, Result, lines, with_interval
+from maskdpo_ray.experiments.results import Bar, Result, decimal, lines, scored, with_interval
 
 DPO, HARD, SOFT = "dpo", "hard mask", "soft mask"
 BOTH = "systems={dpo: {mask: none}, mask_dpo: {mask: sentence}}"
@@ -59,7 +59,7 @@ def experiment(lab: Lab, rates: list[float]) -> Result:
     rows = [["system", "wrong verdicts", "score", "95 %", "by seed", "sentences"]]
     for system, by_rate in scores.items():
         for rate, of in by_rate.items():
-            cells = [*with_interval(of), f"{of['sentences']:.1f}"]
+            cells = [*with_interval(of), decimal(of.get("sentences"))]
             rows.append([system, f"{rate:.0%}", *cells])
     claims = [
         claim(
@@ -76,7 +76,10 @@ def experiment(lab: Lab, rates: list[float]) -> Result:
         "Sentence score over the share of wrong verdicts",
         ("wrong verdicts, %", "sentence score, %"),
         {
-            system: {100 * rate: Bar(system, of["score"], of["ci95"]) for rate, of in each.items()}
+            system: {
+                100 * rate: Bar(system, of["score"], of["ci95"])
+                for rate, of in scored(each).items()
+            }
             for system, each in scores.items()
         },
     )

@@ -15,7 +15,7 @@ from maskdpo_ray.experiments.compare import claim, difference, score
 from maskdpo_ray.experiments.job import Experiment, run_job
 from maskdpo_ray.experiments.lab import Lab
 from maskdpo_ray.experiments.published import NOT_TOLD
-from maskdpo_ray.experiments.results import Result, score_bars, with_interval
+from maskdpo_ray.experiments.results import Result, lengths, score_bars, with_interval
 
 ONE, LONGER, FIRST, TWO = (
     "one round",
@@ -51,8 +51,7 @@ def experiment(lab: Lab) -> Result:
     scores = {name: score(of) for name, of in found.items()}
     rows = [["", "score", "95 %", "by seed", "sentences", "correct"]]
     for name, of in scores.items():
-        lengths = [f"{of[key]:.1f}" for key in ("sentences", "correct_sentences")]
-        rows.append([name, *with_interval(of), *lengths])
+        rows.append([name, *with_interval(of), *lengths(of)])
     claims = [
         claim(
             "rounds",

@@ -20,18 +20,21 @@ answers, and the matched run is vanilla DPO on the pairs of Mask-DPO.
 Scores are those of ``data.test`` and of every ``--test``: with ``--test biographies=bio.jsonl`` the
 paper's figures stand beside them. In the closed world the biographies are those of its test
 questions. The FActScore needs ``evaluation.factscore``, but for the closed world. Every one of
-``evaluation.judges`` has a column of its own: training could not learn to please them.
+``evaluation.judges`` has a column of its own: training could not learn to please them. An examiner
+who reads documents has none for a set of questions without, as biographies often are.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from maskdpo_ray.answers import match, read_answers
+from maskdpo_ray.config import Config
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.evaluation.factscore.score import answer_score
 from maskdpo_ray.experiments.compare import claim, difference, not_testable, score
 from maskdpo_ray.experiments.job import Experiment, run_job
-from maskdpo_ray.experiments.lab import Lab, annotate_answers, named
+from maskdpo_ray.experiments.lab import Lab, annotate_answers, named, pair_count
 from maskdpo_ray.experiments.published import (
     ANAH,
     BIOGRAPHIES,
@@ -43,15 +46,22 @@ from maskdpo_ray.experiments.published import (
     by_judge,
 )
 from maskdpo_ray.experiments.ready_pairs import decided, larger_reward_pairs
-from maskdpo_ray.experiments.results import Result, cell, score_bars
+from maskdpo_ray.experiments.results import (
+    Result,
+    cell,
+    coverage,
+    decimal,
+    mean_count,
+    score_bars,
+)
 from maskdpo_ray.pipeline import stream
 from maskdpo_ray.preference.select import is_usable
 from maskdpo_ray.preference.select import score as sentence_score
-from maskdpo_ray.questions import read_questions, source_of
+from maskdpo_ray.progress import say
 from maskdpo_ray.stages import Stages
 
 MOST_PAIRS = 4
-ALIGNED = "mask_dpo"
+MATCHED, ALIGNED = "facttune-matched", "mask_dpo"
 
 
 @dataclass(frozen=True)
@@ -68,10 +78,15 @@ class Sampled:
         return [f"{section}.{key}={value}" for key, value in values.items()]
 
 
+def by_facts(config: Config) -> bool:
+    """Whether answers are rewarded fact by fact. If not, the matched FactTune learns from the pairs
+    of Mask-DPO: it is the vanilla DPO of table 2."""
+    return config.evaluation.factscore is not None and config.world is None
+
+
 def rewarded(lab: Lab, seed: int, drawn: Sampled) -> Iterable[dict[str, Any]]:
     """Training questions whose candidates have a ``reward``; None where an answer has none."""
-    config = lab.read(seed)
-    if config.evaluation.factscore and not config.world:
+    if by_facts(lab.read(seed)):
         return examined(lab, seed, drawn)
     settings = [*drawn.of("sampling", "candidates"), "annotation.prune=false"]
     annotated = lab.run(seed, *settings, work=annotate_answers)
@@ -154,7 +169,7 @@ def systems(lab: Lab, seed: int, samples: int) -> dict[str, tuple[list[str], str
     rows = rewarded(lab, seed, Sampled(samples, temperature=1.0, top_k=0))
     published = trained_on(lab, seed, "facttune", rows, every, ", epochs: 1")
     matched: tuple[list[str], str] = ([], "dpo")
-    if config.evaluation.factscore and not config.world:
+    if by_facts(config):
         name, sampling = "facttune_matched", config.sampling
         drawn = Sampled(sampling.candidates, sampling.temperature, sampling.top_k)
         rows = rewarded(lab, seed, drawn)
@@ -163,7 +178,7 @@ def systems(lab: Lab, seed: int, samples: int) -> dict[str, tuple[list[str], str
         "base": ([], "base"),
         **{name: ([], name) for name in config.evaluation.models},
         "facttune": (published, "facttune"),
-        "facttune-matched": matched,
+        MATCHED: matched,
         ALIGNED: ([], ALIGNED),
     }
 
@@ -178,12 +193,26 @@ def question_sets(lab: Lab, tests: Sequence[str]) -> dict[str, tuple[list[str], 
     return {ANAH: everything, **others}
 
 
+def without_column(lab: Lab, asked: str, settings: Sequence[str]) -> list[str]:
+    """A note on the examiners who cannot judge the answers to a set of questions."""
+    examiners = lab.examiners(*settings)
+    silent = [by_judge(judge) for judge in (None, *lab.judges) if judge not in examiners]
+    if not silent:
+        return []
+    return [f"No {' and no '.join(silent)} on {asked}: no question has a document to judge by."]
+
+
 def check(lab: Lab, test: Sequence[str], large: str | None, facttune_samples: int) -> None:
     config = lab.read(lab.seeds[0])
     given = [named("test", text)[0] for text in test]
     if config.world and given:
         raise UserError("--test: the world provides the questions")
-    if config.world or not config.evaluation.factscore:
+    if config.sampling.source == "input":
+        raise UserError(
+            "sampling.source=input: table 1 samples FactTune's answers from the policy, and the "
+            "answers of data.train are not its own: set sampling.source=vllm"
+        )
+    if not by_facts(config):
         lab.check(["dpo"])  # its pairs are those of the matched FactTune
     if large is not None and large not in config.evaluation.models:
         raise UserError(
@@ -196,64 +225,98 @@ def check(lab: Lab, test: Sequence[str], large: str | None, facttune_samples: in
         raise UserError(f"--facttune-samples {facttune_samples}: a pair needs 2")
     for name, (settings, _) in question_sets(lab, test).items():
         try:
-            if settings:  # its first row tells whether the set can be read
-                next(read_questions(source_of(lab.read(lab.seeds[0], *settings).data, "test")))
+            if settings:
+                check_set(lab, settings)
         except UserError as error:
             raise UserError(f"--test {name}: {error}") from None
+        for note in without_column(lab, name, settings):
+            say(note)
+
+
+def check_set(lab: Lab, settings: Sequence[str]) -> None:
+    """Refuse a set of questions that a column could not be made of.
+
+    Raises:
+        UserError: it cannot be read, nobody could score its answers, or a file of answers has none
+            to it.
+    """
+    if not lab.examiners(*settings) and not lab.tells_facts:
+        raise UserError(
+            "no question has a document, which every examiner reads: add a column document, or set "
+            "evaluation.factscore"
+        )
+    asked = [(row["id"], row["question"]) for row in lab.test_questions(*settings)]
+    for further in lab.read(lab.seeds[0]).evaluation.models.values():
+        if further.responses:
+            match(read_answers(further.responses), asked, further.responses)
+
+
+Column = tuple[str, str]  # which score, of which questions
 
 
 def experiment(lab: Lab, test: Sequence[str], large: str | None, facttune_samples: int) -> Result:
-    found: dict[str, dict[tuple[str, str], list]] = {}
-    judges = lab.judges
+    found: dict[str, dict[Column, list]] = {}
+    pairs: dict[str, list[int]] = {}
+    sets = question_sets(lab, test)
+    examiners = {asked: lab.examiners(*settings) for asked, (settings, _) in sets.items()}
     for seed in lab.seeds:
         lab.run(seed)  # what the others share is made once, for all of its systems
         for name, (settings, system) in systems(lab, seed, facttune_samples).items():
             columns = found.setdefault(name, {})
-            for asked, (of_set, of) in question_sets(lab, test).items():
+            for asked, (of_set, of) in sets.items():
                 stages = lab.run(seed, *settings, *of_set)
-                sentences = lab.outcome(stages, system, of=of)
-                columns.setdefault((SENTENCES, asked), []).append(sentences)
-                for judge in judges:
+                for judge in examiners[asked]:
                     judged = lab.outcome(stages, system, of=of, judge=judge)
                     columns.setdefault((by_judge(judge), asked), []).append(judged)
                 if lab.tells_facts:
                     facts = lab.facts(stages, system, of)
                     columns.setdefault((FACTS, asked), []).append(facts)
-    return result(found, lab.read(lab.seeds[0]).world is not None, large, judges)
+            if system in stages.config.systems:
+                pairs.setdefault(name, []).append(pair_count(stages))
+    config = lab.read(lab.seeds[0])
+    notes = [
+        note for asked, (of_set, _) in sets.items() for note in without_column(lab, asked, of_set)
+    ]
+    return result(found, pairs, config.world is not None, by_facts(config), large, notes)
 
 
 def result(
-    found: dict[str, dict[tuple[str, str], list]],
+    found: dict[str, dict[Column, list]],
+    pairs: dict[str, list[int]],
     world: bool,
+    facts: bool,
     large: str | None = None,
-    judges: Sequence[str] = (),
+    notes: Sequence[str] = (),
 ) -> Result:
+    """The table of the outcomes by system and column.
+
+    Args:
+        pairs: by system and seed, of those that are trained.
+        facts: answers were rewarded fact by fact.
+        notes: of what has no column.
+    """
     columns = list(found["base"])
-    firsts = [column for column in columns if column[0] in (SENTENCES, FACTS)]
-    main, last = firsts[0], firsts[-1]
-    claimed = dict.fromkeys((main, *((by_judge(judge), main[1]) for judge in judges), last))
+    main = columns[0]
     scores = {name: {column: score(of[column]) for column in columns} for name, of in found.items()}
     published = {name: LARGE if name == large else TABLE_1.get(name, {}) for name in found}
-    titles = [f"{of}, {asked}" for of, asked in columns]
-    told = [column for column in columns if column in LARGE]
-    papers = [f"paper: {of}, {asked}" for of, asked in told]
-    rows = [["system", *titles, "sentences", *papers]]
+    titles = {column: ", ".join(column) for column in columns}
+    told = [column for column in columns if any(column in of for of in published.values())]
+    papers = [f"paper: {titles[column]}" for column in told]
+    rows = [["system", "pairs", *titles.values(), "sentences", *papers]]
     for name, of in scores.items():
+        learnt, sentences = mean_count(pairs.get(name, [])), decimal(of[main].get("sentences"))
         paper = [published[name].get(column, "") for column in told]
-        rows.append([name, *map(cell, of.values()), f"{of[main]['sentences']:.1f}", *paper])
-    behind = [name for name in found if name != ALIGNED]
-    claims = [
-        claim(
-            1,
-            f"Mask-DPO has a higher {of} than {name} on {asked}",
-            difference(found[ALIGNED][of, asked], found[name][of, asked]),
-            against(published[ALIGNED], published[name], (of, asked)),
-        )
-        for name in behind
-        for of, asked in claimed
-        # Of the 70B's FActScore the paper claims nothing: it is the higher one there.
-        if (name, of) != (large, FACTS)
+        rows.append([name, learnt, *map(cell, of.values()), sentences, *paper])
+    left_out = [
+        note
+        for column, title in titles.items()
+        for note in coverage(title, {name: of[column] for name, of in scores.items()})
     ]
+    if not facts:
+        left_out.append(
+            f"{MATCHED} is table 2's run without the mask, where its claims on {ANAH} stand."
+        )
+    claims = claims_of(found, published, large, facts)
     if world:
         claims.append(
             not_testable(
@@ -267,10 +330,44 @@ def result(
         "Sentence score of the systems of table 1", {name: of[main] for name, of in scores.items()}
     )
     figures = {
-        name: {" of ".join(column): each for column, each in of.items()}
+        name: ({"pairs": pairs[name]} if name in pairs else {})
+        | {" of ".join(column): each for column, each in of.items()}
         for name, of in scores.items()
     }
-    return Result("table1", "Table 1: systems and scores", rows, figures, claims, plot)
+    title, noted = "Table 1: systems and scores", [*notes, *left_out]
+    return Result("table1", title, rows, figures, claims, plot, notes=noted)
+
+
+def claims_of(
+    found: dict[str, dict[Column, list]],
+    published: dict[str, dict[Column, str]],
+    large: str | None,
+    facts: bool,
+) -> list[dict[str, Any]]:
+    """That Mask-DPO is ahead of every other system: by the first column and what the judges say of
+    the same answers, and by the last that is not a judge's."""
+    columns = list(found["base"])
+    first = [column for column in columns if column[1] == columns[0][1] and column[0] != FACTS]
+    *_, last = (column for column in columns if column[0] in (SENTENCES, FACTS))
+
+    def is_claimed(name: str, column: Column) -> bool:
+        # Of the 70B's FActScore the paper claims nothing: it is the higher one there.
+        if (name, column[0]) == (large, FACTS):
+            return False
+        # From the same pairs these are the two runs, and the claims, of table 2.
+        return facts or (name, column[1]) != (MATCHED, ANAH)
+
+    return [
+        claim(
+            1,
+            f"Mask-DPO has a higher {column[0]} than {name} on {column[1]}",
+            difference(found[ALIGNED][column], found[name][column]),
+            against(published[ALIGNED], published[name], column),
+        )
+        for name in found
+        for column in dict.fromkeys((*first, last))
+        if name != ALIGNED and is_claimed(name, column)
+    ]
 
 
 EXPERIMENT = Experiment(

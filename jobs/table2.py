@@ -14,7 +14,14 @@ from maskdpo_ray.experiments.compare import claim, difference, score
 from maskdpo_ray.experiments.job import Experiment, run_job
 from maskdpo_ray.experiments.lab import Lab
 from maskdpo_ray.experiments.published import FACTS, SENTENCES, TABLE_2, against, by_judge
-from maskdpo_ray.experiments.results import Result, cell, score_bars, with_interval
+from maskdpo_ray.experiments.results import (
+    Result,
+    cell,
+    coverage,
+    lengths,
+    score_bars,
+    with_interval,
+)
 
 SYSTEMS = {"base": "base", "without mask": "dpo", "with mask": "mask_dpo"}
 
@@ -37,10 +44,9 @@ def experiment(lab: Lab) -> Result:
     papers = [f"paper: {of}" for of in told]
     rows = [["", "score", "95 %", "by seed", "sentences", "correct", *more, *papers]]
     for name, of in scores[SENTENCES].items():
-        lengths = [f"{of[key]:.1f}" for key in ("sentences", "correct_sentences")]
         facts = [cell(scores[each][name]) for each in more]
         paper = [TABLE_2[name].get(each, "") for each in told]
-        rows.append([name, *with_interval(of), *lengths, *facts, *paper])
+        rows.append([name, *with_interval(of), *lengths(of), *facts, *paper])
     claims = [
         claim(
             2,
@@ -51,7 +57,8 @@ def experiment(lab: Lab) -> Result:
         for of, by in found.items()
     ]
     plot = score_bars("Sentence score with and without the mask", scores[SENTENCES])
-    return Result("table2", "Table 2: the mask", rows, scores, claims, plot)
+    notes = [note for of, by in scores.items() for note in coverage(of, by)]
+    return Result("table2", "Table 2: the mask", rows, scores, claims, plot, notes=notes)
 
 
 EXPERIMENT = Experiment(experiment, systems=("dpo", "mask_dpo"))

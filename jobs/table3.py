@@ -21,10 +21,24 @@ from typing import Any
 from maskdpo_ray.errors import RowRejected, UserError
 from maskdpo_ray.experiments.compare import claim, difference, score
 from maskdpo_ray.experiments.job import Experiment, run_job
-from maskdpo_ray.experiments.lab import ALONE, SYSTEM, Lab, annotate_answers, other_model
+from maskdpo_ray.experiments.lab import (
+    ALONE,
+    SYSTEM,
+    Lab,
+    annotate_answers,
+    other_model,
+    pair_count,
+)
 from maskdpo_ray.experiments.published import TABLE_3
 from maskdpo_ray.experiments.ready_pairs import judged, with_answers
-from maskdpo_ray.experiments.results import Result, score_bars, with_interval
+from maskdpo_ray.experiments.results import (
+    Result,
+    coverage,
+    decimal,
+    mean_count,
+    score_bars,
+    with_interval,
+)
 from maskdpo_ray.pipeline import sample
 from maskdpo_ray.preference.ranking import as_best, tally
 from maskdpo_ray.preference.select import NoPair, is_usable, select_pair
@@ -124,6 +138,18 @@ def sampled_with_document(lab: Lab, seed: int, own: Stages) -> dict[str, list[st
 
 def check(lab: Lab, other: str | None) -> None:
     config = lab.read(lab.seeds[0])
+    if config.sampling.source == "input":
+        raise UserError(
+            "sampling.source=input: the answers of data.train would stand for those of the policy "
+            "and of the other model alike: set sampling.source=vllm, so that table 3 samples both"
+        )
+    if config.sampling.endpoint:
+        raise UserError(
+            "sampling.endpoint: its server has the policy, which would answer for the other model "
+            "too: remove it, so that table 3 samples both in the actors"
+        )
+    if other is not None and other == config.model.path and config.model.revision is None:
+        raise UserError(f"--other {other} is the policy (model.path): name another model")
     if config.world:
         return
     if other is None:
@@ -135,6 +161,7 @@ def check(lab: Lab, other: str | None) -> None:
 
 def experiment(lab: Lab, other: str | None) -> Result:
     found: dict[str, list] = {name: [] for name in ("base", *TABLE_3)}
+    pairs: dict[str, list[int]] = {name: [] for name in TABLE_3}
     for seed in lab.seeds:
         own = lab.run(seed)
         runs = {
@@ -145,11 +172,13 @@ def experiment(lab: Lab, other: str | None) -> Result:
         found["base"].append(lab.outcome(own, "base"))
         for name, stages in runs.items():
             found[name].append(lab.outcome(stages))
+            pairs[name].append(pair_count(stages))
     scores = {name: score(of) for name, of in found.items()}
-    rows = [["answers of", "score", "95 %", "by seed", "sentences", "paper"]]
+    rows = [["answers of", "pairs", "score", "95 %", "by seed", "sentences", "paper"]]
     for name, of in scores.items():
         paper = {"base": "49.19", **TABLE_3}[name]
-        rows.append([name, *with_interval(of), f"{of['sentences']:.1f}", paper])
+        learnt, sentences = mean_count(pairs.get(name, [])), decimal(of.get("sentences"))
+        rows.append([name, learnt, *with_interval(of), sentences, paper])
     mine = found["the policy"]
     claims = [
         claim(
@@ -164,7 +193,11 @@ def experiment(lab: Lab, other: str | None) -> Result:
         )
     ]
     plot = score_bars("Sentence score by whose answers the pairs are made of", scores)
-    return Result("table3", "Table 3: whose answers", rows, scores, claims, plot)
+    figures = {
+        name: of | ({"pairs": pairs[name]} if name in pairs else {}) for name, of in scores.items()
+    }
+    title, notes = "Table 3: whose answers", coverage("score", scores)
+    return Result("table3", title, rows, figures, claims, plot, notes=notes)
 
 
 EXPERIMENT = Experiment(

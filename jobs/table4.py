@@ -8,10 +8,17 @@ reference of the whole.
 
 from maskdpo_ray.experiments.compare import claim, difference, score
 from maskdpo_ray.experiments.job import Experiment, run_job
-from maskdpo_ray.experiments.lab import SYSTEM, Lab
+from maskdpo_ray.experiments.lab import SYSTEM, Lab, pair_count
 from maskdpo_ray.experiments.parts import some_questions, some_topics
 from maskdpo_ray.experiments.published import TABLE_4
-from maskdpo_ray.experiments.results import Result, score_bars, with_interval
+from maskdpo_ray.experiments.results import (
+    Result,
+    coverage,
+    decimal,
+    mean_count,
+    score_bars,
+    with_interval,
+)
 
 PARTS = {
     "1/3 of the topics": lambda rows, seed: some_topics(rows, 1 / 3, seed),
@@ -33,12 +40,12 @@ def experiment(lab: Lab) -> Result:
             runs[name] = lab.run_part(seed, f"table4-{number}", part(questions, seed))
         for name, stages in runs.items():
             found[name].append(lab.outcome(stages))
-            sizes[name].append(stages.pair().store.manifest()["counts"]["out"])
+            sizes[name].append(pair_count(stages))
     scores = {name: score(of) for name, of in found.items()}
     rows = [["trained on", "pairs", "score", "95 %", "by seed", "sentences", "paper"]]
     for name, of in scores.items():
-        pairs = f"{sum(sizes[name]) / len(lab.seeds):.0f}"
-        rows.append([name, pairs, *with_interval(of), f"{of['sentences']:.1f}", TABLE_4[name]])
+        pairs, sentences = mean_count(sizes[name]), decimal(of.get("sentences"))
+        rows.append([name, pairs, *with_interval(of), sentences, TABLE_4[name]])
     claims = [
         claim(
             4,
@@ -59,7 +66,8 @@ def experiment(lab: Lab) -> Result:
     ]
     plot = score_bars("Sentence score by the part of the training questions", scores)
     figures = {name: of | {"pairs": sizes[name]} for name, of in scores.items()}
-    return Result("table4", "Table 4: more topics or more questions", rows, figures, claims, plot)
+    title, notes = "Table 4: more topics or more questions", coverage("score", scores)
+    return Result("table4", title, rows, figures, claims, plot, notes=notes)
 
 
 EXPERIMENT = Experiment(experiment, systems=(SYSTEM,))

@@ -43,8 +43,8 @@ from maskdpo_ray.experiments.compare import (
 from maskdpo_ray.experiments.job import Experiment, run_job
 from maskdpo_ray.experiments.lab import SYSTEM, Lab, named, other_model
 from maskdpo_ray.experiments.parts import equally_many
-from maskdpo_ray.experiments.published import NOT_TOLD, TABLE_5
-from maskdpo_ray.experiments.results import Bar, Result, bars, with_interval
+from maskdpo_ray.experiments.published import HYPOTHESIS, NOT_TOLD, TABLE_5
+from maskdpo_ray.experiments.results import Bar, Result, bars, decimal, scored, with_interval
 from maskdpo_ray.stages import Stages
 from maskdpo_ray.topics.distance import halves, random_halves, to_nearest
 from maskdpo_ray.topics.embedding import Embedding, ModelEmbedding, Pooling
@@ -152,7 +152,7 @@ def experiment(lab: Lab, embedding: Sequence[str], pooling: Sequence[str]) -> Re
     rows = [["embedding", "near", "far", "near - far", "95 %", "by seed", "paper"]]
     for name, of in found.items():
         sides = list(zip(*of, strict=True))
-        means = [f"{sum(each.score for each in side) / len(side):.1f}" for side in sides]
+        means = [decimal(score(side)["score"]) for side in sides]
         rows.append([name, *means, *with_interval(gaps[name]), TABLE_5.get(name, TABLE_5["other"])])
     claims = [
         claim(5, "near topics teach more than far ones, told by the policy's own embedding",
@@ -180,7 +180,7 @@ def experiment(lab: Lab, embedding: Sequence[str], pooling: Sequence[str]) -> Re
     plot = bars(
         "Near minus far by embedding",
         "near - far, points",
-        [Bar(name, gap["points"], gap["ci95"]) for name, gap in gaps.items()],
+        [Bar(name, gap["points"], gap["ci95"]) for name, gap in scored(gaps).items()],
     )
     figures = {"gaps": gaps, "probe": of_probe}
     return Result("table5", "Table 5: near and far topics", rows, figures, claims, plot)
@@ -200,11 +200,13 @@ def probe_claim(
         "(equations 7 and 8)"
     )
     if unknown:
-        return not_testable(5, text, unknown, "a hypothesis"), {}
+        return not_testable(5, text, unknown, HYPOTHESIS), {}
     nearest, *_, farthest = by_part = list(zip(*probes, strict=True))
     spread = difference(nearest, farthest)
     shares = [score(of)["score"] for of in by_part]
-    return claim(5, text, spread, "a hypothesis"), {"share by distance": shares, **spread}
+    # Of what the base answers: no training is in it.
+    claimed = claim(5, text, spread, HYPOTHESIS, trained=False)
+    return claimed, {"share by distance": shares, **spread}
 
 
 def nearest_and_random(found: dict[str, list]) -> list[tuple]:

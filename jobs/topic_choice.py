@@ -18,7 +18,7 @@ from maskdpo_ray.experiments.job import Experiment, run_job
 from maskdpo_ray.experiments.lab import SYSTEM, Lab
 from maskdpo_ray.experiments.parts import equally_many, some_topics
 from maskdpo_ray.experiments.published import NOT_TOLD
-from maskdpo_ray.experiments.results import Result, score_bars, with_interval
+from maskdpo_ray.experiments.results import Result, decimal, score_bars, with_interval
 from maskdpo_ray.stages import Stages
 from maskdpo_ray.topics.choose import choose
 from maskdpo_ray.topics.distance import to_nearest
@@ -68,7 +68,7 @@ def experiment(lab: Lab, share: float, diversity: float) -> Result:
     scores = {name: score(of) for name, of in found.items()}
     rows = [["topics", "score", "95 %", "by seed", "sentences"]]
     for name, of in scores.items():
-        rows.append([name, *with_interval(of), f"{of['sentences']:.1f}"])
+        rows.append([name, *with_interval(of), decimal(of.get("sentences"))])
     claims = [
         claim(
             "topics",

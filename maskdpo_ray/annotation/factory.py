@@ -1,4 +1,5 @@
-"""Builder of the ``annotate`` stage's processor, called inside its actors."""
+"""Builder of the ``annotate`` stage's processor, called inside its actors, and what it asks of its
+input."""
 
 from typing import TYPE_CHECKING
 
@@ -52,6 +53,20 @@ def build_annotator(
 
             return Labels()
     return (AnnotateLabelled if labelled else Annotate)(annotator, prune=annotation.prune)
+
+
+def needs_document(annotation: AnnotationConfig, language: str) -> bool:
+    """Whether the annotator rejects a question of this language that has no document.
+
+    Raises:
+        UserError: a template file is wrong.
+    """
+    if annotation.annotator != "judge":
+        return annotation.annotator == "anah"
+    from maskdpo_ray.annotation.judge import read_judge_templates, shows_document
+
+    wording = read_judge_templates(annotation.templates).languages.get(language)
+    return wording is not None and shows_document(wording)
 
 
 def read_facts(world: Folder | None) -> dict[str, dict[str, str]]:

@@ -39,6 +39,11 @@ def read_judge_templates(path: str | None = None) -> Templates:
     return templates
 
 
+def shows_document(template: dict[str, Any]) -> bool:
+    """Whether the wording of a language has a place for the document, which is needed then."""
+    return "document" in PLACEHOLDER.findall(template["prompt"])
+
+
 class JudgeAnnotator:
     """Asks once per sentence. ``detail`` is JSON as in ``anah``.
 
@@ -60,7 +65,7 @@ class JudgeAnnotator:
         """
         template = self._templates.of(question)
         values = {"question": question["question"], "sentence": sentence}
-        if "document" in PLACEHOLDER.findall(template["prompt"]):
+        if shows_document(template):
             values["document"] = document_of(question)
         prompt = [{"role": "user", "content": fill(template["prompt"], values)}]
         meaning = {word: verdict for verdict, word in template["verdicts"].items()}

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from maskdpo_ray.errors import UserError
+from maskdpo_ray.experiments.compare import verdict_counts
 from maskdpo_ray.experiments.lab import Lab
 from maskdpo_ray.experiments.results import Result
 from maskdpo_ray.progress import clock, say
@@ -81,7 +82,7 @@ def run_job(description: str, *experiments: Experiment, claims: str | None = Non
     if claims:
         every = [claim for result in results for claim in result.claims]
         lab.folder.write_json(claims, every)
-        print(f"\n{len(every)} claims: {lab.folder}/{claims}")
+        print(f"\n{verdict_counts(every)}\n{lab.folder}/{claims}")
 
 
 def _arguments(
@@ -108,6 +109,8 @@ def _arguments(
             values = getattr(given, name)
             settings += [value for value in values if _is_setting(value)]
             setattr(given, name, [value for value in values if not _is_setting(value)])
+    if len(set(given.seeds)) < len(given.seeds):
+        parser.error("--seeds: one stands twice, and would count as two trainings: name it once")
     return parser, given, settings
 
 

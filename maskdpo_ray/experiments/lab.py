@@ -5,23 +5,27 @@ and a job that is started again goes on where it stopped.
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from maskdpo_ray.annotation.factory import needs_document
 from maskdpo_ray.config import Config, read_config
 from maskdpo_ray.driver_lock import DriverLock
-from maskdpo_ray.errors import UserError
-from maskdpo_ray.evaluation.responses import Responses
+from maskdpo_ray.errors import RowRejected, UserError
 from maskdpo_ray.experiments.compare import (
     Outcome,
+    Parts,
     fact_outcome,
     fact_parts,
     outcome,
     sentence_parts,
 )
 from maskdpo_ray.pipeline import complete, stream
+from maskdpo_ray.questions import read_questions, source_of
 from maskdpo_ray.records import Question
+from maskdpo_ray.rundir import StageStore
 from maskdpo_ray.stages import Policy, Stages
 from maskdpo_ray.storage import Folder
 
@@ -73,6 +77,13 @@ class Lab:
             _refuse_limit(config)
         if lacking := [name for name in systems if name not in config.systems]:
             raise _lacks(lacking[0], ["base", *config.systems])
+        if None not in self.examiners():
+            raise UserError(
+                "data.test: no question has a document, which annotator "
+                f"{config.evaluation_annotation.annotator!r} reads: add a column document, or name "
+                "yours in data.columns, or set evaluation.annotation to a judge with "
+                "templates: closed_book"
+            )
 
     def run(self, seed: int, *settings: str, work: Callable[[Stages], None] = complete) -> Stages:
         """Bring a run to its end; what is there already stays.
@@ -146,6 +157,36 @@ class Lab:
         please."""
         return list(self.read(self.seeds[0]).evaluation.judges or {})
 
+    def test_questions(self, *settings: str) -> list[Question]:
+        """The usable questions of the test file of a run with these settings; none of a world,
+        which makes them.
+
+        Raises:
+            UserError: the file cannot be read.
+        """
+        config = self.read(self.seeds[0], *settings)
+        if config.world:
+            return []
+        given = read_questions(source_of(config.data, "test"), config.data.limit)
+        return [row for _, row in given if not isinstance(row, RowRejected)]
+
+    def examiners(self, *settings: str) -> list[str | None]:
+        """Who can judge answers to the test questions of a run with these settings, the first
+        examiner as None: not one who reads documents, where no question has one.
+
+        Raises:
+            UserError: the questions, or the wording of a judge, cannot be read.
+        """
+        config = self.read(self.seeds[0], *settings)
+        if config.world:
+            return list(config.examiners)
+        kinds = {(bool(row["document"]), row["language"]) for row in self.test_questions(*settings)}
+        return [
+            name
+            for name, examiner in config.examiners.items()
+            if not kinds or any(has or not needs_document(examiner, of) for has, of in kinds)
+        ]
+
     def annotated(
         self, stages: Stages, system: str, judge: str | None = None
     ) -> Iterator[Question]:
@@ -156,7 +197,7 @@ class Lab:
         self,
         stages: Stages,
         system: str = SYSTEM,
-        parts: Callable[[Responses], tuple[float, float]] = sentence_parts,
+        parts: Parts = sentence_parts,
         of: Callable[[Question], bool] = lambda row: True,
         judge: str | None = None,
     ) -> Outcome:
@@ -166,7 +207,9 @@ class Lab:
             of: which of the test questions count.
             judge: whose verdicts, if not the first examiner's.
         """
-        return outcome(filter(of, self.annotated(stages, system, judge)), parts)
+        policy = _policy(stages, system)
+        store = stages.evaluate(policy, judge).store
+        return outcome(filter(of, store.rows()), parts, _rejected(stages, policy, store, of))
 
     def facts(
         self,
@@ -177,8 +220,9 @@ class Lab:
         """FActScore of a system, without length penalty; only where the lab ``tells_facts``."""
         if stages.config.evaluation.factscore is None:
             return self.outcome(stages, system, fact_parts, of)
-        examined = stages.factscore(_policy(stages, system)).store
-        return fact_outcome(filter(of, examined.rows()))
+        policy = _policy(stages, system)
+        store = stages.factscore(policy).store
+        return fact_outcome(filter(of, store.rows()), _rejected(stages, policy, store, of))
 
     def write(self, seed: int, name: str, rows: Iterable[dict[str, Any]]) -> str:
         """A file of questions beside the runs; its address."""
@@ -190,6 +234,11 @@ class Lab:
 def annotate_answers(stages: Stages) -> None:
     """Answers to the training questions, and their verdicts: no pair, no training."""
     stream(stages, stages.questions("train"), stages.sample(), stages.annotate())
+
+
+def pair_count(stages: Stages) -> int:
+    """The pairs that the systems of a finished run learnt from."""
+    return stages.pair().store.manifest()["counts"]["out"]
 
 
 def other_model(path: str) -> dict[str, str | None]:
@@ -215,6 +264,20 @@ def _policy(stages: Stages, system: str) -> Policy:
     if system not in policies:
         raise _lacks(system, policies)
     return policies[system]
+
+
+def _rejected(
+    stages: Stages, policy: Policy, examined: StageStore, of: Callable[[Question], bool]
+) -> Counter[str]:
+    """The test questions without an answer among those examined, by the reason.
+
+    Args:
+        of: which of the test questions count.
+    """
+    stores = [each for each in (stages.answered(policy), examined) if each.parts("rejected")]
+    reasons = {row["id"]: row["reason"] for store in stores for row in store.rejected_rows()}
+    asked = filter(of, stages.questions("test").rows()) if reasons else ()
+    return Counter(reasons[row["id"]] for row in asked if row["id"] in reasons)
 
 
 def _refuse_split(config: Config) -> None:

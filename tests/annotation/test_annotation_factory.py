@@ -6,7 +6,7 @@ from functools import partial
 import models
 import pytest
 
-from maskdpo_ray.annotation.factory import build_annotator
+from maskdpo_ray.annotation.factory import build_annotator, needs_document
 from maskdpo_ray.config import AnnotationConfig, Config, EvaluationConfig
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.storage import Folder
@@ -19,6 +19,28 @@ def test_a_wrong_template_is_found_before_the_engine_starts(tmp_path):
     )
     with pytest.raises(UserError, match="en.fact_existence is missing"):
         build_annotator(config)
+
+
+@pytest.mark.parametrize(
+    ("settings", "needed"),
+    [
+        ({"annotator": "anah", "model": "m"}, True),
+        ({"annotator": "judge", "model": "m"}, True),
+        ({"annotator": "judge", "model": "m", "templates": "closed_book"}, False),
+        ({"annotator": "closed_world"}, False),
+        ({"annotator": "labels"}, False),
+    ],
+)
+def test_it_is_known_beforehand_who_needs_a_document(settings, needed):
+    assert needs_document(AnnotationConfig(**settings), "zh") is needed
+
+
+def test_a_judge_needs_a_document_where_its_wording_shows_one(tmp_path):
+    wording = "prompt: '{question} {sentence}', verdicts: {ok: A, unverifiable: B}"
+    shown = wording.replace("{question}", "{document} {question}")
+    (tmp_path / "mine.yaml").write_text(f"en: {{{wording}}}\nzh: {{{shown}}}\n")
+    mine = AnnotationConfig(annotator="judge", model="m", templates=str(tmp_path / "mine.yaml"))
+    assert [needs_document(mine, language) for language in ("en", "zh")] == [False, True]
 
 
 def test_engine_arguments_are_checked():

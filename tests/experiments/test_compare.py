@@ -1,11 +1,13 @@
 """Scores over seeds, differences and claims."""
 
+import json
+
 import numpy as np
 import pytest
 
-from maskdpo_ray.errors import UserError
 from maskdpo_ray.evaluation.factscore.score import factscore
 from maskdpo_ray.experiments.compare import (
+    Counts,
     Outcome,
     claim,
     difference,
@@ -13,8 +15,10 @@ from maskdpo_ray.experiments.compare import (
     fact_parts,
     gap_difference,
     gap_over_noise,
+    not_testable,
     outcome,
     score,
+    verdict_counts,
 )
 
 
@@ -41,12 +45,14 @@ def test_an_outcome_counts_sentences_by_topic():
     assert found.parts == {"a": (3, 5), "b": (1, 2)}
     assert found.score == pytest.approx(100 * 4 / 7)
     assert (found.sentences, found.correct) == (7 / 3, 4 / 3)
+    assert found.counts == Counts(answers=4, scored=3, abstained=0)
 
 
 def test_facts_are_averaged_over_the_answers_that_state_any():
     found = outcome([row("a", "onn", "ooc"), row("b", "nn"), row("c", "c")], fact_parts)
     assert found.parts == {"a": (1 + 2 / 3, 2), "c": (0, 1)}
     assert found.score == pytest.approx(100 * (1 + 2 / 3) / 3)
+    assert (found.counts.answers, found.counts.scored) == (4, 3)
 
 
 def test_factscore_of_what_was_examined_is_that_of_the_report():
@@ -68,10 +74,11 @@ def test_factscore_of_what_was_examined_is_that_of_the_report():
         {"id": str(number), "topic": topic, "answers": of}
         for number, (topic, *of) in enumerate(answers)
     ]
-    found = fact_outcome(rows)
+    found = fact_outcome(rows, {"unknown_topic": 2})
     assert found.parts == {"a": (2 / 3 + 1, 2), "c": (0, 1)}
     assert found.score == pytest.approx(factscore(rows)["macro"])
     assert found.sentences == 1
+    assert found.counts == Counts(6, scored=3, abstained=1, rejected={"unknown_topic": 2})
 
 
 def made(world: dict[str, float], shift: float = 0.0) -> Outcome:
@@ -110,15 +117,41 @@ def test_scores_and_interval_are_of_the_topics_that_both_have(worlds):
     more = made({**worlds[0], "hard": 0.0})
     found = difference([made(worlds[0], 0.1)], [more])
     assert (found["points"], *found["ci95"]) == pytest.approx((10, 10, 10))
-    with pytest.raises(UserError, match="no topic has a score from all"):
-        difference([made(worlds[0])], [made(worlds[1])])
+    assert (found["topics"], found["topics_left_out"]) == (50, 1)
+    apart = difference([made(worlds[0])], [made(worlds[1])])
+    assert apart["points"] is None and apart["topics_left_out"] == 100
+    assert "no topic has a score from all" in apart["not_scored"]
 
 
-def test_nothing_scored_is_told(worlds):
-    with pytest.raises(UserError, match="no greedy answer to 2 questions has a score"):
-        outcome([row("a", "oe"), row("b", "e")])
-    with pytest.raises(UserError, match="no greedy answer has a FActScore"):
-        fact_outcome([])
+def test_where_nothing_is_scored_there_is_a_reason_and_no_figure(worlds):
+    found = outcome([row("a", "oe"), row("b", "e")], rejected={"document_missing": 7})
+    reason = (
+        "no greedy answer has a score: 2 answers, of which 0 abstain; "
+        "7 questions rejected (document_missing)"
+    )
+    assert (found.parts, found.not_scored) == ({}, reason)
+    assert "no greedy answer has a FActScore: 0 answers" in fact_outcome([]).not_scored
+    empty = score([made(worlds[0]), found])
+    assert (empty["score"], empty["ci95"], empty["not_scored"]) == (None, None, reason)
+    of = claim(2, "more", difference([made(worlds[0])] * 2, [made(worlds[0]), found]), "1")
+    assert (of["verdict"], of["ours"], of["reason"]) == ("not testable", None, reason)
+
+
+def test_a_score_tells_what_it_leaves_out():
+    """Of all seeds: one answer of four abstains, one could not be judged."""
+    abstaining = row("a", "c")
+    abstaining["candidates"][0]["response"] = "Sorry."
+    abstaining["candidates"][0]["sentences"][0]["end"] = 6
+    seeds = [
+        outcome([abstaining, row("b", "oe")], rejected={"unknown_topic": 2}),
+        outcome([row("a", "o"), row("b", "c")], rejected={"unknown_topic": 1, "no_template": 1}),
+    ]
+    found = score(seeds)
+    assert (found["answers"], found["scored"], found["abstained"]) == (4, 3, 1)
+    assert (found["respond_ratio"], found["unknown_topics"]) == (75, 3)
+    assert found["rejected"] == {"unknown_topic": 3, "no_template": 1}
+    assert found["topics"] == 2
+    assert json.loads(json.dumps(found)) == found
 
 
 def test_topics_are_drawn_for_both_systems_together(worlds):
@@ -155,3 +188,36 @@ def test_one_seed_against_the_others_leaves_a_claim_open(worlds):
     found = difference(ahead, [made(w) for w in worlds])
     assert found["ci95"][0] > 5
     assert claim(2, "more", found, "1 against 0")["verdict"] == "not reproduced"
+
+
+def test_fewer_than_three_trainings_give_no_verdict(worlds):
+    """However far ahead: how far apart two trainings end is not seen. The figures stay."""
+    for seeds in (1, 2):
+        ahead = [made(world, 0.1) for world in worlds[:seeds]]
+        found = difference(ahead, [made(world) for world in worlds[:seeds]])
+        made_of = claim(2, "more", found, "1 against 0")
+        assert (made_of["verdict"], made_of["ours"]) == ("not testable", 10)
+        assert f"{seeds} of at least 3 seeds" in made_of["reason"]
+        of_one_policy = claim(2, "more", found, "1 against 0", trained=False)
+        assert of_one_policy["verdict"] == "reproduced"
+
+
+def test_a_claim_says_on_how_many_topics_it_rests(worlds):
+    ahead = [made(world, 0.1) for world in worlds]
+    behind = [made(dict(list(world.items())[:40])) for world in worlds]
+    found = claim(2, "more", difference(ahead, behind), "1 against 0")
+    assert (found["topics"], found["topics_left_out"]) == (120, 30)
+
+
+def test_claims_beside_a_published_figure_are_counted_apart(worlds):
+    ahead = difference([made(w, 0.1) for w in worlds], [made(w) for w in worlds])
+    claims = [
+        claim(1, "a", ahead, "77.53 against 49.19"),
+        claim(1, "b", ahead, "not told"),
+        claim(5, "c", ahead, "a hypothesis"),
+        not_testable(1, "d", "there is no large one", "77.53 against 53.44"),
+    ]
+    assert verdict_counts(claims) == (
+        "2 claims with a published figure: 1 reproduced, 1 not testable; "
+        "2 without one: 2 reproduced"
+    )

@@ -27,7 +27,7 @@ def experiment(lab, word, rates):
         raise UserError("seed 1 has had enough")
     with open(Path(str(lab.folder)) / "calls", "a") as calls:
         calls.write(f"{lab.seeds} {lab.read(0).training.epochs} {word} {rates}\\n")
-    claim = {"table": 1, "claim": "a", "verdict": "reproduced"}
+    claim = {"table": 1, "claim": "a", "verdict": "reproduced", "paper": "not told"}
     return Result("table1", "A table", [["seeds"], [str(lab.seeds)]], {}, [claim], "<svg/>")
 
 
@@ -69,6 +69,7 @@ def test_seeds_side_by_side_are_put_together(job, tmp_path):
     assert where == f"seeds 3, 1, 2 at once: {runs}/seed-*.log"
     assert {"seed 3 done", "seed 1 done"} == {line.partition(" after")[0] for line in ends}
     assert done.stdout.count("A table") == 1
+    assert f"1 without one: 1 reproduced\n{runs}/claims.json" in done.stdout
 
 
 def test_a_seed_that_fails_ends_the_job_with_where_to_look(job, tmp_path):
@@ -109,4 +110,11 @@ def test_a_number_that_is_none_is_told(job):
 def test_what_is_missing_is_told_before_anything_runs(job, tmp_path):
     done = job("--word", "missing", "--at-once", "2")
     assert (done.returncode, done.stderr) == (2, "job.py: something is missing\n")
+    assert not list((tmp_path / "runs").iterdir())
+
+
+def test_one_training_does_not_count_twice(job, tmp_path):
+    done = job("--seeds", "0", "1", "0")
+    assert done.returncode == 2
+    assert "--seeds: one stands twice" in done.stderr
     assert not list((tmp_path / "runs").iterdir())

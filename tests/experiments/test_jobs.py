@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from maskdpo_ray.errors import UserError
-from maskdpo_ray.experiments.compare import Outcome
+from maskdpo_ray.experiments.compare import Counts, Outcome
 from maskdpo_ray.experiments.lab import Lab, named
 
 JOBS = Path(__file__).parents[2] / "jobs"
@@ -84,10 +84,13 @@ def test_what_cannot_be_is_refused_before_anything_runs(job, lab, table, given, 
 
 
 def real_lab(folder: Path, row: dict, *settings: str) -> Lab:
-    """On a model and questions of one's own."""
+    """On a model and questions of one's own: those of the test have a document."""
     (folder / "train.jsonl").write_text(json.dumps(row))
+    tested = {"id": "t", "question": "When?", "topic": "B", "document": "In 1900."}
+    (folder / "test.jsonl").write_text(json.dumps(tested))
     config = str(JOBS / "configs" / "llama3.1-8b-anah.yaml")
-    return Lab(config, str(folder), [0], [f"data.train={folder}/train.jsonl", *settings])
+    data = [f"data.{split}={folder}/{split}.jsonl" for split in ("train", "test")]
+    return Lab(config, str(folder), [0], [*data, *settings])
 
 
 def test_a_set_of_questions_that_is_not_there_is_told_beforehand(job, tmp_path):
@@ -98,14 +101,93 @@ def test_a_set_of_questions_that_is_not_there_is_told_beforehand(job, tmp_path):
         )
 
 
+FACTSCORE = "evaluation.factscore={writer: {model: org/writer}, knowledge: pages.db}"
+
+
+def biographies(folder: Path, document: str | None = None) -> str:
+    """The value of ``--test`` for a file of one."""
+    row = {"id": "bio", "topic": "Ada", "question": "Tell me a bio of Ada."}
+    (folder / "bio.jsonl").write_text(json.dumps(row | {"document": document}))
+    return f"biographies={folder}/bio.jsonl"
+
+
+def test_who_reads_documents_has_no_column_for_questions_without(job, tmp_path, capsys):
+    """As said before the first run; FActScore looks the facts up."""
+    real = real_lab(tmp_path, {"question": "Who?"}, FACTSCORE)
+    given = TABLE_1 | {"test": [biographies(tmp_path)]}
+    job("table1").EXPERIMENT.check(real, **given)
+    assert capsys.readouterr().err == (
+        "No sentence score and no sentence score by qwen on biographies: no question has a "
+        "document to judge by.\n"
+    )
+    job("table1").EXPERIMENT.check(real, **given | {"test": [biographies(tmp_path, "She was.")]})
+    assert capsys.readouterr().err == ""
+
+
+def test_questions_that_nobody_could_judge_are_refused(job, tmp_path):
+    real = real_lab(tmp_path, {"question": "Who?"})
+    with pytest.raises(UserError, match="--test biographies: no question has a document, which"):
+        job("table1").EXPERIMENT.check(real, **TABLE_1 | {"test": [biographies(tmp_path)]})
+
+
+def test_a_file_of_answers_must_answer_every_set(job, tmp_path):
+    answers = tmp_path / "answers.jsonl"
+    answers.write_text(json.dumps({"id": "t", "response": "In 1900."}))
+    models = f"evaluation.models={{gpt: {{responses: {answers}}}}}"
+    real = real_lab(tmp_path, {"question": "Who?"}, FACTSCORE, models)
+    given = TABLE_1 | {"test": [biographies(tmp_path)]}
+    with pytest.raises(UserError, match="--test biographies: .*none of its 1 rows answers a test"):
+        job("table1").EXPERIMENT.check(real, **given)
+    with open(answers, "a", encoding="utf-8") as lines:
+        lines.write("\n" + json.dumps({"id": "bio", "response": "Ada was."}))
+    job("table1").EXPERIMENT.check(real, **given)
+
+
+@pytest.mark.parametrize("table", ["table1", "table3"])
+def test_answers_that_are_given_are_nobodys_to_sample(job, tmp_path, table):
+    real = real_lab(
+        tmp_path, {"question": "Who?"},
+        "sampling={source: input, engine: {max_model_len: 512}}",
+    )  # fmt: skip
+    given = TABLE_1 if table == "table1" else {"other": "org/model"}
+    with pytest.raises(UserError, match="sampling.source=input: .* set sampling.source=vllm"):
+        job(table).EXPERIMENT.check(real, **given)
+
+
+@pytest.mark.parametrize(
+    ("settings", "other", "words"),
+    [
+        (["sampling.endpoint={base_url: 'http://h/v1', model: m}"], "org/m", "sampling.endpoint: "),
+        ([], "meta-llama/Llama-3.1-8B-Instruct", "is the policy .model.path.: name another"),
+    ],
+)
+def test_the_policy_does_not_answer_as_another_model(job, tmp_path, settings, other, words):
+    real = real_lab(tmp_path, {"question": "Who?", "document": "He."}, *settings)
+    with pytest.raises(UserError, match=words):
+        job("table3").EXPERIMENT.check(real, other=other)
+
+
+def test_another_revision_of_the_policy_is_another_model(job, tmp_path):
+    row = {"question": "Who?", "document": "He."}
+    real = real_lab(tmp_path, row, "model.revision=abc")
+    job("table3").EXPERIMENT.check(real, other="meta-llama/Llama-3.1-8B-Instruct")
+
+
+SETS = ("test questions", "biographies")
+OUTCOME = Outcome({"a": (1.0, 2.0), "b": (1.0, 3.0)}, 2.0, 1.0)
+
+
+def table_1(job, columns, names=("base", "facttune-matched", "mask_dpo"), **given):
+    """The result of systems that are all the same, in three seeds."""
+    found = {name: {column: [OUTCOME] * 3 for column in columns} for name in names}
+    return job("table1").result(found, **{"pairs": {}, "world": False, "facts": True} | given)
+
+
 def test_the_70bs_figures_stand_beside_the_model_that_is_named(job):
-    outcome = Outcome({"a": (1.0, 2.0), "b": (1.0, 3.0)}, 2.0, 1.0)
-    columns = [("sentence score", "test questions"), ("FActScore", "biographies")]
-    names = ("base", "gpt", "facttune", "facttune-matched", "mask_dpo")
-    found = {name: {column: [outcome] for column in columns} for name in names}
+    columns = [("sentence score", SETS[0]), ("FActScore", SETS[1])]
 
     def claims(large: str | None) -> dict[str, str]:
-        result = job("table1").result(found, world=False, large=large)
+        result = table_1(job, columns, ("base", "gpt", "mask_dpo"), large=large)
         return {
             each["claim"]: each["paper"] for each in result.claims if "than gpt" in each["claim"]
         }
@@ -116,17 +198,89 @@ def test_the_70bs_figures_stand_beside_the_model_that_is_named(job):
     assert claims("gpt") == {sentences: "77.53 against 53.44"}
 
 
+def test_the_factscore_of_table_2_stands_beside_mask_dpo_alone(job):
+    header, *rows = table_1(job, [(of, SETS[0]) for of in ("sentence score", "FActScore")]).rows
+    told = {row[0]: row[header.index("paper: FActScore, test questions")] for row in rows}
+    assert told == {"base": "", "facttune-matched": "", "mask_dpo": "25.56"}
+
+
 def test_claims_of_table_1_are_of_the_first_and_the_last_score_and_of_each_judge(job):
-    outcome = Outcome({"a": (1.0, 2.0), "b": (1.0, 3.0)}, 2.0, 1.0)
     by = "sentence score by qwen"
-    columns = [(of, asked) for asked in ("test questions", "bio") for of in ("sentence score", by)]
-    found = {name: {column: [outcome] for column in columns} for name in ("base", "mask_dpo")}
-    result = job("table1").result(found, world=False, judges=["qwen"])
+    columns = [(of, asked) for asked in SETS for of in ("sentence score", by)]
+    result = table_1(job, columns, ("base", "mask_dpo"))
     assert [each["claim"] for each in result.claims] == [
         f"Mask-DPO has a higher {of} than base on {asked}" for of, asked in columns[:3]
     ]
-    alone = {name: {columns[0]: [outcome]} for name in found}
-    assert len(job("table1").result(alone, world=False).claims) == 1
+    assert len(table_1(job, columns[:1], ("base", "mask_dpo")).claims) == 1
+
+
+def test_what_table_2_claims_of_the_same_runs_is_not_claimed_again(job):
+    """Without a reward of its own the matched run is vanilla DPO; on biographies table 2 has
+    nothing."""
+    columns = [("sentence score", SETS[0]), ("FActScore", SETS[1])]
+
+    def claims(facts: bool) -> list[str]:
+        result = table_1(job, columns, facts=facts)
+        assert ("table 2's run without the mask" in "".join(result.notes)) != facts
+        return [each["claim"] for each in result.claims if "matched" in each["claim"]]
+
+    matched = [f"Mask-DPO has a higher {of} than facttune-matched on {on}" for of, on in columns]
+    assert (claims(True), claims(False)) == (matched, matched[1:])
+
+
+def test_pairs_and_what_is_left_out_stand_beside_the_scores(job):
+    facts = ("FActScore", SETS[1])
+    columns = [("sentence score", SETS[0]), facts]
+    counts = Counts(answers=4, scored=3, abstained=1, rejected={"unknown_topic": 2})
+    found = {
+        name: {column: [Outcome(OUTCOME.parts, 2.0, 1.0, counts)] * 3 for column in columns}
+        for name in ("base", "mask_dpo")
+    }
+    pairs = {"mask_dpo": [10, 20, 30]}
+    result = job("table1").result(found, pairs, world=False, facts=True)
+    assert [row[1] for row in result.rows] == ["pairs", "", "20"]
+    assert result.figures["mask_dpo"]["pairs"] == [10, 20, 30]
+    of_facts = result.figures["base"]["FActScore of biographies"]
+    assert (of_facts["respond_ratio"], of_facts["unknown_topics"]) == (75, 6)
+    note = (
+        "FActScore, biographies, all seeds: base: 9 of 12 answers scored, 75.0 % respond, "
+        "6 questions rejected (unknown_topic); mask_dpo: "
+    )
+    assert any(note in each for each in result.notes)
+    assert note in result.text() and note in result.markdown()
+
+
+def test_a_cell_without_a_score_is_empty_and_ends_nothing(job):
+    columns = [("sentence score", SETS[0]), ("FActScore", SETS[1])]
+    nothing = Outcome({}, counts=Counts(0, 0, 0), not_scored="no greedy answer has a FActScore")
+    found = {name: {c: [OUTCOME] * 3 for c in columns} for name in ("base", "mask_dpo")}
+    found["base"][columns[1]] = [OUTCOME, nothing, OUTCOME]
+    result = job("table1").result(found, {}, world=False, facts=True)
+    header, base, ours = result.rows
+    at = header.index("FActScore, biographies")
+    assert base[at] == "" and ours[at].startswith("40.0")
+    assert result.figures["base"]["FActScore of biographies"]["score"] is None
+    of_sentences, of_facts = result.claims
+    assert of_sentences["verdict"] == "not reproduced"
+    assert (of_facts["verdict"], of_facts["reason"]) == ("not testable", nothing.not_scored)
+    assert f"base: {nothing.not_scored}" in result.notes[0]
+    found["base"][columns[0]] = found["mask_dpo"][columns[0]] = [nothing] * 3
+    nowhere = job("table1").result(found, {}, world=False, facts=True)
+    assert [each["verdict"] for each in nowhere.claims] == ["not testable"] * 2
+    assert nowhere.plot.startswith("<svg")
+
+
+def test_table_6_stands_where_no_sample_has_a_score(job):
+    """Nor does it claim a published figure for an N that the paper has none of."""
+    lab = SimpleNamespace(
+        seeds=[0, 1, 2], run=lambda seed, *settings: None, annotated=lambda stages, system: []
+    )
+    result = job("table6").experiment(lab, samples=2)
+    assert result.rows[1] == ["before", "", ""]
+    assert [each["verdict"] for each in result.claims] == ["not testable"] * 4
+    assert [each["paper"] for each in result.claims] == [
+        "70.67 against 47.79", "not told", "not told", "not told"
+    ]  # fmt: skip
 
 
 def test_what_a_judge_finds_stands_beside_the_first_examiners_score(job):
@@ -137,7 +291,7 @@ def test_what_a_judge_finds_stands_beside_the_first_examiners_score(job):
         return Outcome({"a": (correct, 4.0), "b": (correct, 5.0)}, 2.0, 1.0)
 
     lab = SimpleNamespace(
-        seeds=[0], judges=["qwen"], tells_facts=False, outcome=outcome, run=lambda seed: None
+        seeds=[0, 1, 2], judges=["qwen"], tells_facts=False, outcome=outcome, run=lambda seed: None
     )
     result = job("table2").experiment(lab)
     header, base, *_ = result.rows

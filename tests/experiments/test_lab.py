@@ -7,16 +7,23 @@ from types import SimpleNamespace
 import pytest
 
 from maskdpo_ray.config import ModelConfig
-from maskdpo_ray.errors import UserError
+from maskdpo_ray.errors import RowRejected, UserError
+from maskdpo_ray.experiments.compare import Counts
 from maskdpo_ray.experiments.lab import Lab, other_model
 from maskdpo_ray.experiments.ready_pairs import with_answers
 from maskdpo_ray.questions import read_questions, source_of
+from maskdpo_ray.records import FACT_SCHEMA, QUESTION_SCHEMA
+from maskdpo_ray.rundir import StageStore
+from maskdpo_ray.storage import Folder
 
 CONFIGS = Path(__file__).parents[2] / "jobs" / "configs"
 ROW = {"id": "q", "topic": "t", "question": "Who?", "document": "D.", "language": "en"}
 
 
-def lab(tmp_path, *settings: str) -> Lab:
+def lab(tmp_path, *settings: str, asked: dict = ROW) -> Lab:
+    """With one test question."""
+    (tmp_path / "asked.jsonl").write_text(json.dumps(asked))
+    settings = (f"data.test={tmp_path}/asked.jsonl", *settings)
     return Lab(str(CONFIGS / "llama3.1-8b-anah.yaml"), str(tmp_path), [0], settings)
 
 
@@ -83,3 +90,64 @@ def test_a_system_that_the_configuration_lacks_is_named(tmp_path):
     stages = SimpleNamespace(policies=lambda: policies, evaluate=lambda policy: policy)
     with pytest.raises(UserError, match="compares 'dpo', and the configuration has base, mask_dpo"):
         lab(tmp_path).annotated(stages, "dpo")
+
+
+BARE = {**ROW, "document": None}
+CLOSED_BOOK = "evaluation.annotation={annotator: judge, model: m, templates: closed_book}"
+
+
+def test_who_reads_documents_judges_no_questions_without(tmp_path):
+    judges = "evaluation.judges={knows: {annotator: judge, model: m, templates: closed_book}}"
+    assert lab(tmp_path).examiners() == [None, "qwen"]
+    assert lab(tmp_path, asked=BARE).examiners() == []
+    assert lab(tmp_path, judges, asked=BARE).examiners() == ["knows"]
+    assert lab(tmp_path, CLOSED_BOOK, asked=BARE).examiners() == [None]
+    bare = lab(tmp_path, asked=BARE)
+    (tmp_path / "more.jsonl").write_text(json.dumps(ROW))
+    assert bare.examiners(f"data.test={tmp_path}/more.jsonl") == [None, "qwen"]
+    world = Lab(str(CONFIGS / "paper.yaml"), str(tmp_path), [0])
+    assert world.examiners() == [None], "the world's annotator reads nothing"
+
+
+def test_test_questions_that_the_examiner_cannot_judge_are_refused_beforehand(tmp_path):
+    with pytest.raises(UserError, match="data.test: no question has a document, which .* 'anah'"):
+        lab(tmp_path, asked=BARE).check()
+    lab(tmp_path, CLOSED_BOOK, asked=BARE).check()
+
+
+def test_an_outcome_counts_the_questions_that_nobody_examined(tmp_path):
+    """Those that count, whichever stage they were rejected in."""
+
+    def store(name: str, schema, rows: list[dict], **rejected: str) -> StageStore:
+        made = StageStore(Folder(str(tmp_path / name)), name, name, {}, schema)
+        reasons = [(row_id, RowRejected(reason, "")) for row_id, reason in rejected.items()]
+        made.write([row["id"] for row in rows] + list(rejected), rows, reasons, 8)
+        return made
+
+    asked = [{**ROW, "id": row_id, "candidates": []} for row_id in "abcde"]
+    sentences = [{"start": 0, "end": 3, "verdict": "ok", "detail": ""}]
+    answer = {"response": "Me.", "decoding": "greedy", "token_ids": [1], "sentences": sentences}
+    facts = [{"text": "It is me.", "verdict": "supported", "detail": ""}]
+    of_facts = [{"start": 0, "end": 3, "facts": facts, "error": False, "detail": ""}]
+    examined = {**answer, "index": 0, "abstained": False, "sentences": of_facts}
+    judged = store("judged", QUESTION_SCHEMA, [{**asked[0], "candidates": [answer]}],
+                   b="document_missing", e="document_missing")  # fmt: skip
+    stores = {
+        "asked": store("asked", QUESTION_SCHEMA, asked),
+        "answered": store("answered", QUESTION_SCHEMA, [asked[0], asked[1]], c="response_missing"),
+        "facts": store(
+            "facts", FACT_SCHEMA, [{**asked[0], "answers": [examined]}], b="unknown_topic"
+        ),
+    }
+    stages = SimpleNamespace(
+        config=SimpleNamespace(evaluation=SimpleNamespace(factscore=True)),
+        policies=lambda: [SimpleNamespace(name="base")],
+        questions=lambda split: stores["asked"],
+        answered=lambda policy: stores["answered"],
+        evaluate=lambda policy, judge: SimpleNamespace(store=judged),
+        factscore=lambda policy: SimpleNamespace(store=stores["facts"]),
+    )
+    found = lab(tmp_path).outcome(stages, "base", of=lambda row: row["id"] != "e")
+    assert found.counts == Counts(1, 1, 0, {"document_missing": 1, "response_missing": 1})
+    found = lab(tmp_path).facts(stages, "base")
+    assert found.counts == Counts(1, 1, 0, {"unknown_topic": 1, "response_missing": 1})
