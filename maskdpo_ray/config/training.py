@@ -133,7 +133,8 @@ class TrainingConfig(Section):
     """QLoRA: policy and reference on weights in 4 bits (NF4, double quantized; extra `qlora`)."""
     logprob_chunk: int | None = Field(default=None, ge=1)
     """Positions projected onto the vocabulary at a time. Unset, 1,024 on a CPU and 8,192 on a GPU,
-    and small logits are kept for backward; set, never more of them exist at once."""
+    and small logits are kept for backward, but with gradient_checkpointing; set, never more of them
+    exist at once."""
     checkpoint_every: int = Field(default=50, ge=1)
     """Optimizer steps between checkpoints."""
     keep_checkpoints: int = Field(default=2, ge=1)

@@ -261,6 +261,7 @@ def selected_log_probs(
     bias: Tensor | None = None,
     chunk: int | None = None,
     in_place: bool = False,
+    keep: bool = True,
 ) -> Tensor:
     """``log softmax(hidden @ weight.T + bias)[targets]``.
 
@@ -270,16 +271,17 @@ def selected_log_probs(
         weight, bias: of the head, ``[vocabulary, width]`` and ``[vocabulary]``.
         chunk: positions projected at a time. No tensor of logits is larger than this times the
             vocabulary, nor, at any vocabulary, than a tile (8 MiB on a CPU, 128 MiB on a GPU).
-            By default 1,024 on a CPU and 8,192 on a GPU, and all tiles are kept for backward where
-            together they are no larger than 96 MiB, on a GPU a 32nd of its memory.
+            By default 1,024 on a CPU and 8,192 on a GPU, and tiles may be kept.
         in_place: add the weight's gradient to ``weight.grad`` tile by tile, instead of handing
             autograd another tensor of that size. Hooks on the weight's gradient then see nothing.
+        keep: all tiles for backward where together they are no larger than 96 MiB, on a GPU a 32nd
+            of its memory; never with a ``chunk``.
 
     Returns:
         Natural log-probabilities in fp32 (float64 for float64 inputs), ``[positions]``.
     """
     size = hidden.element_size() * hidden.shape[0] * weight.shape[0]
-    keep = chunk is None and torch.is_grad_enabled() and size <= _most_kept(hidden.device)
+    keep &= chunk is None and torch.is_grad_enabled() and size <= _most_kept(hidden.device)
     chunk = chunk or _POSITIONS.get(hidden.device.type, _POSITIONS["cuda"])
     return _SelectedLogProbs.apply(hidden, targets, weight, bias, chunk, in_place, keep)
 
@@ -292,18 +294,19 @@ class LogProbHead(nn.Module):
     of the head it replaces: names and tied embeddings stay as they are.
     """
 
-    def __init__(self, linear: nn.Linear, chunk: int | None) -> None:
+    def __init__(self, linear: nn.Linear, chunk: int | None, keep: bool = True) -> None:
         super().__init__()
         self.weight = linear.weight
         self.bias = linear.bias
         self.chunk = chunk
+        self.keep = keep
         self.in_place = False
 
     def forward(self, hidden: Tensor, targets: Tensor | None = None) -> Tensor:
         if targets is None:
             return functional.linear(hidden, self.weight, self.bias)
-        where = (self.weight, self.bias, self.chunk, self.in_place)
-        return selected_log_probs(hidden, targets, *where)
+        how = (self.chunk, self.in_place, self.keep)
+        return selected_log_probs(hidden, targets, self.weight, self.bias, *how)
 
 
 class LeanEmbedding(nn.Module):
@@ -342,7 +345,9 @@ class LogProbModel(nn.Module):
                 f"{type(policy).__name__} has a {type(head).__name__} as its LM head; "
                 "training reads the weight of a plain linear head"
             )
-        policy.set_output_embeddings(LogProbHead(head, chunk))
+        # Who computes activations twice to save memory has none for logits.
+        keep = not getattr(policy, "is_gradient_checkpointing", False)
+        policy.set_output_embeddings(LogProbHead(head, chunk, keep))
         self.policy = policy
         self._check_plain_logits()
         self.packed = use_packing(policy, packing)

@@ -1,5 +1,7 @@
 """The head's tiles: borders anywhere give the same result, and no tensor outgrows them."""
 
+from unittest import mock
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -86,6 +88,20 @@ def test_tiles_are_kept_where_together_they_are_small(positions, monkeypatch):
     assert tiles(16) == tiles(16, backward=2) == 2 * 2, "in forward alone"
     assert tiles(17) == 2 * 3 * 2 and tiles(16, words=201) == 2 * 2 * 3
     assert tiles(17, backward=2) == 3 * 3 * 2
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_who_saves_memory_on_activations_keeps_no_tiles(checkpointing):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    shape = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "vocab_size": 50}
+    policy = LlamaForCausalLM(LlamaConfig(num_attention_heads=2, **shape))
+    if checkpointing:
+        policy.gradient_checkpointing_enable({"use_reentrant": False})
+    head = LogProbModel(policy, None).policy.get_output_embeddings()
+    with mock.patch.object(logprobs, "_logits", wraps=logprobs._logits) as projected:
+        head(torch.randn(9, 8), torch.randint(50, (9,))).sum().backward()
+    assert projected.call_count == (2 if checkpointing else 1)
 
 
 @pytest.mark.parametrize("words", [1, 3, 4, 10, 11, 12])
