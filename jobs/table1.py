@@ -193,9 +193,8 @@ def question_sets(lab: Lab, tests: Sequence[str]) -> dict[str, tuple[list[str], 
     return {ANAH: everything, **others}
 
 
-def without_column(lab: Lab, asked: str, settings: Sequence[str]) -> list[str]:
-    """A note on the examiners who cannot judge the answers to a set of questions."""
-    examiners = lab.examiners(*settings)
+def without_column(lab: Lab, asked: str, examiners: Sequence[str | None]) -> list[str]:
+    """A note on who is not among the examiners of a set of questions."""
     silent = [by_judge(judge) for judge in (None, *lab.judges) if judge not in examiners]
     if not silent:
         return []
@@ -225,30 +224,34 @@ def check(lab: Lab, test: Sequence[str], large: str | None, facttune_samples: in
         raise UserError(f"--facttune-samples {facttune_samples}: a pair needs 2")
     for name, (settings, _) in question_sets(lab, test).items():
         try:
+            examiners = lab.examiners(*settings)
             if settings:
-                check_set(lab, settings)
+                check_set(lab, settings, examiners)
         except UserError as error:
+            if not settings:  # data.test itself
+                raise
             raise UserError(f"--test {name}: {error}") from None
-        for note in without_column(lab, name, settings):
+        for note in without_column(lab, name, examiners):
             say(note)
 
 
-def check_set(lab: Lab, settings: Sequence[str]) -> None:
+def check_set(lab: Lab, settings: Sequence[str], examiners: Sequence[str | None]) -> None:
     """Refuse a set of questions that a column could not be made of.
 
     Raises:
         UserError: it cannot be read, nobody could score its answers, or a file of answers has none
             to it.
     """
-    if not lab.examiners(*settings) and not lab.tells_facts:
+    if not examiners and not lab.tells_facts:
         raise UserError(
             "no question has a document, which every examiner reads: add a column document, or set "
             "evaluation.factscore"
         )
-    asked = [(row["id"], row["question"]) for row in lab.test_questions(*settings)]
-    for further in lab.read(lab.seeds[0]).evaluation.models.values():
-        if further.responses:
-            match(read_answers(further.responses), asked, further.responses)
+    models = lab.read(lab.seeds[0]).evaluation.models.values()
+    if given := [model.responses for model in models if model.responses]:
+        asked = [(row["id"], row["question"]) for row in lab.test_questions(*settings)]
+        for responses in given:
+            match(read_answers(responses), asked, responses)
 
 
 Column = tuple[str, str]  # which score, of which questions
@@ -274,9 +277,7 @@ def experiment(lab: Lab, test: Sequence[str], large: str | None, facttune_sample
             if system in stages.config.systems:
                 pairs.setdefault(name, []).append(pair_count(stages))
     config = lab.read(lab.seeds[0])
-    notes = [
-        note for asked, (of_set, _) in sets.items() for note in without_column(lab, asked, of_set)
-    ]
+    notes = [note for asked, of in examiners.items() for note in without_column(lab, asked, of)]
     return result(found, pairs, config.world is not None, by_facts(config), large, notes)
 
 
