@@ -58,6 +58,7 @@ from maskdpo_ray.pipeline import stream
 from maskdpo_ray.preference.select import is_usable
 from maskdpo_ray.preference.select import score as sentence_score
 from maskdpo_ray.progress import say
+from maskdpo_ray.questions import check_disjoint
 from maskdpo_ray.stages import Stages
 
 MOST_PAIRS = 4
@@ -239,19 +240,20 @@ def check_set(lab: Lab, settings: Sequence[str], examiners: Sequence[str | None]
     """Refuse a set of questions that a column could not be made of.
 
     Raises:
-        UserError: it cannot be read, nobody could score its answers, or a file of answers has none
-            to it.
+        UserError: it cannot be read, shares a topic with the training questions, nobody could score
+            its answers, or a file of answers has none to it.
     """
     if not examiners and not lab.tells_facts:
         raise UserError(
             "no question has a document, which every examiner reads: add a column document, or set "
             "evaluation.factscore"
         )
-    models = lab.read(lab.seeds[0]).evaluation.models.values()
-    if given := [model.responses for model in models if model.responses]:
-        asked = [(row["id"], row["question"]) for row in lab.test_questions(*settings)]
-        for responses in given:
-            match(read_answers(responses), asked, responses)
+    rows = list(lab.given_questions("test", *settings))
+    check_disjoint(lab.given_questions("train"), rows)
+    asked = [(row["id"], row["question"]) for row in rows]
+    for model in lab.read(lab.seeds[0]).evaluation.models.values():
+        if model.responses:
+            match(read_answers(model.responses), asked, model.responses)
 
 
 Column = tuple[str, str]  # which score, of which questions

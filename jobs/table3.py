@@ -18,7 +18,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from maskdpo_ray.errors import RowRejected, UserError
+from maskdpo_ray.errors import UserError
 from maskdpo_ray.experiments.compare import claim, difference, score
 from maskdpo_ray.experiments.job import Experiment, run_job
 from maskdpo_ray.experiments.lab import (
@@ -43,7 +43,6 @@ from maskdpo_ray.pipeline import sample
 from maskdpo_ray.preference.ranking import as_best, tally
 from maskdpo_ray.preference.select import NoPair, is_usable, select_pair
 from maskdpo_ray.preference.select import score as sentence_score
-from maskdpo_ray.questions import read_questions, source_of
 from maskdpo_ray.records import Candidate, Question
 from maskdpo_ray.stages import Stages
 from maskdpo_ray.world.other_policy import build_other_policy
@@ -154,8 +153,7 @@ def check(lab: Lab, other: str | None) -> None:
         return
     if other is None:
         raise UserError("table 3 needs --other: a model whose answers are compared")
-    given = read_questions(source_of(config.data, "train"))
-    if not any(row["document"] for _, row in given if not isinstance(row, RowRejected)):
+    if not any(row["document"] for row in lab.given_questions("train")):
         raise UserError(f"data.train: {NO_DOCUMENT}")
 
 

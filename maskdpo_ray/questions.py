@@ -9,7 +9,7 @@ input need have neither id nor topic).
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -291,17 +291,29 @@ def _read(source: Source | str, data: DataConfig, split: str) -> Iterator[Outcom
     return read_questions(source, data.limit, wanted)
 
 
-def check_disjoint(train: StageStore, test: StageStore, split: bool = False) -> None:
+def usable_questions(data: DataConfig, split: str) -> Iterator[Question]:
+    """The questions of ``train`` or ``test`` as a run imports them, those it rejects left out.
+
+    Raises:
+        UserError: the source cannot be used.
+    """
+    rows = _read(source_of(data, split), data, split)
+    return (row for _, row in rows if not isinstance(row, RowRejected))
+
+
+def check_disjoint(
+    train: Iterable[Question], test: Iterable[Question], split: bool = False
+) -> None:
     """No topic and no question of the test rows may be trained on (paper, section 2.2).
 
     Args:
+        train, test: rows with their id, topic and question.
         split: both come from one source, by topic.
 
     Raises:
         UserError: names what overlaps.
     """
-    columns = ["id", "topic", "question"]
-    trained_on, tested_on = (list(store.rows(columns)) for store in (train, test))
+    trained_on, tested_on = list(train), list(test)
     for what in ("topic", "question"):
         trained = {comparable(row[what]) for row in trained_on}
         shared = [row for row in tested_on if comparable(row[what]) in trained]

@@ -13,7 +13,7 @@ from typing import Any
 from maskdpo_ray.annotation.factory import needs_document
 from maskdpo_ray.config import Config, read_config
 from maskdpo_ray.driver_lock import DriverLock
-from maskdpo_ray.errors import RowRejected, UserError
+from maskdpo_ray.errors import UserError
 from maskdpo_ray.experiments.compare import (
     Outcome,
     Parts,
@@ -23,7 +23,7 @@ from maskdpo_ray.experiments.compare import (
     sentence_parts,
 )
 from maskdpo_ray.pipeline import complete, stream
-from maskdpo_ray.questions import read_questions, source_of
+from maskdpo_ray.questions import usable_questions
 from maskdpo_ray.records import Question
 from maskdpo_ray.rundir import StageStore
 from maskdpo_ray.stages import Policy, Stages
@@ -157,18 +157,15 @@ class Lab:
         please."""
         return list(self.read(self.seeds[0]).evaluation.judges or {})
 
-    def test_questions(self, *settings: str) -> list[Question]:
-        """The usable questions of the test file of a run with these settings; none of a world,
-        which makes them.
+    def given_questions(self, split: str, *settings: str) -> Iterator[Question]:
+        """The usable questions of ``train`` or ``test`` of a run with these settings; none of a
+        world, which makes them.
 
         Raises:
-            UserError: the file cannot be read.
+            UserError: they cannot be read.
         """
         config = self.read(self.seeds[0], *settings)
-        if config.world:
-            return []
-        given = read_questions(source_of(config.data, "test"), config.data.limit)
-        return [row for _, row in given if not isinstance(row, RowRejected)]
+        return iter(()) if config.world else usable_questions(config.data, split)
 
     def examiners(self, *settings: str) -> list[str | None]:
         """Who can judge answers to the test questions of a run with these settings, the first
@@ -180,7 +177,8 @@ class Lab:
         config = self.read(self.seeds[0], *settings)
         if config.world:
             return list(config.examiners)
-        kinds = {(bool(row["document"]), row["language"]) for row in self.test_questions(*settings)}
+        asked = self.given_questions("test", *settings)
+        kinds = {(bool(row["document"]), row["language"]) for row in asked}
         return [
             name
             for name, examiner in config.examiners.items()

@@ -71,9 +71,10 @@ class Inputs:
             for name in ("train", "test") if both else (split,):
                 self._imported[name] = self._import(name)
             if both:
+                columns = ["id", "topic", "question"]
                 check_disjoint(
-                    self._imported["train"],
-                    self._imported["test"],
+                    self._imported["train"].rows(columns),
+                    self._imported["test"].rows(columns),
                     split=self.config.data.split is not None,
                 )
         return self._imported[split]

@@ -130,6 +130,15 @@ def test_questions_that_nobody_could_judge_are_refused(job, tmp_path):
         job("table1").EXPERIMENT.check(real, **TABLE_1 | {"test": [biographies(tmp_path)]})
 
 
+def test_questions_about_what_is_trained_on_are_refused(job, tmp_path):
+    """Before the runs of the other sets, which take hours."""
+    real = real_lab(tmp_path, {"question": "Who?", "topic": "ada"}, FACTSCORE)
+    given = TABLE_1 | {"test": [biographies(tmp_path, "She was.")]}
+    shared = "--test biographies: data.test: 1 rows share a topic with data.train, first 'Ada' .id"
+    with pytest.raises(UserError, match=shared):
+        job("table1").EXPERIMENT.check(real, **given)
+
+
 def test_a_file_of_answers_must_answer_every_set(job, tmp_path):
     answers = tmp_path / "answers.jsonl"
     answers.write_text(json.dumps({"id": "t", "response": "In 1900."}))
