@@ -73,7 +73,7 @@ def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def quick() -> dict[str, Any]:
-    few = [ours(512), unmasked(512), trl(1), released(1)]
+    few = [ours(512), ours(1024), unmasked(512), trl(1), released(1)]
     many = [ours(512), trl(1), released(1), *RECOMPUTING]
     found = {
         "32000": compare(SMALL, 32_000, few, 8, 4, 1),
