@@ -313,10 +313,13 @@ def check_disjoint(
     Raises:
         UserError: names what overlaps.
     """
-    trained_on, tested_on = list(train), list(test)
-    for what in ("topic", "question"):
-        trained = {comparable(row[what]) for row in trained_on}
-        shared = [row for row in tested_on if comparable(row[what]) in trained]
+    trained_on: dict[str, set[str]] = {"topic": set(), "question": set()}
+    for row in train:  # of many rows, with documents and answers perhaps, none is kept
+        for what, known in trained_on.items():
+            known.add(comparable(row[what]))
+    tested_on = list(test)
+    for what, known in trained_on.items():
+        shared = [row for row in tested_on if comparable(row[what]) in known]
         if not shared:
             continue
         example = f"first {shared[0][what]!r} (id {shared[0]['id']})"
