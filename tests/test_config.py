@@ -94,7 +94,6 @@ def test_one_candidate_is_refused_with_the_reason():
         ({"systems": {"base": {}}}, "cannot name a trained system"),
         ({"evaluation": {"samples": 4, "best_of_n": [8]}}, "set evaluation.samples=8"),
         ({"training": {"deepspeed": {"gradient_clipping": 1}}}, "training.max_grad_norm"),
-        ({"training": {"zero_stage": 0}}, "set training.zero_stage=1"),
         (
             {"model": {"dtype": "float32"}, "training": {"attention": "flash_attention_2"}},
             "set model.dtype=bfloat16, or training.attention=sdpa",

@@ -210,13 +210,7 @@ class Config(Section):
                 "training.lora.export=adapter leaves no whole model to evaluate or to sample in a "
                 "next round: set training.lora.export=merged, or leave data.test (and world) out"
             )
-        if self.model.dtype == "bfloat16":
-            if any(settings.zero_stage == 0 for settings in trained):
-                raise ValueError(
-                    "training.zero_stage=0 keeps no fp32 weights beside bfloat16 ones and loses "
-                    "small updates: set training.zero_stage=1, which costs the same on one worker"
-                )
-        elif self.training.attention == "flash_attention_2":
+        if self.model.dtype != "bfloat16" and self.training.attention == "flash_attention_2":
             raise ValueError(
                 "training.attention=flash_attention_2 computes in 16 bits only: set "
                 "model.dtype=bfloat16, or training.attention=sdpa"

@@ -48,8 +48,8 @@ def deepspeed_config(settings: TrainingConfig, dtype: str, parameters: int) -> d
         **extra,
     }
     if dtype == "bfloat16":
-        # ZeRO 1 would hold all gradients in bfloat16, too, until the end of backward.
-        config["bf16"] = {"enabled": True, "immediate_grad_update": settings.zero_stage == 1}
+        # ZeRO 0 and 1 would hold all gradients in bfloat16, too, until the end of backward.
+        config["bf16"] = {"enabled": True, "immediate_grad_update": settings.zero_stage <= 1}
         config["data_types"] = {"grad_accum_dtype": "fp32"}
         # DeepSpeed would average them in bfloat16, and round what was added up, of one worker too.
         config.setdefault("communication_data_type", "fp32")
@@ -78,6 +78,7 @@ class Engine:
             import deepspeed
             import torch
             from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
+            from torch import distributed
 
         deepspeed.utils.logger.setLevel(logging.WARNING)
         warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
@@ -86,16 +87,21 @@ class Engine:
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         parameters = [p for p in model.parameters() if p.requires_grad]
         config = deepspeed_config(settings, dtype, sum(p.numel() for p in parameters))
-        self._stage = settings.zero_stage
         self._gradients = sum(p.nbytes for p in parameters)
-        if self._stage == 0:
+        adamw = _adamw(parameters, settings)
+        whole = settings.zero_stage == 0
+        # Whether the optimizer is PyTorch's own, on the model's weights and gradients themselves.
+        self._bare = whole and dtype == "float32"
+        if self._bare:
             model.accumulate_in_place()
+        beside = whole and not self._bare
         self._engine, *_ = deepspeed.initialize(
-            model=model, optimizer=_adamw(parameters, settings), config=config
+            model=model, optimizer=None if beside else adamw, config=config
         )
+        self._alone = _keep_in_fp32(self._engine, adamw) if beside else None
         self.device = self._engine.device
-        in_one_piece = isinstance(self._engine.optimizer, BF16_Optimizer) or self._stage == 0
-        if in_one_piece and not _has_fellows():
+        in_one_piece = isinstance(self._engine.optimizer, BF16_Optimizer) or self._bare
+        if in_one_piece and distributed.get_world_size() == 1:
             # It would copy all gradients into a buffer and back to average them with nobody's.
             self._engine.enable_backward_allreduce = False
 
@@ -118,7 +124,7 @@ class Engine:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
         norm = None
-        if self._stage == 0:
+        if self._bare:
             trained = [p for p in self.module.parameters() if p.requires_grad]
             for parameter in trained:
                 if parameter.grad is None:  # unused in this step: it decays as elsewhere
@@ -139,7 +145,7 @@ class Engine:
         """fp32 weight and both Adam moments of a parameter, whole, on every worker."""
         from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
-        if self._stage == 0:
+        if self._bare:
             moments = self._engine.optimizer.state[parameter]
             return {"weight": parameter.detach()} | {key: moments[key] for key in _MOMENTS}
         return {"weight": safe_get_full_fp32_param(parameter)} | {
@@ -154,7 +160,7 @@ class Engine:
         """
         from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 
-        if self._stage == 0:
+        if self._bare:
             for key in _MOMENTS:
                 self._engine.optimizer.state[parameter][key].copy_(state[key])
             return
@@ -186,7 +192,7 @@ class Engine:
         for name in (
             "fp32_partitioned_groups_flat",  # ZeRO 3
             "single_partition_of_fp32_groups",  # ZeRO 1 and 2
-            "fp32_groups_flat_partition",  # ZeRO 1 in bfloat16
+            "fp32_groups_flat_partition",  # ZeRO 0 and 1 in bfloat16
         ):
             if hasattr(optimizer, name):
                 return list(getattr(optimizer, name))
@@ -208,7 +214,11 @@ class Engine:
 
     def close(self) -> None:
         """Release the engine's hooks and buffers."""
+        from torch import distributed
+
         self._engine.destroy()
+        if self._alone is not None:
+            distributed.destroy_process_group(self._alone)
 
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -221,10 +231,29 @@ def _trim() -> None:
         pass
 
 
-def _has_fellows() -> bool:
+def _keep_in_fp32(engine: Any, adamw: Any) -> Any:
+    """Give an engine without optimizer fp32 weights, sums and moments beside bfloat16 weights.
+
+    DeepSpeed's own ZeRO 0 in bfloat16 has none of them, and loses small updates. This is its
+    ZeRO 1, sharded among a group of one, while the engine averages gradients over all workers.
+
+    Returns:
+        The process group of this worker only, to be destroyed with the engine.
+    """
+    from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
     from torch import distributed
 
-    return distributed.get_world_size() > 1
+    alone = distributed.new_group([distributed.get_rank()], use_local_synchronization=True)
+    engine.basic_optimizer = adamw
+    engine.optimizer = BF16_Optimizer(
+        adamw,
+        engine.param_names,
+        engine._config.bfloat16_config,
+        clip_grad=engine.gradient_clipping(),
+        dp_process_group=alone,
+        grad_acc_dtype=engine.get_data_types()[1],
+    )
+    return alone
 
 
 def _adamw(parameters: list, settings: TrainingConfig) -> Any:

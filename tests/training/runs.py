@@ -20,12 +20,12 @@ def weights_of(job: Any) -> dict[str, torch.Tensor]:
     return AutoModelForCausalLM.from_pretrained(f"{job.output}/model").state_dict()
 
 
-def first_moments(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """Adam's first moment of every parameter of a checkpoint."""
+def state_of(checkpoint: Path, kind: str) -> dict[str, torch.Tensor]:
+    """The ``weight``, ``exp_avg`` or ``exp_avg_sq`` of every parameter of a checkpoint."""
     from safetensors.torch import load_file
 
     states = [load_file(path) for path in sorted(checkpoint.glob("state-*.safetensors"))]
-    return {k: t for state in states for k, t in state.items() if k.endswith("/exp_avg")}
+    return {k: t for state in states for k, t in state.items() if k.endswith(f"/{kind}")}
 
 
 def assert_alike(

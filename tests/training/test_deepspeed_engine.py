@@ -19,11 +19,11 @@ def test_settings_reach_deepspeed():
     assert "bf16" not in deepspeed_config(settings, "float32", parameters=1000)
 
 
-@pytest.mark.parametrize("stage", [1, 2, 3])
-def test_zero_1_adds_bfloat16_gradients_up_as_they_arise(stage):
-    """It would else hold all of them twice; the other stages do so in any case."""
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_zero_0_and_1_add_bfloat16_gradients_up_as_they_arise(stage):
+    """They would else hold all of them twice; the other stages do so in any case."""
     config = deepspeed_config(TrainingConfig(zero_stage=stage), "bfloat16", parameters=1000)
-    assert config["bf16"]["immediate_grad_update"] is (stage == 1)
+    assert config["bf16"]["immediate_grad_update"] is (stage <= 1)
 
 
 def test_how_deepspeed_works_is_not_part_of_what_is_learnt():

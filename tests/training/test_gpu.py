@@ -122,6 +122,7 @@ def test_the_first_loss_is_ln_2_in_float32(train_here, make_job, model_config, s
 @pytest.mark.parametrize(
     "changes",
     [
+        {"zero_stage": 0},
         {"zero_stage": 1},
         {"zero_stage": 2, "gradient_checkpointing": True},
         {"zero_stage": 3},

@@ -117,14 +117,15 @@ def test_an_adapter_export_names_its_base(undisturbed, tiny_llama):
     assert not names & {"config.json", "model.safetensors"}
 
 
-def test_bfloat16_under_zero_3(two_ranks, make_job, model_config, settings, pairs, undisturbed):
+@pytest.mark.parametrize("stage", [0, 3])
+def test_bfloat16(stage, two_ranks, make_job, model_config, settings, pairs, undisturbed):
     from safetensors.torch import load_file
 
     from maskdpo_ray.training.reference import ReferenceProcessor
 
     low = model_config.model_copy(update={"dtype": "bfloat16"})
     rows = asyncio.run(ReferenceProcessor(low, settings)(pairs))
-    job = make_job(fields={"model": low, "references": lambda: rows}, zero_stage=3, lora=LORA)
+    job = make_job(fields={"model": low, "references": lambda: rows}, zero_stage=stage, lora=LORA)
     lines = two_ranks.train(job)
     assert losses(lines)[0] == pytest.approx(math.log(2), abs=1e-3)
     assert losses(lines) == pytest.approx(losses(undisturbed[0]), abs=0.05)

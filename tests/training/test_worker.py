@@ -7,8 +7,9 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from event_files import events
-from runs import OFFLOAD, assert_alike, assert_same_run, first_moments, losses, weights_of
+from runs import OFFLOAD, assert_alike, assert_same_run, losses, state_of, weights_of
 from safetensors.numpy import load_file, save_file
 
 from maskdpo_ray.config import ModelConfig, TrackingConfig
@@ -91,7 +92,7 @@ def test_gradient_checkpointing_changes_nothing(one_rank, make_job, undisturbed)
     assert losses(lines) == pytest.approx(losses(undisturbed[0]), rel=1e-5)
 
 
-@pytest.mark.parametrize("stage", [1, 2, 3])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_bfloat16_trains(stage, two_ranks, make_job, low, undisturbed):
     lines = two_ranks.train(make_job(fields=low, zero_stage=stage))
     assert losses(lines)[0] == pytest.approx(math.log(2), abs=1e-3)
@@ -104,11 +105,11 @@ def test_bfloat16_gradients_add_up_in_float32(one_rank, two_ranks, make_job, low
     for name, ranks, deepspeed in (
         ("one", one_rank, {}), ("two", two_ranks, {}), ("offloaded", two_ranks, OFFLOAD)
     ):  # fmt: skip
-        for stage in (1, 2, 3):
+        for stage in (1, 2, 3) if deepspeed else (0, 1, 2, 3):
             options = {"micro_batch_tokens": 1, "max_steps": 1, "deepspeed": deepspeed}
             folder = kept / f"{name}-{stage}"
             ranks.train(make_job(fields=low, zero_stage=stage, **options), keep=folder)
-            sums.append(first_moments(folder / "1"))
+            sums.append(state_of(folder / "1", "exp_avg"))
     for other in sums[1:]:
         assert_alike(other, sums[0], 1e-5)
 
@@ -152,8 +153,38 @@ def test_a_killed_run_goes_on_with_another_number_of_workers(
     assert_same_run(again, weights_of(resumed), (lines, weights_of(whole)))
 
 
+def test_bfloat16_is_the_same_whole_or_sharded(one_rank, two_ranks, make_job, low, kept):
+    """A pass for each pair; saved whole on two ranks, gone on with sharded and alone."""
+    options = {"fields": low, "micro_batch_tokens": 1}
+    sharded = one_rank.train(make_job("sharded", zero_stage=1, **options))
+    whole = make_job("whole", zero_stage=0, checkpoint_every=4, **options)
+    lines = two_ranks.train(whole, keep=kept)
+    assert losses(lines) == losses(sharded)
+    assert norms(lines) == pytest.approx(norms(sharded), rel=1e-5)
+    for step in ("8", "10"):
+        shutil.rmtree(kept / step)
+    for ranks, stage in ((one_rank, 1), (two_ranks, 2)):
+        resumed = ranks.train(make_job(f"on-{stage}", zero_stage=stage, **options), resume=kept)
+        assert losses(resumed) == losses(sharded)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_bfloat16_loses_no_small_updates(stage, two_ranks, make_job, low, kept):
+    """Steps a thousandth of what bfloat16 can tell apart add up in fp32."""
+    rate = 1e-7
+    job = make_job(
+        fields=low, zero_stage=stage, learning_rate=rate, max_steps=5, warmup_ratio=0.0,
+        min_lr_ratio=1.0, adam_eps=1e-12,
+    )  # fmt: skip
+    two_ranks.train(job, keep=kept)
+    rounded, weights = weights_of(job), state_of(kept / "5", "weight")
+    moved = [(weights[f"{name}/weight"] - rounded[name].float()).abs().flatten()
+             for name in rounded if f"{name}/weight" in weights]  # fmt: skip
+    assert 2 * rate < float(torch.cat(moved).median()) < 6 * rate
+
+
 def test_bfloat16_resumes_exactly(one_rank, make_job, low, kept):
-    for stage in (1, 3):
+    for stage in (0, 1, 3):
         folder = kept / str(stage)
         options = {"fields": low, "zero_stage": stage, "checkpoint_every": 4}
         whole = one_rank.train(make_job(f"whole-{stage}", **options), keep=folder)
