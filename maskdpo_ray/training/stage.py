@@ -59,7 +59,9 @@ def run_training(
             little memory or disk.
     """
     # Imports torch, which the board's process has no use for.
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchConfig
+
+    from maskdpo_ray.training.ray_trainer import Trainer
 
     # A report waits for the controller's next look. After a node is lost, workers are placed on it
     # once more until this time is over; nodes that have yet to start are not waited for so.
@@ -70,7 +72,7 @@ def run_training(
     _forget_unusable_list(checkpoints)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     board = _Board.options(num_cpus=0, scheduling_strategy=here).remote()
-    trainer = TorchTrainer(
+    trainer = Trainer(
         _train_in_worker,
         train_loop_config={"job": job, "board": board, "gpus": workers.gpus},
         torch_config=TorchConfig(backend="nccl" if workers.gpus else "gloo"),

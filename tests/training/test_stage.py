@@ -66,6 +66,13 @@ def kill_a_worker(tmp_path):
     return pids, watch, killed
 
 
+def actors_so_far() -> set[str]:
+    """Names of the classes of all actors that this Ray ever had."""
+    from ray._private.state import actors
+
+    return {actor["ActorClassName"] for actor in actors().values()}
+
+
 def test_kill_then_damage_then_finish(
     ray_cluster, one_rank, make_job, pairs, references, kill_a_worker, capfd
 ):
@@ -82,6 +89,8 @@ def test_kill_then_damage_then_finish(
     final = run_training(job, WorkersConfig(workers=2, max_failures=1), log_every=0.2)
     thread.join()
     assert len(list(folder.iterdir())) == 4, "two workers before the kill and two after it"
+    assert "PreemptionWatcher" in actors_so_far()
+    assert not {"DatasetManager", "PlacementGroupCleaner"} & actors_so_far()
 
     lines = read_lines(job)
     expected = pytest.approx([line["loss"] for line in undisturbed], rel=1e-5)
