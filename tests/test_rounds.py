@@ -1,4 +1,4 @@
-"""Two on-policy rounds through the graph on the miniature world, the second killed on its way."""
+"""Two on-policy rounds through the graph on the miniature world, the second killed twice."""
 
 import json
 import os
@@ -25,7 +25,8 @@ STEPS = 24  # enough of them to be killed in between
 
 def settings(run_dir: Path, rounds: int) -> list[str]:
     steps = [f"training.max_steps={STEPS}", "training.epochs=20"]
-    return [f"run_dir={run_dir}", f"rounds={rounds}", "data.limit=16", *steps]
+    small = ["data.limit=16", "resources.questions_per_block=2"]
+    return [f"run_dir={run_dir}", f"rounds={rounds}", *small, *steps]
 
 
 def stages(run_dir: Path, rounds: int) -> Stages:
@@ -67,6 +68,12 @@ def test_a_second_round_starts_from_the_first_and_leaves_it_alone(run_dir, tmp_p
     two = stages(run_dir, rounds=2)
     with pytest.raises(UserError, match="stage pair-mask_dpo is not finished"):
         VERBS["train"](two)
+    start = two.start("mask_dpo", 2)
+    assert start == one.trained("mask_dpo")
+    sampled = Path(two.sample(start).store.folder.uri)
+    run_until(lambda: len(list(sampled.glob("part-*"))) > 1, run_dir, tmp_path / "sampling.log")
+    parts = {path: path.stat().st_mtime_ns for path in sampled.glob("part-*")}
+
     training = two.train("mask_dpo", 2)
     run_until(lambda: len(lines(training)) >= STEPS // 2, run_dir, tmp_path / "killed.log")
     before = lines(training)
@@ -77,8 +84,7 @@ def test_a_second_round_starts_from_the_first_and_leaves_it_alone(run_dir, tmp_p
     assert len(again) == STEPS and kept.count(True) >= len(kept) - 4, "from the last checkpoint"
     assert {p: p.stat().st_mtime_ns for p in first} == first
 
-    start = two.start("mask_dpo", 2)
-    assert start == one.trained("mask_dpo")
+    assert {path: path.stat().st_mtime_ns for path in parts} == parts, "sampled once"
     assert two.training_job("mask_dpo", 2).model.path == f"{one.train('mask_dpo').folder}/model"
     # The policy of a round is its own reference when it begins.
     for round in (1, 2):

@@ -99,7 +99,7 @@ def read_position(folder: Path) -> Position:
     """
     stored = json.loads((folder / "position.json").read_text(encoding="utf-8"))
     if stored.pop("format") != FORMAT:
-        raise ValueError(f"{folder} was written by another version of this program")
+        raise ValueError(f"{folder} is a checkpoint of another format")
     return Position(**stored)
 
 

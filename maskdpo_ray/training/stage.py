@@ -35,6 +35,7 @@ from maskdpo_ray.training.worker import TrainingJob, Workers, train
 
 CHECKPOINTS = "checkpoints"
 RAYS_LIST = "checkpoint_manager_snapshot.json"  # Ray Train's, beside the checkpoints
+USELESS = {"DatasetsCallback", "PlacementGroupCleanerCallback"}  # of Ray Train's helpers
 
 log = logging.getLogger(__name__)
 
@@ -59,9 +60,7 @@ def run_training(
             little memory or disk.
     """
     # Imports torch, which the board's process has no use for.
-    from ray.train.torch import TorchConfig
-
-    from maskdpo_ray.training.ray_trainer import Trainer
+    from ray.train.torch import TorchConfig, TorchTrainer
 
     # A report waits for the controller's next look. After a node is lost, workers are placed on it
     # once more until this time is over; nodes that have yet to start are not waited for so.
@@ -72,7 +71,7 @@ def run_training(
     _forget_unusable_list(checkpoints)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     board = _Board.options(num_cpus=0, scheduling_strategy=here).remote()
-    trainer = Trainer(
+    trainer = TorchTrainer(
         _train_in_worker,
         train_loop_config={"job": job, "board": board, "gpus": workers.gpus},
         torch_config=TorchConfig(backend="nccl" if workers.gpus else "gloo"),
@@ -94,6 +93,7 @@ def run_training(
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=job.settings.keep_checkpoints),
         ),
     )
+    _leave_out(trainer, USELESS)
     with _ProgressLine(board, log_every), _interrupt_handler_kept(), _shortage_told():
         result = trainer.fit()
     outcome = result.return_value
@@ -101,6 +101,20 @@ def run_training(
         raise UserError(outcome["mend"])
     _remove_orphans(checkpoints, result)
     return outcome["metrics"]
+
+
+def _leave_out(trainer: Any, helpers: set[str]) -> None:
+    """Ray Train starts a process that hands out data sets, of which there are none here, and one
+    that frees what a dead controller held, which here ends with the driver in any case.
+
+    The latter asks the dashboard whether the controller lives. In a Ray without one, as a run
+    starts it for itself, it waits in vain, and the end of a short training up to twelve seconds for
+    it; or it asks another Ray of this machine, which knows of no such controller.
+    """
+    create = trainer._create_default_callbacks
+    trainer._create_default_callbacks = lambda: [
+        each for each in create() if type(each).__name__ not in helpers
+    ]
 
 
 @contextmanager

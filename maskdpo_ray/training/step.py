@@ -71,6 +71,7 @@ def learn(
     scale = workers.count / len(batch)
     sums = np.zeros(len(_SUMS))
     unsound: list[str] = []
+    sizes: list[tuple[float, str]] = []
     for number, (rows, tensors) in enumerate(_loaded(engine, pairs, passes)):
         losses, values = _losses(engine(**tensors.inputs()), tensors, settings, kl)
         # A worker without pairs takes part in the pass with a loss that counts for nothing.
@@ -83,13 +84,16 @@ def learn(
         if rows:
             sums += _sums(rows, losses, values)
             unsound += _unsound(rows, losses)
+            sizes += zip(losses.tolist(), (row.id for row in rows), strict=True)
     sums = _over_workers(sums, unsound, engine.device, workers.count)
     norm = engine.step(rate)
     if not math.isfinite(norm):
-        names = ", ".join(repr(pairs[index].id) for index in batch[:5])
+        by_size = sorted(gathered(sizes, workers.count), key=lambda each: -abs(each[0]))
+        names = ", ".join(f"{name!r} ({loss:.3g})" for loss, name in by_size[:5])
         raise UserError(
-            f"the gradient of the batch with pairs {names}, ... is not finite though its losses "
-            "are: lower training.learning_rate, or train in float32"
+            f"the gradient of {len(by_size)} pairs is not finite though their losses are, the "
+            f"largest of which are those of {names}: look at these rows first, lower "
+            "training.learning_rate, or train in float32"
         )
     return _means(sums) | {"grad_norm": norm, "learning_rate": rate}
 

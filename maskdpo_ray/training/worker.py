@@ -302,7 +302,14 @@ def _newest_sound(workers: Workers, identity: str) -> Iterator[Path | None]:
                     log.warning("checkpoint %s passed over: %s", name, problems[0])
                 passed_over.append(name)
                 continue
-            if read_position(folder).identity != identity:
+            try:
+                position = read_position(folder)
+            except ValueError:
+                raise UserError(
+                    f"checkpoint {name} was written by another version of maskdpo-ray: go on with "
+                    "that one, train into another folder, or remove it"
+                ) from None
+            if position.identity != identity:
                 raise UserError(
                     f"checkpoint {name} belongs to other pairs or settings: train into another "
                     "folder, or remove it"

@@ -379,3 +379,33 @@ def test_table_5_stands_where_nothing_is_known_of_the_topics(job):
     claim, figures = job("table5").probe_claim([], "nothing is known of 9 topics")
     assert (claim["verdict"], claim["reason"]) == ("not testable", "nothing is known of 9 topics")
     assert figures == {}
+
+
+def test_rounds_have_the_same_budget_of_answers_and_of_steps(job, lab, monkeypatch):
+    """A run of each way is asked for; what its systems came to is made up."""
+    runs = []
+
+    def run(seed: int, *settings: str) -> SimpleNamespace:
+        runs.append(lab.read(seed, *settings))
+        return SimpleNamespace(config=runs[-1])
+
+    monkeypatch.setattr(lab, "run", run)
+    monkeypatch.setattr(lab, "outcome", lambda stages, system: OUTCOME)
+    lab.seeds = [0, 1, 2]
+    result = job("rounds").experiment(lab)
+    assert len({each.sampling.candidates * each.rounds for each in runs}) == 1
+    for one, two in zip(runs[::2], runs[1::2], strict=True):
+        assert (one.rounds, two.rounds) == (1, 2)
+        mask_dpo, longer = (one.training_of(name) for name in ("mask_dpo", "longer"))
+        assert longer.epochs == 2 * mask_dpo.epochs == 2 * two.training_of("two_rounds").epochs
+    assert [row[0] for row in result.rows[1:]] == [
+        "base", "one round", "one round, same steps", "first of two rounds", "two rounds"
+    ]  # fmt: skip
+    assert {each["verdict"] for each in result.claims} == {"not reproduced"}, "all are the same"
+
+
+def test_an_odd_budget_of_answers_has_no_half(job, tmp_path):
+    paper = str(JOBS / "configs" / "paper.yaml")
+    odd = Lab(paper, str(tmp_path), [0], ["sampling.candidates=5"])
+    with pytest.raises(UserError, match="sampling.candidates=5 has no half to sample in a round"):
+        job("rounds").check(odd)

@@ -58,7 +58,7 @@ def settings(bucket, tmp_path):
         "sampling": {"source": "input"},
         "annotation": {"annotator": "labels"},
         "preference": {"max_length": 256},
-        "training": {"max_steps": 4, "batch_size": 4, "zero_stage": 1, "checkpoint_every": 2},
+        "training": {"max_steps": 4, "batch_size": 4, "zero_stage": 1, "checkpoint_every": 1},
         "resources": {"questions_per_block": 2, "training": {"workers": 2}},
     }  # fmt: skip
 
@@ -91,7 +91,7 @@ def test_a_run_in_an_object_store_from_labels_to_a_trained_model_that_answers(
     metrics = [json.loads(line) for line in trained.read("metrics.jsonl").splitlines()]
     assert [line["step"] for line in metrics] == [1, 2, 3, 4]
     kept = [n for n in (trained / "checkpoints").names() if n.startswith("checkpoint_0")]
-    assert [name.split("_")[1] for name in kept] == ["00000002", "00000004"]
+    assert [name.split("_")[1] for name in kept] == ["00000003", "00000004"], "two of four stay"
     assert "seal-00000.json" in (trained / "checkpoints" / kept[0]).names()
 
     s3.forget()
@@ -111,7 +111,7 @@ def test_a_run_in_an_object_store_from_labels_to_a_trained_model_that_answers(
     again = [json.loads(line) for line in trained.read("metrics.jsonl").splitlines()]
     assert [line["loss"] for line in again] == [line["loss"] for line in metrics]
     seconds = [[line["seconds"] for line in run] for run in (again, metrics)]
-    assert [a == b for a, b in zip(*seconds, strict=True)] == [True, True, False, False]
+    assert [a == b for a, b in zip(*seconds, strict=True)] == [True, True, True, False]
 
     (tmp_path / "test.jsonl").write_text('{"id": "t", "topic": "other", "question": "Who?"}\n')
     engine = {"max_model_len": 256, "kv_cache_memory_bytes": 2**26}

@@ -1,4 +1,4 @@
-"""What ``benchmarks/training.py`` makes of its contenders' figures, without running them."""
+"""What ``benchmarks/training.py`` makes of its contenders' figures, and small runs of them."""
 
 import json
 import sys
@@ -159,6 +159,24 @@ def test_without_a_gpu_only_the_tiny_size_runs(benchmark, monkeypatch):
     result = benchmark.gpu(tiny=True, layers=None)
     assert measured == ["cpu"] and result["device"] == "cpu" and result["mfu"] > 0
     assert result["pairs_per_second_ratio"] == 2.0
+
+
+def test_the_run_for_gpus_ends_with_its_figures_at_a_tiny_size(benchmark, monkeypatch, capsys):
+    """In bfloat16, for real: ours and the released method; TRL would need other packages."""
+    choose, pick = benchmark.for_gpu, benchmark.pick_rows
+    of = ["ours", "released"]
+    monkeypatch.setattr(benchmark, "pick_rows", lambda _, vocabulary: pick(2, vocabulary))
+    monkeypatch.setattr(
+        benchmark, "for_gpu",
+        lambda *given: [next(each for each in choose(*given) if each.script == script)
+                        for script in of],
+    )  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["training.py", "--gpu", "--tiny"])
+    benchmark.main()
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["failed"] == {} and result["device"] == "cpu"
+    assert result["mfu"] > 0 and result["pairs_per_second_ratio_released"] > 0
+    assert result["loss_difference_released"] < 0.02
 
 
 def test_contenders_run_and_ours_learns_what_the_released_method_does(benchmark, tmp_path):

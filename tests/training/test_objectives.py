@@ -139,8 +139,21 @@ def test_kto_pair_names_the_row_that_is_not_finite(two_ranks, make_job, referenc
         two_ranks.train(job)
 
 
-def test_a_gradient_that_is_not_finite_names_the_batch(two_ranks, make_job):
+@pytest.mark.parametrize(("dtype", "stage"), [
+    ("float32", 0), ("float32", 1), ("float32", 2), ("float32", 3), ("bfloat16", 0), ("bfloat16", 2)
+])  # fmt: skip
+def test_a_gradient_that_is_not_finite_names_the_largest_losses(
+    dtype, stage, two_ranks, make_job, pairs, references, low
+):
     """A beta so small that the losses (2e38) fit into fp32 and the norm of their gradient not."""
-    job = make_job(loss="sppo_hard", beta=0.5 / 1e19, zero_stage=2)
-    with pytest.raises(UserError, match="gradient of the batch with pairs 'pair-0"):
+    fields = dict(low) if dtype == "bfloat16" else {}
+    rows = json.loads(json.dumps(low["references"]() if fields else references))
+    kept = next(number for number, weight in enumerate(pairs[3]["chosen"]["weights"]) if weight)
+    rows[3]["chosen"][kept] += 3e18  # its loss is 2.7e38
+    job = make_job(
+        fields={**fields, "references": lambda: rows}, loss="sppo_hard", beta=0.5 / 1e19,
+        zero_stage=stage, batch_size=len(pairs),
+    )  # fmt: skip
+    words = rf"gradient of {len(pairs)} pairs is not finite .* those of 'pair-003' \(\d.*e\+38\)"
+    with pytest.raises(UserError, match=words):
         two_ranks.train(job)

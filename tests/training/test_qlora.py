@@ -31,6 +31,18 @@ def rounded(model_config, in_4_bits, pairs) -> dict:
     return {"references": lambda: rows}
 
 
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_adapters_in_bfloat16_over_a_base_in_4_bits(
+    stage, two_ranks, make_job, model_config, in_4_bits, pairs
+):
+    low = model_config.model_copy(update={"dtype": "bfloat16"})
+    rows = asyncio.run(ReferenceProcessor(low, in_4_bits)(pairs))
+    fields = {"model": low, "references": lambda: rows}
+    lines = two_ranks.train(make_job(fields=fields, **{**QLORA, "zero_stage": stage}))
+    assert losses(lines)[0] == pytest.approx(math.log(2), abs=1e-3)
+    assert min(losses(lines)) < 0.5
+
+
 def test_the_layers_alone_are_in_4_bits(model_config, in_4_bits):
     policy = load_policy(model_config, in_4_bits)
     kinds = {type(module).__name__ for name, module in policy.named_modules() if "proj" in name}

@@ -26,9 +26,11 @@ from maskdpo_ray.training.checkpoint import damage, read_position
 from maskdpo_ray.training.reference import ReferenceProcessor
 from maskdpo_ray.training.stage import (
     RAYS_LIST,
+    USELESS,
     _checkpoints,
     _discard,
     _found,
+    _leave_out,
     _shortage_told,
     run_training,
 )
@@ -142,7 +144,7 @@ def bulky(tmp_path_factory, pairs, settings):
     LlamaForCausalLM(config).save_pretrained(folder)
     words = Tokenizer(models.WordLevel({"w": 0}, unk_token="w"))
     PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(folder)
-    model = ModelConfig(path=str(folder), dtype="float32")
+    model = ModelConfig(path=str(folder), dtype="bfloat16")
     references = asyncio.run(ReferenceProcessor(model, settings)(pairs))
     return {"model": model, "references": lambda: references}
 
@@ -151,7 +153,7 @@ def test_a_kill_in_the_middle_of_a_checkpoint(
     ray_cluster, one_rank, make_job, pairs, bulky, tmp_path, capfd
 ):
     """The worker dies while its part is being written; the checkpoint before it is used."""
-    options = {"zero_stage": 1, "checkpoint_every": 1, "max_steps": 6}
+    options = {"zero_stage": 0, "checkpoint_every": 1, "max_steps": 6}
     undisturbed = one_rank.train(make_job("undisturbed", fields=bulky, **options))
     pids = tmp_path / "pids"
     pids.mkdir()
@@ -175,6 +177,7 @@ def test_a_kill_in_the_middle_of_a_checkpoint(
         os.kill(pid, signal.SIGKILL)
         wait_for(lambda: not psutil.pid_exists(pid), 60)
         seen["damage"] = damage(seen["folder"])
+        seen["before"] = read_lines(job)
         seen["scratch"] = list(Path(tempfile.gettempdir()).glob(scratch))
         wait_for(lambda: not seen["folder"].exists(), 120)
         seen["step"] = len(read_lines(job))
@@ -191,6 +194,10 @@ def test_a_kill_in_the_middle_of_a_checkpoint(
     assert [line["loss"] for line in lines] == pytest.approx(
         [line["loss"] for line in undisturbed], rel=1e-5
     )
+    half = int(seen["folder"].name.split("_")[1])
+    both = zip(lines, seen["before"], strict=False)
+    repeated = [now["step"] for now, then in both if now["seconds"] != then["seconds"]]
+    assert repeated in ([], [half]), "all steps before the half are those of the one before it"
     left = sorted(Path(job.output.uri, "checkpoints").glob("checkpoint_*/"))
     assert len(left) == job.settings.keep_checkpoints and seen["folder"] not in left
     assert not any(map(damage, left))
@@ -225,19 +232,39 @@ def test_what_workers_had_too_little_of_is_told_in_one_line(error, words):
         raise WorkerGroupError("a long traceback", {0: RuntimeError("a bug")})
 
 
+def test_helpers_that_serve_no_training_are_left_out():
+    """By the names of Ray's classes: under others they would come back unseen."""
+    from ray.train.torch import TorchTrainer
+
+    trainer = TorchTrainer(print)
+
+    def names() -> set[str]:
+        return {type(each).__name__ for each in trainer._create_default_callbacks()}
+
+    before = names()
+    assert before > USELESS
+    _leave_out(trainer, USELESS)
+    assert names() == before - USELESS
+
+
 @pytest.fixture(params=["local", "s3"])
 def stored(request, tmp_path) -> Folder:
     """Checkpoints of two steps that are whole, and behind them two halves."""
     local = request.param == "local"
     folder = Folder(tmp_path / "checkpoints" if local else request.getfixturevalue("bucket"))
     for step in (1, 2, 3, 4):
-        position = json.dumps({"format": 1, "step": step, "identity": "own", "history": []})
-        sealed = {"position.json": {"bytes": len(position), "crc32": crc32(position.encode())}}
-        checkpoint = folder / f"checkpoint_{step:08}_0"
-        checkpoint.write("position.json", position.encode())
-        if step < 3:
-            checkpoint.write_json("seal-00000.json", {"workers": 1, "files": sealed})
+        write_checkpoint(folder, step, whole=step < 3)
     return folder
+
+
+def write_checkpoint(folder: Folder, step: int, whole: bool = True, form: int = 1) -> None:
+    """One of a model without weights."""
+    position = json.dumps({"format": form, "step": step, "identity": "own", "history": []})
+    sealed = {"position.json": {"bytes": len(position), "crc32": crc32(position.encode())}}
+    checkpoint = folder / f"checkpoint_{step:08}_0"
+    checkpoint.write("position.json", position.encode())
+    if whole:
+        checkpoint.write_json("seal-00000.json", {"workers": 1, "files": sealed})
 
 
 def resumed_from(folder: Folder, identity: str = "own") -> str | None:
@@ -269,6 +296,13 @@ def test_halves_alone_are_removed_too(stored):
         (stored / f"checkpoint_{step:08}_0").remove("seal-00000.json")
     assert resumed_from(stored) is None
     assert _found(stored) == []
+
+
+def test_a_checkpoint_of_another_version_is_told_and_kept(stored):
+    write_checkpoint(stored, 5, form=0)
+    with pytest.raises(UserError, match="checkpoint_00000005_0 was written by another version of"):
+        resumed_from(stored)
+    assert len(_found(stored)) == 5
 
 
 def test_what_another_keeps_count_of_is_not_removed(tmp_path, stored):

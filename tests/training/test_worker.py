@@ -16,6 +16,7 @@ from maskdpo_ray.config import ModelConfig, TrackingConfig
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.storage import Folder
 from maskdpo_ray.training.checkpoint import damage
+from maskdpo_ray.training.schedule import learning_rate
 from maskdpo_ray.training.trackers import Trackers
 from maskdpo_ray.training.worker import MetricsLog, _steps_kept, held_out_topics
 
@@ -35,13 +36,18 @@ def undisturbed(one_rank, model_config, settings, pairs, references, tmp_path_fa
     return one_rank.train(job), output
 
 
-def test_the_loss_starts_at_ln_2_and_moves(undisturbed):
+def test_the_loss_starts_at_ln_2_and_moves(undisturbed, settings):
     lines, _ = undisturbed
     assert losses(lines)[0] == pytest.approx(math.log(2), abs=1e-6)
     assert len(lines) == 10 and min(losses(lines)) < 0.5
     assert lines[0]["rewards/margins"] == pytest.approx(0, abs=1e-6)
     assert lines[-1]["step"] == lines[-1]["total_steps"] == 10
     assert lines[-1]["epoch"] == 2
+    assert [line["learning_rate"] for line in lines] == [
+        learning_rate(step, 10, settings.learning_rate, settings.warmup_ratio, 0.0)
+        for step in range(10)
+    ]
+    assert all(line["tokens_per_second"] > 0 < line["memory_gib"] for line in lines)
     assert all(0 < line["kept/chosen"] < 1 for line in lines)
 
 
@@ -155,17 +161,26 @@ def test_a_killed_run_goes_on_with_another_number_of_workers(
 
 def test_bfloat16_is_the_same_whole_or_sharded(one_rank, two_ranks, make_job, low, kept):
     """A pass for each pair; saved whole on two ranks, gone on with sharded and alone."""
-    options = {"fields": low, "micro_batch_tokens": 1}
-    sharded = one_rank.train(make_job("sharded", zero_stage=1, **options))
-    whole = make_job("whole", zero_stage=0, checkpoint_every=4, **options)
-    lines = two_ranks.train(whole, keep=kept)
-    assert losses(lines) == losses(sharded)
-    assert norms(lines) == pytest.approx(norms(sharded), rel=1e-5)
-    for step in ("8", "10"):
-        shutil.rmtree(kept / step)
-    for ranks, stage in ((one_rank, 1), (two_ranks, 2)):
-        resumed = ranks.train(make_job(f"on-{stage}", zero_stage=stage, **options), resume=kept)
-        assert losses(resumed) == losses(sharded)
+    options = {
+        "fields": low, "micro_batch_tokens": 1, "epochs": 6, "learning_rate": 2e-3,
+        "checkpoint_every": 15,
+    }  # fmt: skip
+    sharded = make_job("sharded", zero_stage=1, **options)
+    lines, weights = one_rank.train(sharded), weights_of(sharded)
+    assert len(lines) == 30
+    whole = make_job("whole", zero_stage=0, **options)
+    runs = [(whole, two_ranks.train(whole, keep=kept))]
+    shutil.rmtree(kept / "30")
+    for name, ranks, stage, resume in (
+        ("alone", one_rank, 0, None), ("two", two_ranks, 2, None),
+        ("on-alone", one_rank, 1, kept), ("on-two", two_ranks, 2, kept),
+    ):  # fmt: skip
+        job = make_job(name, zero_stage=stage, **options)
+        runs.append((job, ranks.train(job, resume=resume)))
+    for job, run in runs:
+        assert losses(run) == losses(lines)
+        assert norms(run) == pytest.approx(norms(lines), rel=1e-5)
+        assert_alike(weights_of(job), weights, 0.0)
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
