@@ -98,9 +98,12 @@ def test_the_weight_gets_one_gradient_however_many_chunks():
     assert len(fired) == 1
 
 
-@pytest.mark.parametrize("mask", ["ones", "some", "one side empty"])
-def test_model_matches_full_logits(tiny_llama, pairs, mask):
-    """Through the whole model, tied embeddings included, in float64."""
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("words", [None, 13])
+@pytest.mark.parametrize("mask", ["ones", "some", "one side empty", "one row empty"])
+def test_model_matches_full_logits(tiny_llama, pairs, mask, words, in_place, monkeypatch):
+    """Through the whole model, tied embeddings included, in float64; the whole vocabulary at once
+    or in tiles, gradients handed over or added where they arise."""
     from transformers import AutoModelForCausalLM
 
     from maskdpo_ray.training.batches import collate
@@ -113,10 +116,17 @@ def test_model_matches_full_logits(tiny_llama, pairs, mask):
         if mask == "some":
             pair.chosen.weights[::2] = 0
             pair.rejected.weights[1::3] = 0
-        if mask == "one side empty" and number == 1:
+        if mask.endswith("empty") and number == 1:
             pair.chosen.weights[:] = 0
+        if mask == "one row empty" and number == 1:
+            pair.rejected.weights[:] = 0
     batch = collate(group)
-    log_probs = LogProbModel(ours, 7)(**batch.inputs())
+    if words:
+        monkeypatch.setitem(logprobs._TILE_BYTES, "cpu", 4 * 7 * words)
+    model = LogProbModel(ours, 7)
+    if in_place:
+        model.accumulate_in_place()
+    log_probs = model(**batch.inputs())
     log_probs.sum().backward()
 
     logits = plain_model(
