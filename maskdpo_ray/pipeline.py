@@ -29,7 +29,16 @@ from maskdpo_ray.stream import StreamStage, run_stream, start_ray
 
 
 def run(stages: Stages) -> None:
-    """Every stage that is not done, and the report."""
+    """Every stage that is not done, and the report.
+
+    Raises:
+        UserError: the configuration asks for neither training nor evaluation.
+    """
+    if not (stages.config.systems or stages.config.evaluates):
+        raise UserError(
+            "there is nothing to run: systems={} trains none, and without data.test nothing is "
+            "evaluated: set either, or make pairs alone (`maskdpo sample`, `annotate`, `pair`)"
+        )
     complete(stages, report)
     report(stages)
 

@@ -1,6 +1,7 @@
 import subprocess
 import sys
 
+import models
 import pytest
 
 from maskdpo_ray.cli import main
@@ -67,6 +68,15 @@ def given_model(tmp_path, model: str, questions: str) -> str:
         "sampling: {source: input}\nannotation: {annotator: labels}\n"
     )
     return str(path)
+
+
+def test_a_run_that_would_do_nothing_is_told_so(capsys, tmp_path):
+    (tmp_path / "q.jsonl").write_text('{"id": "a", "topic": "t", "question": "q"}\n')
+    given = given_model(tmp_path, models.tiny_llama(), f"{tmp_path}/q.jsonl")
+    capsys.readouterr()  # of what made the model
+    assert "there is nothing to run: systems={} trains none" in refused(
+        capsys, "run", given, "systems={}"
+    )
 
 
 def test_an_unreachable_model_and_a_missing_question_file(capsys, tmp_path):

@@ -44,7 +44,7 @@ def config_of(run_dir: Path, policy: Path, questions: Path) -> dict:
         "annotation": {"annotator": "labels"},
         "preference": {"max_length": 2048},
         "training": {
-            "learning_rate": 1e-3, "batch_size": 4, "max_steps": 20, "zero_stage": 2,
+            "learning_rate": 1e-3, "batch_size": 4, "max_steps": 12, "zero_stage": 2,
             "micro_batch_tokens": 8192,
         },
         "resources": {"training": {"workers": 2}, "reference": {"actors": 2}},
@@ -72,7 +72,7 @@ def test_biographies_train_from_ln_2_downwards(real_data, llama3_policy, maskdpo
     assert stages.pair().store.manifest()["counts"]["out"] == len(part[::4]) == 43
     lines = stages.train("mask_dpo").folder.read("metrics.jsonl").decode().splitlines()
     losses = [json.loads(line)["loss"] for line in lines]
-    assert len(losses) == 20
+    assert len(losses) == 12
     assert losses[0] == pytest.approx(math.log(2), abs=1e-4)
     assert sum(losses[-5:]) / 5 < 0.5
 
