@@ -70,7 +70,6 @@ def learn(
     # The engine averages over the workers, so their sums are scaled up by their number.
     scale = workers.count / len(batch)
     sums = np.zeros(len(_SUMS))
-    unsound: list[str] = []
     sizes: list[tuple[float, str]] = []
     for number, (rows, tensors) in enumerate(_loaded(engine, pairs, passes)):
         losses, values = _losses(engine(**tensors.inputs()), tensors, settings, kl)
@@ -83,8 +82,8 @@ def learn(
             engine.give_back()
         if rows:
             sums += _sums(rows, losses, values)
-            unsound += _unsound(rows, losses)
             sizes += zip(losses.tolist(), (row.id for row in rows), strict=True)
+    unsound = [name for loss, name in sizes if not math.isfinite(loss)]
     sums = _over_workers(sums, unsound, engine.device, workers.count)
     norm = engine.step(rate)
     if not math.isfinite(norm):
