@@ -15,6 +15,7 @@ ERROR_VERDICT = "error"
 VERDICTS = (*CORRECT_VERDICTS, *INCORRECT_VERDICTS, ERROR_VERDICT)
 # Stands where no annotator was asked (annotation/pruning.py). No annotator may answer it.
 SKIPPED_VERDICT = "skipped"
+NO_SENTENCE = -1  # owner of a token that stands in no sentence, as the end of turn
 FACT_VERDICTS = ("supported", "not_supported", ERROR_VERDICT)  # on atomic facts
 
 
@@ -59,6 +60,7 @@ class Side(TypedDict):
     response: str
     token_ids: list[int]
     weights: list[float]  # one per token: 1 learns from it, 0 does not, or something between
+    owners: list[int]  # one per token: position in ``sentences`` of its own, or NO_SENTENCE
     sentences: list[Sentence]
     score: float  # (sentences - hallucinated) / sentences
 
@@ -73,6 +75,7 @@ class Pair(TypedDict):
     chosen: Side
     rejected: Side
     digest: str  # names the token ids of prompt and both responses: the key of the reference
+    weight: float  # a factor on the pair's loss, above zero; 1 as a rule
 
 
 class Fact(TypedDict):
@@ -150,6 +153,7 @@ SIDE = pa.struct(
         ("response", _STRING),
         ("token_ids", _INTS),
         ("weights", _FLOATS),
+        ("owners", _INTS),
         ("sentences", pa.list_(SENTENCE)),
         ("score", pa.float64()),
     ]
@@ -173,6 +177,7 @@ PAIR_SCHEMA = pa.schema(
         ("chosen", SIDE),
         ("rejected", SIDE),
         ("digest", _STRING),
+        ("weight", pa.float64()),
     ]
 )
 FACT = pa.struct([("text", _STRING), ("verdict", _STRING), ("detail", _STRING)])

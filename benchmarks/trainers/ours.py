@@ -13,6 +13,7 @@ import deepspeed  # noqa: E402, F401  (imports are not training's memory)
 from torch import distributed  # noqa: E402
 
 from maskdpo_ray.config import ModelConfig, TrainingConfig  # noqa: E402
+from maskdpo_ray.records import NO_SENTENCE  # noqa: E402
 from maskdpo_ray.storage import Folder  # noqa: E402
 from maskdpo_ray.training import worker  # noqa: E402
 from maskdpo_ray.training.reference import ReferenceProcessor  # noqa: E402
@@ -21,6 +22,7 @@ from maskdpo_ray.training.reference import ReferenceProcessor  # noqa: E402
 def pair_of(number: int, row: dict) -> dict:
     def side(name: str) -> dict:
         kept = {"token_ids": row[name], "weights": row[f"{name}_weights"]}
+        kept["owners"] = [NO_SENTENCE] * len(row[name])
         return {"index": 0, "response": "", "sentences": [], "score": 0.5, **kept}
 
     return {
@@ -31,6 +33,7 @@ def pair_of(number: int, row: dict) -> dict:
         "chosen": side("chosen"),
         "rejected": side("rejected"),
         "digest": f"{number:06}",
+        "weight": 1.0,
     }
 
 

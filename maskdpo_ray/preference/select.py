@@ -8,9 +8,10 @@ from maskdpo_ray.config import PreferenceConfig
 from maskdpo_ray.errors import RowRejected
 from maskdpo_ray.preference.ranking import Tally, as_best, as_worst, tally
 from maskdpo_ray.preference.token_spans import MaskError, token_spans
-from maskdpo_ray.preference.weights import SideName, token_weights, truncate
+from maskdpo_ray.preference.weights import SideName, owning_sentences, token_weights, truncate
 from maskdpo_ray.records import (
     ERROR_VERDICT,
+    NO_SENTENCE,
     Candidate,
     Pair,
     Question,
@@ -147,6 +148,7 @@ def build_pair(
         "chosen": chosen,
         "rejected": rejected,
         "digest": token_digest(prompt_ids, chosen["token_ids"], rejected["token_ids"]),
+        "weight": 1.0,
     }
 
 
@@ -161,9 +163,9 @@ def _side(
     response, sentences = candidate["response"], candidate["sentences"]
     try:
         spans = token_spans(tokenizer, candidate["token_ids"], response)
+        owners = owning_sentences(spans, response, sentences)
         weights = token_weights(
-            spans,
-            response,
+            owners,
             sentences,
             side=name,
             no_fact=settings.no_fact,
@@ -179,13 +181,14 @@ def _side(
         "response": response,
         "token_ids": list(candidate["token_ids"]),
         "weights": weights,
+        "owners": owners,
         "sentences": sentences,
         "score": score(sentences),
     }
     kept = truncate(side, room)
     # The end of turn alone teaches nothing about facts, whatever its weight.
-    learnt = zip(kept["weights"], spans, strict=False)
-    if not any(weight for weight, (start, end) in learnt if start < end):
+    learnt = zip(kept["weights"], kept["owners"], strict=True)
+    if not any(weight for weight, owner in learnt if owner != NO_SENTENCE):
         raise NoPair(
             f"zero_weight_{name}",
             f"candidate {candidate['index']} has no token to learn from among its first "

@@ -8,7 +8,7 @@ from bisect import bisect_right
 from typing import Literal
 
 from maskdpo_ray.preference.token_spans import MaskError, Span
-from maskdpo_ray.records import Sentence, Side, is_correct
+from maskdpo_ray.records import NO_SENTENCE, Sentence, Side, is_correct
 
 SideName = Literal["chosen", "rejected"]
 NoFact = Literal["correct", "mask"]
@@ -17,8 +17,7 @@ Weights = Literal["verdict", "confidence"]
 
 
 def token_weights(
-    spans: list[Span],
-    response: str,
+    owners: list[int],
     sentences: list[Sentence],
     *,
     side: SideName,
@@ -29,37 +28,42 @@ def token_weights(
     """Weight of every token of one side of a pair.
 
     Args:
-        spans: character span of every token (``token_spans``).
-        sentences: tile ``response``.
+        owners: sentence of every token (:func:`owning_sentences`).
         no_fact: sentences without facts count as correct, or weigh nothing on either side.
         eos: tokens that stand in no sentence (end of turn) weigh one on both sides, or nothing.
         weights: a sentence to learn from weighs one, or the confidence of its verdict.
 
     Raises:
-        MaskError: ``mask_spans_do_not_tile``; ``confidence_missing`` where it is needed.
+        MaskError: ``confidence_missing`` where it is needed.
         ValueError: a verdict that is ``error`` or unknown.
     """
-    check_tiling(response, sentences)
     values = [_sentence_weight(sentence["verdict"], side, no_fact) for sentence in sentences]
     if weights == "confidence":
         pairs = zip(values, sentences, strict=True)
         values = [value and value * _confidence(sentence) for value, sentence in pairs]
     outside = 1.0 if eos == "keep" else 0.0
-    owners = owning_sentences(spans, response, sentences)
-    return [outside if owner is None else values[owner] for owner in owners]
+    return [outside if owner == NO_SENTENCE else values[owner] for owner in owners]
 
 
-def owning_sentences(
-    spans: list[Span], response: str, sentences: list[Sentence]
-) -> list[int | None]:
+def owning_sentences(spans: list[Span], response: str, sentences: list[Sentence]) -> list[int]:
     """Index of the sentence each token belongs to: the one that owns its last non-space character,
-    or its last character where it is white space alone. None for a token that writes nothing."""
+    or its last character where it is white space alone. ``NO_SENTENCE`` for a token that writes
+    nothing.
+
+    Args:
+        spans: character span of every token (``token_spans``).
+        sentences: tile ``response``.
+
+    Raises:
+        MaskError: ``mask_spans_do_not_tile``.
+    """
+    check_tiling(response, sentences)
     starts = [sentence["start"] for sentence in sentences]
-    owners: list[int | None] = []
+    owners: list[int] = []
     for start, end in spans:
         last = start + len(response[start:end].rstrip()) - 1
         position = last if last >= start else end - 1
-        owners.append(bisect_right(starts, position) - 1 if end > start else None)
+        owners.append(bisect_right(starts, position) - 1 if end > start else NO_SENTENCE)
     return owners
 
 
@@ -141,7 +145,7 @@ def _check_blank(response: str, start: int, end: int) -> None:
 
 
 def truncate(side: Side, max_tokens: int) -> Side:
-    """The first ``max_tokens`` tokens with their weights.
+    """The first ``max_tokens`` tokens with their weights and owners.
 
     Response, sentences and score stay whole: they tell what was judged.
     """
@@ -149,4 +153,5 @@ def truncate(side: Side, max_tokens: int) -> Side:
         **side,
         "token_ids": side["token_ids"][:max_tokens],
         "weights": side["weights"][:max_tokens],
+        "owners": side["owners"][:max_tokens],
     }

@@ -88,6 +88,7 @@ class Training(Inputs):
         settings = preference.model_dump(exclude={"questions"}) | {
             "policy": policy.identity,
             "model": self.model_settings,
+            "columns": fingerprint(str(PAIR_SCHEMA)),  # pairs made without one are not read as new
         }
         if selected is not None:
             settings["questions"] = fingerprint(sorted(selected))

@@ -1,5 +1,6 @@
 """From preference pairs to the tensors of one forward pass, token for token."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -36,6 +37,7 @@ class TrainingPair:
     prompt_ids: np.ndarray  # int64
     chosen: Response
     rejected: Response
+    weight: float = 1.0  # a factor on its loss
 
     @property
     def length(self) -> int:
@@ -68,6 +70,7 @@ class Batch:
     weights: "Tensor"  # float32 [tokens]
     reference: "Tensor"  # float32 [tokens]
     owner: "Tensor"  # int64 [tokens], the sequence a token belongs to
+    pair_weights: "Tensor"  # float32 [pairs], factors on their losses
 
     @property
     def sequences(self) -> int:
@@ -97,7 +100,7 @@ def training_pairs(
 
     Raises:
         UserError: naming the row, where a pair is repeated, has no reference or one of another
-            length, or has a side from which nothing would be learnt.
+            length, has a side from which nothing would be learnt, or a weight that is no factor.
     """
     rows: dict[str, TrainingPair] = {}
     for pair in pairs:
@@ -112,11 +115,17 @@ def training_pairs(
             )
         if not len(pair["prompt_ids"]):
             raise UserError(f"pair {name!r} has an empty prompt: nothing predicts its first token")
+        if not 0 < pair["weight"] < math.inf:
+            raise UserError(
+                f"pair {name!r} has the weight {pair['weight']}, a factor on its loss: give a "
+                "number above zero, or leave the pair out"
+            )
         rows[name] = TrainingPair(
             id=name,
             prompt_ids=np.asarray(pair["prompt_ids"], dtype=np.int64),
             chosen=_response(pair, "chosen", reference, mask),
             rejected=_response(pair, "rejected", reference, mask),
+            weight=pair["weight"],
         )
     if not rows:
         raise UserError("there are no preference pairs to train on: the report says why")
@@ -187,6 +196,7 @@ def collate(pairs: Sequence[TrainingPair], packed: bool = False) -> Batch:
         weights=torch.from_numpy(np.concatenate(weights)),
         reference=torch.from_numpy(np.concatenate(reference)),
         owner=torch.from_numpy(np.concatenate(owner)),
+        pair_weights=torch.tensor([pair.weight for pair in pairs], dtype=torch.float32),
     )
 
 

@@ -55,7 +55,8 @@ def learn(
     workers: Fellows,
     rate: float,
 ) -> dict[str, float]:
-    """One optimizer step; the gradient is that of the mean loss over the global batch.
+    """One optimizer step; the gradient is that of the mean loss over the global batch: the sum of
+    weight times loss, divided by the number of pairs, never by their weights.
 
     Args:
         batch: indices of the step's pairs, ``[<= batch_size]``.
@@ -194,7 +195,7 @@ def _log_ratios(log_probs: "Tensor", batch: Batch, settings: TrainingConfig) -> 
 def _losses(
     log_probs: "Tensor", batch: Batch, settings: TrainingConfig, kl: KlEstimates | None
 ) -> "tuple[Tensor, dict[str, Tensor]]":
-    """Loss of every pair ``[pairs]``, and the values that the metrics are made of.
+    """Loss of every pair ``[pairs]``, its weight in it, and the values that metrics are made of.
 
     Args:
         kl: of all pairs whose mean loss is wanted; ``kto_pair`` alone reads it.
@@ -206,7 +207,7 @@ def _losses(
     if settings.nll_weight:
         losses = losses + settings.nll_weight * likelihoods
     logps_chosen, logps_rejected = masked_sums(log_probs.detach(), *where).chunk(2)
-    return losses, {
+    return losses * batch.pair_weights, {
         "nll_loss": likelihoods.detach(),
         "rewards/chosen": settings.beta * chosen.detach(),
         "rewards/rejected": settings.beta * rejected.detach(),
@@ -271,6 +272,7 @@ def _over_workers(sums: np.ndarray, unsound: list[str], device: Any, workers: in
 def _means(totals: np.ndarray) -> dict[str, float]:
     """Means over pairs from ``_SUMS``, under the names that TRL made common.
 
+    ``loss`` is that of :func:`learn`; in the others every pair counts alike, whatever its weight.
     ``logps`` and ``rewards`` are weighted sums over the tokens with a non-zero weight; with
     ``mask: none`` these are all tokens (``ipo``: ``rewards`` are of means per token, as its loss).
     ``nll_loss`` is the mean over these tokens of the chosen answer, whether the loss has the term

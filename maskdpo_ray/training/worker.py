@@ -333,7 +333,7 @@ def _identity(job: TrainingJob, pairs: list[TrainingPair]) -> str:
     settings = job.settings.model_dump(mode="json", exclude=how)
     digest = hashlib.sha256(json.dumps([job.seed, settings], sort_keys=True).encode())
     for pair in pairs:
-        digest.update(f"{pair.id}\n{len(pair.prompt_ids)}\n".encode())
+        digest.update(f"{pair.id}\n{pair.weight}\n{len(pair.prompt_ids)}\n".encode())
         digest.update(pair.prompt_ids.tobytes())
         for response in (pair.chosen, pair.rejected):
             digest.update(f"{len(response.token_ids)}\n".encode())

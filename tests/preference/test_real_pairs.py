@@ -19,7 +19,7 @@ from maskdpo_ray.errors import RowRejected
 from maskdpo_ray.preference.select import build_pair, is_usable
 from maskdpo_ray.preference.token_spans import token_spans
 from maskdpo_ray.preference.weights import owning_sentences
-from maskdpo_ray.records import is_correct
+from maskdpo_ray.records import NO_SENTENCE, is_correct
 
 SETTINGS = PreferenceConfig(max_length=4096, eos="mask")
 
@@ -83,7 +83,7 @@ def straddling(tokenizer, side):
     reach = [
         response[start : sentences[owner]["start"]]
         for (start, _), owner in zip(spans, owners, strict=True)
-        if owner is not None
+        if owner != NO_SENTENCE
     ]
     return Counter(
         tokens=len(spans),

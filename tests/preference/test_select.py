@@ -142,6 +142,10 @@ def test_a_pair(tokenizer):
     assert learnt(tokenizer, pair["rejected"]) == ["C0.", "C1.", "C2."]
     assert pair["chosen"]["token_ids"] == row["candidates"][1]["token_ids"]
     assert pair["chosen"]["weights"][-1] == pair["rejected"]["weights"][-1] == 1.0
+    assert pair["weight"] == 1.0
+    for side in (pair["chosen"], pair["rejected"]):
+        assert side["owners"] == sorted(side["owners"][:-1]) + [-1]
+        assert set(side["owners"]) == {-1, 0, 1, 2}
 
 
 def test_the_digest_names_token_ids_and_nothing_else(tokenizer):
@@ -160,6 +164,7 @@ def test_prompt_and_response_are_cut_to_max_length(tokenizer):
     for side in ("chosen", "rejected"):
         assert cut[side]["token_ids"] == whole[side]["token_ids"][:7]
         assert cut[side]["weights"] == whole[side]["weights"][:7]
+        assert cut[side]["owners"] == whole[side]["owners"][:7]
     assert cut["digest"] != whole["digest"]
 
 

@@ -10,7 +10,7 @@ from maskdpo_ray.preference.weights import (
     token_weights,
     truncate,
 )
-from maskdpo_ray.records import VERDICTS
+from maskdpo_ray.records import NO_SENTENCE, VERDICTS
 
 
 def sentence(start, end, verdict="ok"):
@@ -22,12 +22,11 @@ RESPONSE = "A is b. C is d. Hm."
 SENTENCES = [sentence(0, 8, "ok"), sentence(8, 16, "contradictory"), sentence(16, 19, "nofact")]
 #        A       is      b       .       C        is        d.        Hm        .         end
 SPANS = [(0, 1), (1, 4), (4, 6), (6, 7), (7, 9), (9, 12), (12, 15), (15, 18), (18, 19), (19, 19)]
+OWNERS = owning_sentences(SPANS, RESPONSE, SENTENCES)
 
 
 def weights(side, **options):
-    return "".join(
-        str(int(w)) for w in token_weights(SPANS, RESPONSE, SENTENCES, side=side, **options)
-    )
+    return "".join(str(int(w)) for w in token_weights(OWNERS, SENTENCES, side=side, **options))
 
 
 def test_chosen_learns_correct_and_rejected_incorrect_sentences():
@@ -42,16 +41,16 @@ def test_nofact_can_be_masked_on_both_sides():
 
 def test_a_sentence_to_learn_from_can_weigh_the_confidence_of_its_verdict():
     sure = [{**s, "confidence": c} for s, c in zip(SENTENCES, (0.9, 0.75, 0.5), strict=True)]
-    found = token_weights(SPANS, RESPONSE, sure, side="chosen", weights="confidence")
+    found = token_weights(OWNERS, sure, side="chosen", weights="confidence")
     assert found == [0.9] * 4 + [0] * 3 + [0.5] * 2 + [1]
-    found = token_weights(SPANS, RESPONSE, sure, side="rejected", weights="confidence")
+    found = token_weights(OWNERS, sure, side="rejected", weights="confidence")
     assert found == [0] * 4 + [0.75] * 3 + [0] * 2 + [1]
     assert weights("chosen") == "1111000111", "asked for by nobody, it changes nothing"
 
 
 def test_a_verdict_without_the_confidence_that_is_needed_is_an_error():
     with pytest.raises(MaskError, match="annotation.confidence=true"):
-        token_weights(SPANS, RESPONSE, SENTENCES, side="chosen", weights="confidence")
+        token_weights(OWNERS, SENTENCES, side="chosen", weights="confidence")
 
 
 def test_the_end_of_turn_can_be_masked_on_both_sides():
@@ -64,20 +63,19 @@ def test_a_token_belongs_to_the_owner_of_its_last_non_space_character():
     sentences = [sentence(0, 6), sentence(6, 11)]
     spans = [(0, 3), (3, 6), (3, 7), (5, 8), (9, 11), (10, 11), (4, 6), (6, 6)]
     #         One     .¶¶     .¶¶T    ¶Tw     ._       _         ¶¶      nothing
-    assert owning_sentences(spans, response, sentences) == [0, 0, 1, 1, 1, 1, 0, None]
+    assert owning_sentences(spans, response, sentences) == [0, 0, 1, 1, 1, 1, 0, NO_SENTENCE]
 
 
 @pytest.mark.parametrize("verdict", ["error", "", "OK", "hallucination", "true"])
 def test_error_and_unknown_verdicts_raise(verdict):
     with pytest.raises(ValueError, match="neither correct nor incorrect"):
-        token_weights([(0, 1)], "a", [sentence(0, 1, verdict)], side="chosen")
+        token_weights([0], [sentence(0, 1, verdict)], side="chosen")
 
 
 @pytest.mark.parametrize("verdict", [v for v in VERDICTS if v != "error"])
 def test_every_verdict_is_learnt_on_exactly_one_side(verdict):
     sides = [
-        token_weights([(0, 1)], "a", [sentence(0, 1, verdict)], side=side)
-        for side in ("chosen", "rejected")
+        token_weights([0], [sentence(0, 1, verdict)], side=side) for side in ("chosen", "rejected")
     ]
     assert sorted(sides) == [[0.0], [1.0]]
 
@@ -139,9 +137,11 @@ def test_weights_are_cut_with_their_tokens():
         "response": "abc",
         "token_ids": [5, 6, 7],
         "weights": [1.0, 0.0, 1.0],
+        "owners": [0, 0, NO_SENTENCE],
         "sentences": [sentence(0, 3)],
         "score": 1.0,
     }
     cut = truncate(side, 2)
     assert (cut["token_ids"], cut["weights"]) == ([5, 6], [1.0, 0.0])
+    assert cut["owners"] == [0, 0]
     assert truncate(side, 3) == truncate(side, 9) == side

@@ -26,6 +26,7 @@ def _pair(number: int, prompt: int = 5, chosen: int = 9, rejected: int = 7) -> d
             "response": "",
             "token_ids": random.integers(0, VOCABULARY, size).tolist(),
             "weights": weights.tolist(),
+            "owners": [-1] * size,
             "sentences": [],
             "score": 0.5,
         }
@@ -38,6 +39,7 @@ def _pair(number: int, prompt: int = 5, chosen: int = 9, rejected: int = 7) -> d
         "chosen": side(chosen),
         "rejected": side(rejected),
         "digest": f"digest-{number:03}",
+        "weight": 1.0,
     }
 
 

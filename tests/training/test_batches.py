@@ -63,11 +63,19 @@ def test_bad_rows_are_named(make_pair):
         ([pair], references_of([pair], chosen=[-1.0]), "9 tokens and 1 reference"),
         ([], {}, "no preference pairs"),
     ]
+    for weight in (0.0, -1.0, float("inf"), float("nan")):
+        cases.append(([pair | {"weight": weight}], good, f"'pair-004' has the weight {weight}"))
     blank = {**pair["rejected"], "weights": [0.0] * 7}
     cases.append(([pair | {"rejected": blank}], good, "every weight of rejected is zero"))
     for rows, references, message in cases:
         with pytest.raises(UserError, match=message):
             training_pairs(rows, references, "sentence")
+
+
+def test_weights_of_pairs_are_in_the_order_of_the_pairs(make_pair):
+    pairs = [make_pair(number) | {"weight": 0.5 + number} for number in (2, 1)]
+    rows = training_pairs(pairs, references_of(pairs), "none")
+    assert collate(rows).pair_weights.tolist() == [1.5, 2.5]
 
 
 def test_arrays_do_as_well_as_lists(make_pair):

@@ -87,6 +87,26 @@ def test_one_pass_of_four_equals_four_passes_of_one(stage, one_rank, make_job):
     assert norms(apart) == pytest.approx(norms(together), rel=1e-4)
 
 
+def test_a_pairs_weight_multiplies_its_loss(
+    one_rank, two_ranks, make_job, pairs, settings, undisturbed
+):
+    from maskdpo_ray.training.batch_plan import global_batch
+
+    twice = {"pairs": lambda: [pair | {"weight": 2.0} for pair in pairs]}
+    lines = one_rank.train(make_job("twice", twice, max_steps=1))
+    assert losses(lines)[0] == pytest.approx(2 * losses(undisturbed[0])[0], rel=1e-6)
+    assert norms(lines)[0] == pytest.approx(2 * norms(undisturbed[0])[0], rel=1e-5)
+    assert lines[0]["nll_loss"] == undisturbed[0][0]["nll_loss"]
+    rising = [pair | {"weight": 0.25 * (n + 1)} for n, pair in enumerate(pairs)]
+    alone = one_rank.train(make_job("alone", {"pairs": lambda: rising}, max_steps=3))
+    shared = two_ranks.train(make_job("shared", {"pairs": lambda: rising}, max_steps=3))
+    batch = global_batch(0, len(pairs), settings.batch_size, seed=0)
+    mean = np.mean([rising[index]["weight"] for index in batch])
+    assert losses(alone)[0] == pytest.approx(mean * math.log(2), rel=1e-6)
+    assert losses(shared) == pytest.approx(losses(alone), rel=1e-5)
+    assert norms(shared) == pytest.approx(norms(alone), rel=1e-4)
+
+
 def test_no_mask_is_another_loss_with_all_tokens_kept(one_rank, make_job, undisturbed):
     lines = one_rank.train(make_job(mask="none", max_steps=3))
     assert [line["kept/chosen"] for line in lines] == [1.0, 1.0, 1.0]
