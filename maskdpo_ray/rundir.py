@@ -19,15 +19,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import yaml
 
-from maskdpo_ray.config import (
-    Config,
-    EndpointConfig,
-    TrainingConfig,
-    apply_override,
-    build_config,
-    differing_keys,
-)
-from maskdpo_ray.engine.arguments import what_decides
+from maskdpo_ray.config import Config, apply_override, build_config, differing_keys
 from maskdpo_ray.errors import RowRejected, UserError
 from maskdpo_ray.records import REJECTED_SCHEMA
 from maskdpo_ray.storage import DamagedFile, Folder
@@ -333,9 +325,7 @@ class RunDir:
         made = set(self.folder.names()) - {"config.yaml", LOCK}
         if made and self.folder.exists("config.yaml") and not rerun:
             self._refuse_another()
-        resolved = yaml.safe_dump(
-            self.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True
-        )
+        resolved = yaml.safe_dump(self.config.saved(), sort_keys=False, allow_unicode=True)
         self.folder.write("config.yaml", resolved.encode())
 
     def look(self) -> None:
@@ -351,7 +341,7 @@ class RunDir:
     def _refuse_another(self) -> None:
         stored = yaml.safe_load(self.folder.read("config.yaml"))
         theirs = build_config(stored, f"{self.folder}/config.yaml")
-        if keys := differing_keys(_dump(self.config), _dump(theirs)):
+        if keys := differing_keys(self.config.identity(), theirs.identity()):
             raise UserError(
                 f"{self.folder} was made with another configuration; these keys differ: "
                 f"{', '.join(keys)}. Choose another run_dir, or pass --rerun to redo exactly "
@@ -382,7 +372,7 @@ def read_run_config(path: str, overrides: list[str]) -> Config | None:
     for override in overrides:
         apply_override(tree, override)
     config = build_config(tree, source)
-    keys = differing_keys(_dump(config), _dump(stored))
+    keys = differing_keys(config.identity(), stored.identity())
     if keys or config.run_dir != path:
         keys = keys or ["run_dir"]
         raise UserError(
@@ -390,39 +380,3 @@ def read_run_config(path: str, overrides: list[str]) -> Config | None:
             "configuration file with overrides and --rerun"
         )
     return config
-
-
-def _dump(config: Config) -> dict[str, Any]:
-    """What makes a run what it is: not where it runs, where it is stored, in what portions, or
-    how its report is drawn from the same answers."""
-    asked = {"endpoint": set(EndpointConfig.HOW)}
-    exclude = {
-        "run_dir": True,
-        "resources": True,
-        "tracking": True,
-        "training": set(TrainingConfig.HOW),
-        "sampling": asked,
-        "annotation": asked,
-        "evaluation": {
-            "best_of_n": True,
-            "bootstrap": True,
-            "annotation": asked,
-            "judges": {"__all__": asked},
-            "models": {"__all__": asked},
-            "factscore": {"gamma": True, "writer": asked, "verifier": asked},
-        },
-    }
-    dumped = config.model_dump(mode="json", exclude=exclude)
-    for name, changes in dumped["systems"].items():
-        dumped["systems"][name] = {k: v for k, v in changes.items() if k not in TrainingConfig.HOW}
-    evaluation = dumped["evaluation"]
-    factscore = evaluation["factscore"] or {}
-    others = (
-        *(evaluation["judges"] or {}).values(),
-        *evaluation["models"].values(),
-        *map(factscore.get, ("writer", "verifier")),
-    )
-    for section in (dumped["sampling"], dumped["annotation"], evaluation["annotation"], *others):
-        if section and section["engine"] is not None:
-            section["engine"] = what_decides(section["engine"])
-    return dumped

@@ -1,12 +1,12 @@
 """Settings of annotation."""
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
 from maskdpo_ray.config.endpoint import AnnotatorEndpointConfig
-from maskdpo_ray.config.section import Section
-from maskdpo_ray.engine.arguments import refuse_decided_elsewhere
+from maskdpo_ray.config.engine import Engine
+from maskdpo_ray.config.section import Content, Section
 
 CLOSED_BOOK = "closed_book"  # the wording of ours that `templates` may name in place of a file
 AnnotatorName = Literal["anah", "judge", "closed_world", "labels"]
@@ -17,14 +17,14 @@ class AnnotationConfig(Section):
 
     annotator: AnnotatorName = "anah"
     """`anah`: three turns; `judge`: any chat model; `closed_world`; `labels`: in the input."""
-    model: str | None = None
+    model: Content[str | None] = None
     """Local folder or hub id of the annotating model (`anah`, `judge`)."""
-    revision: str | None = None
+    revision: Content[str | None] = None
     """Branch, tag or commit on the hub."""
-    chat_template: str | None = None
+    chat_template: Content[str | None] = None
     """File with a Jinja chat template that replaces the tokenizer's own."""
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
-    templates: str | None = None
+    templates: Content[str | None] = None
     """YAML file that replaces the prompt wording; or `closed_book`, the wording of ours with which
     `judge` goes by what its model knows and needs no document."""
     max_tokens: int = Field(default=512, ge=1)
@@ -37,7 +37,7 @@ class AnnotationConfig(Section):
     error_rate: float = Field(default=0, ge=0, lt=0.5)
     """Share of verdicts that `closed_world` turns into their opposite, with a calibrated
     confidence: what errors of an annotator do to training."""
-    engine: dict[str, Any] = {}
+    engine: Engine = {}
     """Any argument of vLLM's engine."""
     endpoint: AnnotatorEndpointConfig | None = None
     """A server of the annotating model, in place of `model` in the actors."""
@@ -55,7 +55,6 @@ class AnnotationConfig(Section):
                 f"templates={CLOSED_BOOK} is a wording of annotator 'judge', and "
                 f"{self.annotator!r} reads documents: set annotator=judge, or remove templates"
             )
-        refuse_decided_elsewhere(self.engine)
         if self.confidence and self.annotator != "judge":
             raise ValueError(
                 f"annotator {self.annotator!r} tells no probability that could be asked for: "

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from maskdpo_ray.config.section import Section
+from maskdpo_ray.config.section import Content, Section
 
 FILE_ENDINGS = (".jsonl", ".jsonl.gz", ".ndjson", ".json", ".json.gz", ".parquet")
 
@@ -37,14 +37,14 @@ class SourceConfig(Section):
     """A file, a folder of Parquet files, or a data set; `name`, `split` and `revision` are
     arguments of `datasets.load_dataset`."""
 
-    path: str = Field(min_length=1)
+    path: Content[str] = Field(min_length=1)
     """Path or URL of a `.jsonl`, `.json` or `.parquet` file or of a folder of Parquet files; or a
     data set: its id on the hub, or a local folder."""
-    name: str | None = None
+    name: Content[str | None] = None
     """Configuration of the data set."""
-    split: str | None = None
+    split: Content[str | None] = None
     """Split of the data set: `train` for `data.train` and `test` for `data.test` if left out."""
-    revision: str | None = None
+    revision: Content[str | None] = None
     """Branch, tag or commit of a data set on the hub."""
     columns: ColumnsConfig | None = None
     """Column names of this source, in place of `data.columns`."""

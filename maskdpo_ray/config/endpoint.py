@@ -1,12 +1,12 @@
 """Models behind OpenAI-compatible servers."""
 
 import re
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import ConfigDict, Field, model_validator
 
-from maskdpo_ray.config.section import Section
+from maskdpo_ray.config.section import How, Section, Where
 
 # In capitals: many keys (`gsk_...`, `hf_...`) would be names otherwise.
 VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
@@ -17,30 +17,20 @@ class EndpointConfig(Section):
 
     model_config = ConfigDict(hide_input_in_errors=True)
 
-    base_url: str
+    base_url: Where[str]
     """Address of the API, e.g. `http://host:8000/v1`."""
     model: str
     """Name by which the server knows the model; it stands for the weights in fingerprints."""
-    api_key_env: str = "OPENAI_API_KEY"
+    api_key_env: Where[str] = "OPENAI_API_KEY"
     """Variable that holds the key in the environment of the nodes; a server may need none."""
-    api_key_file: str | None = None
+    api_key_file: Where[str | None] = None
     """File on the nodes that holds the key, instead of the variable."""
-    concurrency: int = Field(default=64, ge=1, le=1000)
+    concurrency: How[int] = Field(default=64, ge=1, le=1000)
     """Requests that one actor has under way."""
-    timeout: float = Field(default=600, gt=0)
+    timeout: How[float] = Field(default=600, gt=0)
     """Seconds until a request is given up and tried again."""
-    max_retries: int = Field(default=30, ge=0)
+    max_retries: How[int] = Field(default=30, ge=0)
     """Tries after the first; 30 last for about three minutes of a server that is away."""
-
-    HOW: ClassVar[tuple[str, ...]] = (
-        "base_url",
-        "api_key_env",
-        "api_key_file",
-        "concurrency",
-        "timeout",
-        "max_retries",
-    )
-    """Keys that say where and how the model is asked, not what answers."""
 
     # Validators of the whole section: the error of a single field, that of its type included,
     # would show its value, and a wrong one may be the key itself.

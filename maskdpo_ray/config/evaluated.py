@@ -1,23 +1,21 @@
 """Settings of what is evaluated beside the policy and what was trained from it."""
 
-from typing import Any
-
 from pydantic import model_validator
 
 from maskdpo_ray.config.endpoint import EndpointConfig
+from maskdpo_ray.config.engine import Engine
 from maskdpo_ray.config.inputs import ModelConfig
-from maskdpo_ray.config.section import Section
-from maskdpo_ray.engine.arguments import refuse_decided_elsewhere
+from maskdpo_ray.config.section import Content, Section
 
 
 class EvaluatedConfig(ModelConfig):
     """A model with the settings of `model`, a server, or answers that exist: one of the three."""
 
-    engine: dict[str, Any] | None = None
+    engine: Engine | None = None
     """Any argument of vLLM's engine; those of `sampling.engine` if left out."""
     endpoint: EndpointConfig | None = None
     """An OpenAI-compatible server of a chat model, in place of `path`."""
-    responses: str | None = None
+    responses: Content[str | None] = None
     """JSONL file of answers to the test questions (docs/evaluation.md), in place of `path`."""
 
     @model_validator(mode="after")
@@ -32,7 +30,6 @@ class EvaluatedConfig(ModelConfig):
             raise ValueError(f"the server of endpoint decides {', '.join(ignored)}: remove it here")
         if self.responses and (ignored := self.changed(*of_engine, "system_prompt")):
             raise ValueError(f"answers that exist need no {', '.join(ignored)}: remove it")
-        refuse_decided_elsewhere(self.engine or {})
         return self
 
 

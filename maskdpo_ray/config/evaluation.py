@@ -5,7 +5,7 @@ from pydantic import Field, model_validator
 from maskdpo_ray.config.annotation import AnnotationConfig
 from maskdpo_ray.config.evaluated import EvaluatedConfig, check_names
 from maskdpo_ray.config.factscore import FactScoreConfig
-from maskdpo_ray.config.section import Section
+from maskdpo_ray.config.section import Report, Section
 
 
 class EvaluationConfig(Section):
@@ -13,12 +13,12 @@ class EvaluationConfig(Section):
 
     samples: int = Field(default=16, ge=1)
     """Sampled answers per question: for the sampled score and for every N of best-of-N."""
-    best_of_n: list[int] = [1, 2, 4, 8, 16]
+    best_of_n: Report[list[int]] = [1, 2, 4, 8, 16]
     temperature: float = Field(default=0.8, gt=0)
     top_k: int = Field(default=40, ge=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
     max_tokens: int = Field(default=1024, ge=1)
-    bootstrap: int = Field(default=2000, ge=100)
+    bootstrap: Report[int] = Field(default=2000, ge=100)
     """Resamples of the topics for the 95 % interval."""
     annotation: AnnotationConfig | None = None
     """The examiner; the annotator that made the pairs if left out."""

@@ -5,24 +5,24 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from maskdpo_ray.config.endpoint import AnnotatorEndpointConfig
-from maskdpo_ray.config.section import Section
-from maskdpo_ray.engine.arguments import refuse_decided_elsewhere
+from maskdpo_ray.config.engine import Engine
+from maskdpo_ray.config.section import Content, Report, Section
 
 
 class ChatModelConfig(Section):
     """A chat model in the actors, or behind a server."""
 
-    model: str | None = None
+    model: Content[str | None] = None
     """Local folder or hub id."""
-    revision: str | None = None
+    revision: Content[str | None] = None
     """Branch, tag or commit on the hub."""
-    chat_template: str | None = None
+    chat_template: Content[str | None] = None
     """File with a Jinja chat template that replaces the tokenizer's own."""
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     max_tokens: int = Field(default=512, ge=1)
     """Longest reply, in tokens."""
     trust_remote_code: bool = False
-    engine: dict[str, Any] = {}
+    engine: Engine = {}
     """Any argument of vLLM's engine."""
     endpoint: AnnotatorEndpointConfig | None = None
     """A server of the model, in place of `model` in the actors."""
@@ -34,7 +34,6 @@ class ChatModelConfig(Section):
         of_engine = ("model", "revision", "chat_template", "dtype", "trust_remote_code", "engine")
         if self.endpoint and (given := self.changed(*of_engine)):
             raise ValueError(f"the server of endpoint decides {', '.join(given)}: remove it here")
-        refuse_decided_elsewhere(self.engine)
         return self
 
 
@@ -45,18 +44,18 @@ class FactScoreConfig(Section):
     """The model that takes sentences apart into facts."""
     verifier: ChatModelConfig | None = None
     """The model that verifies them; the writer if left out."""
-    knowledge: str | None = None
+    knowledge: Content[str | None] = None
     """Database of pages (`maskdpo knowledge`); a path or URL that all nodes reach."""
     retrieval: Literal["bm25", "dense"] = "bm25"
-    embedding: str | None = None
+    embedding: Content[str | None] = None
     """Local folder or hub id of the encoder of `dense`, its hidden states mean-pooled."""
-    embedding_revision: str | None = None
+    embedding_revision: Content[str | None] = None
     """Branch, tag or commit of the encoder on the hub."""
     k: int = Field(default=5, ge=1)
     """Passages of the page that the verifier is shown."""
-    gamma: float = Field(default=10, gt=0)
+    gamma: Report[float] = Field(default=10, gt=0)
     """Facts below which the length penalty sets in."""
-    templates: str | None = None
+    templates: Content[str | None] = None
     """YAML file that replaces the wording and the demonstrations."""
     demonstrations: int = Field(default=4, ge=0)
     """Demonstrations that the writer is shown with each sentence, the closest ones."""

@@ -5,13 +5,13 @@ from typing import Literal
 
 from pydantic import field_validator
 
-from maskdpo_ray.config.section import Section
+from maskdpo_ray.config.section import Content, Section
 
 
 class ModelConfig(Section):
     """The policy that is sampled, aligned and evaluated."""
 
-    path: str | None = None
+    path: Content[str | None] = None
     """Local folder or hub id of a causal language model."""
 
     @field_validator("path")
@@ -19,11 +19,11 @@ class ModelConfig(Section):
     def _home(cls, value: str | None) -> str | None:
         return str(Path(value).expanduser()) if value and value.startswith("~") else value
 
-    revision: str | None = None
+    revision: Content[str | None] = None
     """Branch, tag or commit on the hub."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Arithmetic of sampling, reference and training. The reference must use training's."""
-    chat_template: str | None = None
+    chat_template: Content[str | None] = None
     """File with a Jinja chat template that replaces the tokenizer's own."""
     system_prompt: str | None = None
     trust_remote_code: bool = False

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from maskdpo_ray.config.section import Section
+from maskdpo_ray.config.section import Content, Section
 
 
 class PreferenceConfig(Section):
@@ -18,7 +18,7 @@ class PreferenceConfig(Section):
     weights: Literal["verdict", "confidence"] = "verdict"
     """What a token of a sentence to learn from weighs: one, or the annotator's probability of its
     verdict (`annotation.confidence`), so that it teaches less where the annotator doubts."""
-    questions: str | None = None
+    questions: Content[str | None] = None
     """A file of questions (docs/data.md): pairs of these alone, by their ids. The others of
     `data.train` are sampled and annotated all the same, so runs of several parts share that."""
     max_length: int = Field(default=1024, ge=8)

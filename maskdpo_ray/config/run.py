@@ -1,6 +1,6 @@
 """The whole tree, and what its sections demand of one another."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -12,17 +12,18 @@ from maskdpo_ray.config.inputs import ModelConfig, WorldConfig
 from maskdpo_ray.config.preference import PreferenceConfig
 from maskdpo_ray.config.resources import ResourcesConfig
 from maskdpo_ray.config.sampling import SamplingConfig
-from maskdpo_ray.config.section import Section
+from maskdpo_ray.config.section import Keys, Section, Where, kinds_of
 from maskdpo_ray.config.training import OF_ALL_SYSTEMS, TrackingConfig, TrainingConfig, preset_of
 from maskdpo_ray.engine.arguments import parallel_size
 
 POLICY = "policy"  # its name as a judge
+Changes = Annotated[dict[str, Any], Keys(kinds_of(TrainingConfig))]
 
 
 class Config(Section):
     """A whole run."""
 
-    run_dir: str = Field(min_length=1)
+    run_dir: Where[str] = Field(min_length=1)
     """Where everything is written: a local folder or a URL. `{seed}` stands for the seed."""
     seed: int = Field(default=0, ge=0)
     world: WorldConfig | None = None
@@ -34,11 +35,11 @@ class Config(Section):
     training: TrainingConfig = TrainingConfig()
     rounds: int = Field(default=1, ge=1)
     """On-policy rounds: each system's next round samples, and starts from, what it became."""
-    systems: dict[str, dict[str, Any]] = {"mask_dpo": {}}
+    systems: dict[str, Changes] = {"mask_dpo": {}}
     """Trained systems: for each name, what differs from the training section."""
     evaluation: EvaluationConfig = EvaluationConfig()
-    tracking: TrackingConfig = TrackingConfig()
-    resources: ResourcesConfig = ResourcesConfig()
+    tracking: Where[TrackingConfig] = TrackingConfig()
+    resources: Where[ResourcesConfig] = ResourcesConfig()
 
     @model_validator(mode="before")
     @classmethod

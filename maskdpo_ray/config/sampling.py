@@ -1,12 +1,12 @@
 """Settings of sampling."""
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from maskdpo_ray.config.endpoint import EndpointConfig
+from maskdpo_ray.config.engine import Engine
 from maskdpo_ray.config.section import Section
-from maskdpo_ray.engine.arguments import refuse_decided_elsewhere
 from maskdpo_ray.sampling.seeds import MAX_CANDIDATES
 
 
@@ -24,7 +24,7 @@ class SamplingConfig(Section):
     top_p: float = Field(default=1.0, gt=0, le=1)
     max_tokens: int = Field(default=1024, ge=1)
     """Longest response, in tokens."""
-    engine: dict[str, Any] = {}
+    engine: Engine = {}
     """Any argument of vLLM's engine, e.g. `max_model_len`, `tensor_parallel_size`."""
     endpoint: EndpointConfig | None = None
     """vLLM's server of the policy; the candidates are then sampled there, not in the actors."""
@@ -44,5 +44,4 @@ class SamplingConfig(Section):
         decoding = ("candidates", "temperature", "top_k", "top_p", "max_tokens", "endpoint")
         if self.source == "input" and (given := self.changed(*decoding)):
             raise ValueError(f"source 'input' samples nothing: remove {', '.join(given)}")
-        refuse_decided_elsewhere(self.engine)
         return self

@@ -1,10 +1,10 @@
 """Settings of training and of watching it."""
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from maskdpo_ray.config.section import Section
+from maskdpo_ray.config.section import How, Section
 
 PRESETS: dict[str, dict[str, Any]] = {
     # Mask-DPO, section 3.1 and appendix: what the paper says it trained with.
@@ -87,7 +87,7 @@ class LoraConfig(Section):
 class TrainingConfig(Section):
     """Masked DPO (paper, equations 5 and 6)."""
 
-    preset: Literal["paper", "released"] | None = None
+    preset: How[Literal["paper", "released"] | None] = None
     """Take the learning rate, epochs and batch of the paper or of its released configuration."""
     mask: Literal["sentence", "none"] = "sentence"
     """`sentence` is Mask-DPO; `none` gives every token weight one: vanilla DPO."""
@@ -107,9 +107,9 @@ class TrainingConfig(Section):
     """Stop after this many optimizer steps; the schedule then spans these steps."""
     batch_size: int = Field(default=64, ge=1)
     """Global batch, in pairs, whatever the number of workers."""
-    micro_batch_tokens: int = Field(default=16384, ge=1)
+    micro_batch_tokens: How[int] = Field(default=16384, ge=1)
     """Tokens of one forward pass on one worker, padding included, both responses of its pairs."""
-    packing: Literal["auto"] | bool = "auto"
+    packing: How[Literal["auto"] | bool] = "auto"
     """Sequences of a pass behind one another, without padding; `auto` packs wherever the model and
     the attention kernel can do it."""
     betas: tuple[Moment, Moment] = (0.9, 0.999)
@@ -120,41 +120,28 @@ class TrainingConfig(Section):
     """Share of the steps in which the learning rate rises linearly; then a cosine to zero."""
     min_lr_ratio: float = Field(default=0.0, ge=0, le=1)
     """What the cosine approaches after the last step, as a share of the highest rate."""
-    zero_stage: Literal[0, 1, 2, 3] = 2
+    zero_stage: How[Literal[0, 1, 2, 3]] = 2
     """What DeepSpeed shards: 0 nothing, 1 optimizer, 2 + gradients, 3 + parameters."""
-    deepspeed: dict[str, Any] = {}
+    deepspeed: How[dict[str, Any]] = {}
     """Further DeepSpeed settings (e.g. offload) that say how the work is done; a run may go on with
     others. Keys that this tree sets, or that change what is learnt, are refused."""
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: How[bool] = False
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     use_liger_kernel: bool = False
     """Fused norms, rotary embedding and activation on GPUs (extra `liger`)."""
     load_in_4bit: bool = False
     """QLoRA: policy and reference on weights in 4 bits (NF4, double quantized; extra `qlora`)."""
-    logprob_chunk: int | None = Field(default=None, ge=1)
+    logprob_chunk: How[int | None] = Field(default=None, ge=1)
     """Positions projected onto the vocabulary at a time. Unset, 1,024 on a CPU and 8,192 on a GPU,
     and small logits are kept for backward, but with gradient_checkpointing; set, never more of them
     exist at once."""
-    checkpoint_every: int = Field(default=50, ge=1)
+    checkpoint_every: How[int] = Field(default=50, ge=1)
     """Optimizer steps between checkpoints."""
-    keep_checkpoints: int = Field(default=2, ge=1)
+    keep_checkpoints: How[int] = Field(default=2, ge=1)
     holdout: float = Field(default=0.0, ge=0, lt=1)
     """Share of the topics whose pairs are not learnt from but examined (`eval/` metrics)."""
-    eval_every: int = Field(default=50, ge=1)
+    eval_every: How[int] = Field(default=50, ge=1)
     """Optimizer steps between examinations of the pairs held out; the last step has one too."""
-
-    HOW: ClassVar[tuple[str, ...]] = (
-        "micro_batch_tokens",
-        "packing",
-        "logprob_chunk",
-        "gradient_checkpointing",
-        "checkpoint_every",
-        "keep_checkpoints",
-        "eval_every",
-        "zero_stage",  # checkpoints do not know it; docs/training.md has the curves side by side
-        "deepspeed",
-    )
-    """Keys that change how the work is done, not what is learnt: a run may go on with others."""
 
     @model_validator(mode="before")
     @classmethod

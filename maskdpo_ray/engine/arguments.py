@@ -18,20 +18,6 @@ DECIDED_ELSEWHERE = {
     "disable_log_stats": "nothing: the engine is measured from outside",
 }
 
-# Arguments of how an engine finds room and speed: a run may go on with others, as after a start
-# that ran out of memory. The tokens are the same but for rounding (docs/design.md, contract 5).
-HOW = (
-    "gpu_memory_utilization",
-    "kv_cache_memory_bytes",
-    "cpu_offload_gb",
-    "max_num_seqs",
-    "max_num_batched_tokens",
-    "tensor_parallel_size",
-    "pipeline_parallel_size",
-    "distributed_executor_backend",
-    "enforce_eager",
-)
-
 CPU_DEFAULTS: dict[str, Any] = {
     # Compiling costs about 25 s at each start and buys little on CPU.
     "enforce_eager": True,
@@ -41,11 +27,6 @@ CPU_DEFAULTS: dict[str, Any] = {
     # vLLM would reserve 92 % of the machine's memory. It writes zeros to all of it at each start.
     "kv_cache_memory_bytes": 2**30,
 }
-
-
-def what_decides(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments that decide what is answered, not how the engine gets there."""
-    return {name: value for name, value in given.items() if name not in HOW}
 
 
 def refuse_decided_elsewhere(given: Mapping[str, Any]) -> None:

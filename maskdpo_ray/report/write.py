@@ -66,7 +66,7 @@ def write_report(stages: "Stages") -> dict[str, Any]:
         run=str(folder),
         seed=config.seed,
         versions=stages.versions,
-        config=config.model_dump(mode="json"),
+        config=config.saved(),
         manifests=[_manifest(store, config.annotation.annotator != "labels") for store in done],
         systems=systems,
         best=best,

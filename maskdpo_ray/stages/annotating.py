@@ -5,8 +5,7 @@ from typing import Any
 
 from maskdpo_ray.annotation.factory import build_annotator
 from maskdpo_ray.annotation.wording import template_file
-from maskdpo_ray.config import AnnotationConfig, ChatModelConfig, EndpointConfig, PoolConfig
-from maskdpo_ray.engine.arguments import what_decides
+from maskdpo_ray.config import AnnotationConfig, ChatModelConfig, PoolConfig
 from maskdpo_ray.identity import commit_of, file_digest, model_identity
 from maskdpo_ray.rundir import StageStore
 from maskdpo_ray.storage import Folder
@@ -29,9 +28,7 @@ def annotation_settings(annotation: AnnotationConfig, key: str) -> dict[str, Any
 
 def chat_model_settings(section: AnnotationConfig | ChatModelConfig) -> dict[str, Any]:
     """What of a section with a chat model decides its replies, beside the weights."""
-    exclude = {"revision": True, "endpoint": set(EndpointConfig.HOW)}
-    settings = section.model_dump(mode="json", exclude=exclude)
-    settings["engine"] = what_decides(section.engine)
+    settings = section.decides()
     if section.chat_template:
         settings["chat_template"] = file_digest(section.chat_template)
     return settings

@@ -10,7 +10,6 @@ from maskdpo_ray.config import (
     FactScoreConfig,
     ModelConfig,
 )
-from maskdpo_ray.engine.arguments import what_decides
 from maskdpo_ray.engine.chat import load_tokenizer
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.evaluation.factscore.factory import build_factscore
@@ -61,19 +60,19 @@ class Evaluation(Training):
         further = config.evaluation.models.get(policy.name)
         if further and further.endpoint:
             return self._served(policy, further, decoding)
-        model, engine = self.model_of(policy), config.sampling.engine
+        model, of = self.model_of(policy), config.sampling
         if further:
             of_model = {key: getattr(further, key) for key in ModelConfig.model_fields}
             model = ModelConfig(**of_model | {"revision": policy.revision})
-            engine = config.sampling.engine if further.engine is None else further.engine
+            of = config.sampling if further.engine is None else further
         settings = {
             "policy": policy.identity,
             "model": settings_of(model),
             "decoding": vars(decoding),
-            "engine": what_decides(engine),
+            "engine": of.decides()["engine"],
             "seed": config.seed,
         }
-        build = partial(build_sampler, model, decoding, config.seed, engine)
+        build = partial(build_sampler, model, decoding, config.seed, of.engine)
         return StreamStage(self._answers(policy, settings), build, config.resources.sampler)
 
     def _served(self, policy: Policy, further: EvaluatedConfig, decoding: Decoding) -> StreamStage:
@@ -180,8 +179,7 @@ class Evaluation(Training):
     def _factscore(self) -> tuple[dict[str, Any], FactScoreConfig]:
         """What verdicts on facts depend on, and the section with all that it names pinned."""
         section, key = self.config.evaluation.factscore, "evaluation.factscore"
-        # Of the score, not of the verdicts that it is made from.
-        settings = section.model_dump(mode="json", exclude={"gamma", *section.models})
+        settings = section.decides()
         knowledge = section.knowledge
         if self.world:
             knowledge = world_knowledge(self.world, build=not self._look)

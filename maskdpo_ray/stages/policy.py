@@ -26,8 +26,4 @@ class Policy:
 def settings_of(model: ModelConfig) -> dict[str, Any]:
     """What of a model section changes answers, beside the weights."""
     template = model.chat_template and file_digest(model.chat_template)
-    return {
-        "dtype": model.dtype,
-        "chat_template": template,
-        "system_prompt": model.system_prompt,
-    }
+    return model.decides() | {"chat_template": template}

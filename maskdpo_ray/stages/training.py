@@ -4,8 +4,7 @@ from functools import cached_property, partial
 
 import pyarrow as pa
 
-from maskdpo_ray.config import AnnotationConfig, EndpointConfig, TrainingConfig
-from maskdpo_ray.engine.arguments import what_decides
+from maskdpo_ray.config import AnnotationConfig
 from maskdpo_ray.errors import RowRejected, UserError
 from maskdpo_ray.preference.processor import PairBuilder
 from maskdpo_ray.questions import read_questions
@@ -45,12 +44,10 @@ class Training(Inputs):
         policy = policy or self.base
         config, sampling = self.config, self.config.sampling
         seed = round_seed(config.seed, policy.round)
-        how_asked = set(EndpointConfig.HOW)
         settings = {
             "policy": policy.identity,
             "model": self.model_settings,
-            "sampling": sampling.model_dump(mode="json", exclude={"endpoint": how_asked})
-            | {"engine": what_decides(sampling.engine)},
+            "sampling": sampling.decides(),
             "seed": seed,
         }
         store = self.dir.store(
@@ -85,7 +82,7 @@ class Training(Inputs):
 
     def _pair(self, policy: Policy, selected: frozenset[str] | None) -> StreamStage:
         preference = self.config.preference
-        settings = preference.model_dump(exclude={"questions"}) | {
+        settings = preference.decides() | {
             "policy": policy.identity,
             "model": self.model_settings,
             "columns": fingerprint(str(PAIR_SCHEMA)),  # pairs made without one are not read as new
@@ -162,9 +159,7 @@ class Training(Inputs):
         settings = {
             "policy": start.identity,
             "dtype": self.config.model.dtype,
-            "training": self.config.training_of(system).model_dump(
-                mode="json", exclude={"preset", *TrainingConfig.HOW}
-            ),
+            "training": self.config.training_of(system).decides(),
             "seed": self.config.seed,
         }
         name = f"train-{_after(system, round)}"

@@ -329,9 +329,8 @@ def _identity(job: TrainingJob, pairs: list[TrainingPair]) -> str:
     Of the reference the tokens that it is of: computed again, on other hardware or in other passes,
     it is the same to rounding, and its policy is in the name of the folder.
     """
-    how = {"preset", *TrainingConfig.HOW}
-    settings = job.settings.model_dump(mode="json", exclude=how)
-    digest = hashlib.sha256(json.dumps([job.seed, settings], sort_keys=True).encode())
+    decides = [job.seed, job.settings.decides()]
+    digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode())
     for pair in pairs:
         digest.update(f"{pair.id}\n{pair.weight}\n{len(pair.prompt_ids)}\n".encode())
         digest.update(pair.prompt_ids.tobytes())
