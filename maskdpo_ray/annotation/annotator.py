@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 
 from maskdpo_ray.annotation.labels import check_labels
 from maskdpo_ray.annotation.pruning import next_sentences
-from maskdpo_ray.annotation.sentences import split_sentences
+from maskdpo_ray.annotation.sentences import split_sentences, unit_kind
 from maskdpo_ray.errors import RowRejected
 from maskdpo_ray.records import (
     ERROR_VERDICT,
@@ -31,6 +31,9 @@ class Verdict(NamedTuple):
 SKIPPED = Verdict(SKIPPED_VERDICT, "not asked: this answer can be neither best nor worst")
 
 
+CODE = Verdict("nofact", "code: a fence states nothing")
+
+
 class Annotator(Protocol):
     """Says whether one sentence of an answer is true.
 
@@ -48,7 +51,7 @@ class Annotate:
     sentence that several candidates share is asked once: white space around it does not count.
     A candidate with an empty response, or one of the input that is not usable for pairs (a text
     without token ids), has no sentences. A given answer to a test question that people labelled
-    keeps their sentences, so that the two can be compared.
+    keeps their sentences, so that the two can be compared. Fenced code is ``nofact``, nobody asked.
 
     Args:
         prune: ask in rounds, and only what best and worst candidate depend on (``pruning.py``);
@@ -99,6 +102,8 @@ class Annotate:
     async def _ask(self, row: Question, text: str) -> Verdict:
         if not text:
             return Verdict(ERROR_VERDICT, "nothing but white space")
+        if unit_kind(text) == "code":
+            return CODE
         said = Verdict(*await self._annotator.verdict(row, text))
         if said.verdict not in VERDICTS:
             raise ValueError(

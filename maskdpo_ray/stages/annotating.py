@@ -4,6 +4,7 @@ from functools import partial
 from typing import Any
 
 from maskdpo_ray.annotation.factory import build_annotator
+from maskdpo_ray.annotation.sentences import RULES
 from maskdpo_ray.annotation.wording import template_file
 from maskdpo_ray.config import AnnotationConfig, ChatModelConfig, PoolConfig
 from maskdpo_ray.identity import commit_of, file_digest, model_identity
@@ -18,7 +19,7 @@ def annotation_settings(annotation: AnnotationConfig, key: str) -> dict[str, Any
     Args:
         key: where the section stands in the configuration, for errors.
     """
-    settings = chat_model_settings(annotation)
+    settings = chat_model_settings(annotation) | {"sentences": RULES}
     if annotation.templates:
         settings["templates"] = file_digest(template_file(annotation.templates))
     if annotation.model:

@@ -53,6 +53,14 @@ def annotate(annotator, *rows):
     return asyncio.run(Annotate(annotator, split)(list(rows)))
 
 
+def test_nobody_is_asked_about_code():
+    counting = Counting()
+    [out] = asyncio.run(Annotate(counting)([row("q", "Ok one.\n```\nx. Y\n```\nOk two.")]))
+    verdicts = [sentence["verdict"] for sentence in out["candidates"][0]["sentences"]]
+    assert verdicts == ["ok", "nofact", "ok"]
+    assert [text for _, text in counting.asked] == ["Ok one.", "Ok two."]
+
+
 def test_sentences_tile_the_response_and_carry_their_verdicts():
     response = "Ok one. Contradictory two.\n\nNofact"
     out = annotate(Counting(), row("q", response))[0]

@@ -12,6 +12,7 @@ from maskdpo_ray.annotation.annotator import Annotate, all_sentences
 from maskdpo_ray.annotation.calls import count_calls
 from maskdpo_ray.annotation.labels import Labels
 from maskdpo_ray.annotation.pruning import next_sentences
+from maskdpo_ray.annotation.sentences import split_sentences
 from maskdpo_ray.errors import RowRejected
 from maskdpo_ray.preference.select import NoPair, PrunedTooFar, select_pair
 
@@ -139,6 +140,20 @@ def test_calls_are_counted():
     assert count_calls([full]) == {**sizes, "asked": 4, "pruned": 0}
     assert count_calls([pruned]) == {**sizes, "asked": len(asked), "pruned": 4 - len(asked)}
     assert count_calls([full, full])["distinct"] == 8
+
+
+def test_units_without_facts_and_answers_in_another_language_are_counted():
+    response = "## 生平\n她生于伦敦。\n```\nx = 1. Y\n```\n"
+    spans = split_sentences(response, "en")
+    sentences = [
+        {"start": start, "end": end, "verdict": verdict}
+        for (start, end), verdict in zip(spans, ("nofact", "ok", "nofact"), strict=True)
+    ]
+    row = {"language": "en", "candidates": [{"response": response, "sentences": sentences}]}
+    counts = {"sentences": 3, "distinct": 2, "asked": 2, "pruned": 0}
+    more = {"other_language": 1, "no_fact_code": 1, "no_fact_heading": 1}
+    assert count_calls([row]) == {**counts, **more}
+    assert "other_language" not in count_calls([{**row, "language": "zh"}])
 
 
 def test_what_a_best_and_a_worst_answer_leave_open_is_not_asked():

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from maskdpo_ray.annotation.sentences import split_sentences
+from maskdpo_ray.annotation.sentences import split_sentences, unit_kind
 
 
 def split(text, language="en"):
@@ -15,7 +15,7 @@ def split(text, language="en"):
 ANY_TEXT = st.text(
     st.characters()
     | st.characters(categories=["Cs"])
-    | st.sampled_from(' \n\t.!?"”)]}*_-1aA[。！？…《》')
+    | st.sampled_from(' \n\t.!?"”)]}*_-1aA[。！？…《》`~|#>“中')
 )
 
 
@@ -69,6 +69,9 @@ def test_unknown_language():
         ["# Life of Ada\n", "She was\nborn there. ", "It was 1815."],
         ["Hello. !!! ", "Good.\n\n***\n\n", "Bye. 🎉"],
         ["!!! Hello. ", "Bye."],
+        ["It matters (Crucial!): do it. ", "See [How?](http://a.b/c) first. ", "Rest."],
+        ["He lived (c. 100–170) there. ", "Lee, J. (2009). ", "It was (ca. 5 km) far."],
+        ["Run `a. B` now. ", "Then $$x. Y$$ holds. ", "[Who? He](u.v) did."],
     ],
 )
 def test_english(sentences):
@@ -83,6 +86,13 @@ def test_english(sentences):
         ["他演过《你好！李焕英》，也演过《走吧！》等片。", "圆周率是3.14。"],
         ["第一点；", "第二点。\n", "1. 出生\n", "2. 去世。\n\n", "结束"],
         ["「真的？」", "『好。』", "**重点。**\n", "完"],
+        ["“走吧！”他说。", "他走了。"],
+        ["“你去哪？我也去。”她小声问道。", "“好！”全场观众齐声喊。"],
+        ["他问：“真的吗？”", "他没有回答。", "“走吧！”", "这个口号很有名。"],
+        ["被称为“中国的骄傲！”的运动员来了。", "他高喊“冲啊！”，然后跑了。"],
+        ["他生于1950年. ", "他是作家. ", "圆周率是3.14. ", "卒于1990. ", "她在Apple Inc. 工作。"],
+        ["步骤：", "1. 混合。", "2. 烘焙。"],
+        ["步骤：", "1、混合；", "2、烘焙。"],
     ],
 )
 def test_chinese(sentences):
@@ -90,8 +100,73 @@ def test_chinese(sentences):
 
 
 @pytest.mark.parametrize(
-    "unit", ["a", "!", ". ", "a. ", "(", "\n", "Dr. ", "\"'", ".[1] ", 'x!"', "1.\n", "。", "。”"]
+    "sentences",
+    [
+        ["Steps: ", "1. Mix it. ", "2. Bake it."],
+        ["Do this: ", "1.\nMix it. ", "2.\nBake it."],
+        ["1.\nMix it.\n", "2.\n\nBake it."],
+        ["Note: ", "(1) it rains. ", "(2) it pours."],
+        ["Choose: ", "1. rain or wind ", "2. snow or ice ", "3. sun"],
+        ["He was ranked no. 1. ", "He won 2. ", "Then he rested."],  # counts up to nothing
+    ],
 )
+def test_items_numbered_inside_a_paragraph(sentences):
+    assert split("".join(sentences)) == sentences
+
+
+@pytest.mark.parametrize(
+    "sentences",
+    [
+        ["### 4. Title\n", "Text. ", "More."],
+        ["**1. Early life**\n", "She was born. ", "**She died.** ", "Then rain."],
+        ["- 1. Mix it.\n", "- 2. Bake it.\n  ", "a. The cat sat.\n", "1[12]. Mix it."],
+        ["> - A quoted item. ", "It goes on.\n", "> - Another"],
+        ["1) One. ", "It is.\n   ", "More on it.\n", "2) Two.\n", "After."],
+        ["So:\n", "```python\n# x\n\nprint('a. B c.')\n```\n", "Done. ", "Yes."],
+        ["So:\n", "~~~\nIt is. It was.\n"],  # cut off in the middle
+        ["- Do\n  ", "```sh\n  a. B\n\n  c\n  ```\n", "- Then"],
+        ["| a. B. | c |\n|---|---|\n", "| x. Y | z. |\n", "| 1 | 2 |\n\n", "Text."],
+        ["a | b\n--|--\n", "No full stop | 2\n", "x | y\n\n", "End."],
+        ["Sure!\n", "| Ada | 1815 |\n", "| Bob | 1920 |\n", "It is so."],
+        ["One line\nand one more. ", "Next.\n---\n", "After."],
+        ["## 生平\n", "他生于1950年。\n", "- **作品**：无。\n", "完"],
+    ],
+)
+def test_markdown(sentences):
+    assert split("".join(sentences)) == sentences
+    assert split("".join(sentences).replace("\n", "\r\n")) == [
+        sentence.replace("\n", "\r\n") for sentence in sentences
+    ]
+
+
+def test_kinds_of_units():
+    text = "## Life\nShe was born.\n```\nx. Y\n```\n| a | b |\n- an item\n**Bold heading**\nEnd."
+    kinds = [unit_kind(sentence) for sentence in split(text)]
+    assert kinds == ["heading", "text", "code", "row", "text", "heading", "text"]
+    assert unit_kind("") == "text"
+
+
+@pytest.mark.parametrize("hint", ["en", "zh"])
+@pytest.mark.parametrize(
+    "sentences",
+    [
+        ["She was born in 1950. ", "She died in 1990."],
+        ["她生于1950年。", "她卒于1990年。"],
+        ["She was a writer. ", "She died.\n\n", "她是作家。", "她去世了。"],
+        ["Hello there my friend. ", "你好。 ", "他走了。"],
+        ["他说 I love you. 然后走了。", "她在 Apple Inc. 工作。"],
+        ["The word 你好 means hello. ", "It is polite."],
+    ],
+)
+def test_a_text_is_split_by_the_rules_of_its_own_language(sentences, hint):
+    assert split("".join(sentences), hint) == sentences
+
+
+LOOPS = ["a", "!", ". ", "a. ", "(", "\n", "Dr. ", "\"'", ".[1] ", 'x!"', "1.\n", "。", "。”"]
+LOOPS += ["1. a. ", "|", "|-", "```\n", "> ", "- ", "1. ", "“", "“。", "**", "`", "[x](", " |"]
+
+
+@pytest.mark.parametrize("unit", LOOPS)
 def test_degenerate_answers_take_no_time(unit):
     """Policies loop; a splitter that is quadratic in the loop would stop the pipeline."""
     text = unit * 8000
