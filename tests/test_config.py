@@ -2,7 +2,14 @@ from pathlib import Path
 
 import pytest
 
-from maskdpo_ray.config import Config, SourceConfig, build_config, differing_keys, read_config
+from maskdpo_ray.config import (
+    Config,
+    SourceConfig,
+    apply_override,
+    build_config,
+    differing_keys,
+    read_config,
+)
 from maskdpo_ray.config.errors import _fields_at
 from maskdpo_ray.config.from_trl import FROM_TRL, OURS
 from maskdpo_ray.errors import UserError
@@ -268,3 +275,71 @@ def test_missing_and_malformed_files(tmp_path):
 
 def test_differing_keys_are_dotted():
     assert differing_keys({"a": {"b": 1, "c": 2}, "d": 1}, {"a": {"b": 2, "c": 2}}) == ["a.b", "d"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("training: {beta: 0.2}\ntraining: {epochs: 1}", "'training' stands twice, in lines"),
+        ("training:\n  beta: 0.2\n  beta: 0.3", "'beta' stands twice, in lines 2 and 3"),
+        ("seed: " + 5000 * "1", "is not YAML: Exceeds the limit"),
+        ("seed: " + 5000 * "[", "is not YAML: "),
+        ("seed: 2026-02-30", "is not YAML: day is out of range"),
+    ],
+)
+def test_a_file_that_says_less_than_it_seems_to(text, words, tmp_path):
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(UserError, match=words):
+        read_config(tmp_path / "c.yaml")
+
+
+def test_a_merged_mapping_may_be_changed(tmp_path):
+    text = "run_dir: x\nworld: {}\nannotation: {annotator: closed_world}\n"
+    text += "training: &t {beta: 0.2}\nsystems: {a: {<<: *t, beta: 0.3}}"
+    (tmp_path / "c.yaml").write_text(text)
+    assert read_config(tmp_path / "c.yaml").systems == {"a": {"beta": 0.3}}
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("model.system_prompt=Use # for headings", "Use # for headings"),
+        ("model.system_prompt=Answer: yes", "Answer: yes"),
+        ("model.system_prompt=yes", "yes"),
+        ("model.system_prompt=2026", "2026"),
+        ("model.system_prompt=- be brief", "- be brief"),
+        ('model.system_prompt="a # b"', "a # b"),
+        ("model.system_prompt=null", None),
+        ("model.system_prompt=", None),
+        ("training.betas=[0.8, 0.9]", [0.8, 0.9]),
+        ("systems.a.beta=1", 1),
+        ("systems.a.loss=ipo", "ipo"),
+    ],
+)
+def test_an_override_of_a_text_is_taken_as_it_stands(override, value):
+    settings = {}
+    apply_override(settings, override)
+    for key in override.partition("=")[0].split("."):
+        settings = settings[key]
+    assert settings == value
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("training.beta=0.1 # the paper's", "takes \"# the paper's\" for a comment"),
+        ("systems={a: {}, a: {}}", "'a' stands twice"),
+        ("training.beta=[", "is not a YAML value"),
+    ],
+)
+def test_an_override_that_would_lose_something(override, words):
+    with pytest.raises(UserError, match=words):
+        apply_override({}, override)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), "inf"])
+def test_numbers_are_finite(value):
+    for section, key in (("training", "learning_rate"), ("training", "nll_weight")):
+        assert f"{section}.{key}: Input should be a finite number" in message(
+            **{section: {key: value}}
+        )

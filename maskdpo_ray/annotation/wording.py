@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from maskdpo_ray.config import CLOSED_BOOK
+from maskdpo_ray.config import CLOSED_BOOK, parse_yaml
 from maskdpo_ray.errors import RowRejected, UserError
 from maskdpo_ray.records import Question
 
@@ -68,7 +68,7 @@ def read_templates(
         raise UserError(f"{key}: no file at {path}")
     name = str(path or default)
     try:
-        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+        tree = parse_yaml(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{name} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict) or not tree:

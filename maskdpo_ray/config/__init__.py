@@ -11,14 +11,16 @@ from maskdpo_ray.config.endpoint import AnnotatorEndpointConfig, Constrain, Endp
 from maskdpo_ray.config.evaluated import EvaluatedConfig
 from maskdpo_ray.config.evaluation import EvaluationConfig
 from maskdpo_ray.config.factscore import ChatModelConfig, FactScoreConfig
-from maskdpo_ray.config.file import apply_override, build_config, differing_keys, read_config
+from maskdpo_ray.config.file import build_config, differing_keys, read_config
 from maskdpo_ray.config.inputs import ModelConfig, WorldConfig
+from maskdpo_ray.config.override import apply_override
 from maskdpo_ray.config.preference import PreferenceConfig
 from maskdpo_ray.config.resources import PoolConfig, ResourcesConfig, WorkersConfig
 from maskdpo_ray.config.run import Config
 from maskdpo_ray.config.sampling import SamplingConfig
 from maskdpo_ray.config.topics import TopicsConfig
 from maskdpo_ray.config.training import LoraConfig, TrackingConfig, TrainingConfig
+from maskdpo_ray.config.yaml_text import parse_yaml
 
 __all__ = [
     "CLOSED_BOOK",
@@ -49,5 +51,6 @@ __all__ = [
     "apply_override",
     "build_config",
     "differing_keys",
+    "parse_yaml",
     "read_config",
 ]

@@ -1,4 +1,4 @@
-"""Reading a configuration: a YAML file, ``section.key=value`` overrides, errors in one line."""
+"""Reading a configuration: a YAML file, overrides, errors in one line."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,9 @@ import yaml
 from pydantic import ValidationError
 
 from maskdpo_ray.config.errors import explain
+from maskdpo_ray.config.override import apply_override
 from maskdpo_ray.config.run import Config
+from maskdpo_ray.config.yaml_text import parse_yaml
 from maskdpo_ray.errors import UserError
 
 
@@ -21,7 +23,7 @@ def read_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     if not path.is_file():
         raise UserError(f"no configuration file at {path}")
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = parse_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
     except yaml.YAMLError as error:
@@ -52,20 +54,3 @@ def differing_keys(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "
         elif a != b:
             keys.append(f"{prefix}{key}")
     return keys
-
-
-def apply_override(tree: dict[str, Any], override: str) -> None:
-    """Set what ``section.key=value`` says in a tree of settings; the value is YAML."""
-    key, separator, text = override.partition("=")
-    if not separator or not key.strip():
-        raise UserError(f"override {override!r} must read section.key=value")
-    *parents, leaf = key.strip().split(".")
-    node = tree
-    for parent in parents:
-        child = node.get(parent)
-        node[parent] = node = child if isinstance(child, dict) else {}
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UserError(f"override {override!r}: {text!r} is not a YAML value") from None
-    node[leaf] = value

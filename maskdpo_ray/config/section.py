@@ -41,7 +41,9 @@ class Keys:
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
     def changed(self, *keys: str) -> list[str]:
         """Those of ``keys`` that differ from their defaults; a saved file holds every key."""

@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from maskdpo_ray.config import TopicsConfig
+from maskdpo_ray.config import TopicsConfig, parse_yaml
 from maskdpo_ray.config.errors import explain
 from maskdpo_ray.errors import UserError
 
@@ -66,7 +66,7 @@ def _source(text: str) -> Any:
     if not text.startswith("{"):
         return text
     try:
-        return yaml.safe_load(text)
+        return parse_yaml(text)
     except yaml.YAMLError:
         raise UserError(f"{text!r} is no YAML mapping, e.g. {{path: owner/name}}") from None
 
