@@ -123,6 +123,9 @@ def test_the_graph_ends_as_a_job_with_a_table_and_a_report(submitted):
             assert low <= system[decoding]["micro"] <= high
     assert set(report["best_of_n"]["base"]) >= {"1", "2"}
     assert "<html" in (folder / "report.html").read_text()
+    [card] = folder.glob("train-mask_dpo/*/model/README.md")
+    score = f"{report['systems']['mask_dpo']['greedy']['micro']:.1f}"
+    assert f"| mask_dpo | greedy | {score} |" in card.read_text(), "the card was completed"
 
 
 def test_every_row_that_enters_a_stage_leaves_it(undisturbed):

@@ -1,5 +1,7 @@
 """Settings of evaluation."""
 
+from typing import Annotated, Literal
+
 from pydantic import Field, model_validator
 
 from maskdpo_ray.config.annotation import AnnotationConfig
@@ -20,6 +22,9 @@ class EvaluationConfig(Section):
     max_tokens: int = Field(default=1024, ge=1)
     bootstrap: Report[int] = Field(default=2000, ge=100)
     """Resamples of the topics for the 95 % interval."""
+    f1_k: Report[Annotated[int, Field(ge=1)] | Literal["median"]] = "median"
+    """K of F1@K, the facts that a reader wants of an answer: a number, or the median of the base's
+    greedy answers."""
     annotation: AnnotationConfig | None = None
     """The examiner; the annotator that made the pairs if left out."""
     judges: dict[str, AnnotationConfig] | None = None

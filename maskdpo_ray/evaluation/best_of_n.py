@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from maskdpo_ray.errors import UserError
-from maskdpo_ray.evaluation.intervals import ratio_interval, sums_by
+from maskdpo_ray.evaluation.intervals import percent_interval
 from maskdpo_ray.evaluation.responses import Responses, read_responses
 from maskdpo_ray.records import Question
 
@@ -82,12 +82,10 @@ def best_of_n(
     for n in ns:
         key = str(n)
         best = np.array([_best(question, n) for question in questions])
-        low, high = ratio_interval(
-            sums_by(topics, best[:, 0]), sums_by(topics, np.ones(len(best))), resamples, seed
-        )
+        ones = np.ones(len(best))
         result["macro"][key] = 100 * float(best[:, 0].mean())
         result["micro"][key] = 100 * float(best[:, 1].sum() / best[:, 2].sum())
-        result["ci95"][key] = [100 * low, 100 * high]
+        result["ci95"][key] = percent_interval(topics, best[:, 0], ones, resamples, seed)
         result["short"][key] = sum(len(question) < n for question in questions)
     return result | {
         "left_out": len(everything) - len(usable),

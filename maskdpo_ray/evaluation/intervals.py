@@ -25,3 +25,18 @@ def sums_by(groups: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Sum of ``values`` for each group that has any entry, in the order of the group's number."""
     _, positions = np.unique(groups, return_inverse=True)
     return np.bincount(positions, weights=values)
+
+
+def percent_interval(
+    topics: np.ndarray, values: np.ndarray, weights: np.ndarray, resamples: int, seed: int
+) -> list[float]:
+    """``ratio_interval``, in percent, of the sums over all entries.
+
+    Args:
+        topics: number of each entry's topic; those whose weights are all zero take no part.
+        values, weights: one entry each.
+    """
+    numerators, denominators = sums_by(topics, values), sums_by(topics, weights)
+    some = denominators > 0
+    edges = ratio_interval(numerators[some], denominators[some], resamples, seed)
+    return [100 * edge for edge in edges]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from maskdpo_ray.evaluation.abstention import abstains
-from maskdpo_ray.records import ERROR_VERDICT, Candidate, Question, is_correct
+from maskdpo_ray.records import VERDICTS, Candidate, Question
 
 
 @dataclass(frozen=True)
@@ -16,9 +16,10 @@ class Responses:
     Attributes:
         question: index of the response's question, in the order of the rows.
         topic: index of that question's topic.
-        correct: correct sentences, those without facts among them.
-        incorrect: contradictory and unverifiable sentences.
-        no_fact: sentences without facts.
+        ok: sentences that the annotator found right.
+        no_fact: sentences that state nothing that could be true or false.
+        contradictory: sentences in conflict with the reference.
+        unverifiable: sentences that the reference neither supports nor contradicts.
         errors: sentences that the annotator failed on: neither correct nor incorrect.
         tokens: tokens as sampled; 0 of a text whose tokens nobody knows.
         abstained: 1 where the answer says that it does not know (``abstention.py``), else 0.
@@ -26,9 +27,10 @@ class Responses:
 
     question: np.ndarray
     topic: np.ndarray
-    correct: np.ndarray
-    incorrect: np.ndarray
+    ok: np.ndarray
     no_fact: np.ndarray
+    contradictory: np.ndarray
+    unverifiable: np.ndarray
     errors: np.ndarray
     tokens: np.ndarray
     abstained: np.ndarray
@@ -38,6 +40,21 @@ class Responses:
 
     def __getitem__(self, kept: np.ndarray) -> "Responses":
         return Responses(**{name: values[kept] for name, values in vars(self).items()})
+
+    @property
+    def correct(self) -> np.ndarray:
+        """Sentences that are not wrong: right, or without a fact."""
+        return self.ok + self.no_fact
+
+    @property
+    def incorrect(self) -> np.ndarray:
+        """Contradictory and unverifiable sentences."""
+        return self.contradictory + self.unverifiable
+
+    @property
+    def facts(self) -> np.ndarray:
+        """Sentences that state a fact, right or not."""
+        return self.ok + self.incorrect
 
     @property
     def judged(self) -> np.ndarray:
@@ -51,7 +68,11 @@ class Responses:
 
 
 def read_responses(rows: Iterable[Question], decoding: str) -> Responses:
-    """The responses of one decoding (``greedy`` or ``sampled``) of annotated questions."""
+    """The responses of one decoding (``greedy`` or ``sampled``) of annotated questions.
+
+    Raises:
+        ValueError: a verdict that is none of an annotator's.
+    """
     topics: dict[str, int] = {}
     table = []
     for number, row in enumerate(rows):
@@ -59,21 +80,22 @@ def read_responses(rows: Iterable[Question], decoding: str) -> Responses:
         for candidate in row["candidates"]:
             if candidate["decoding"] == decoding:
                 verdicts = [sentence["verdict"] for sentence in candidate["sentences"]]
-                judged = [verdict for verdict in verdicts if verdict != ERROR_VERDICT]
-                correct = sum(map(is_correct, judged))
+                if unknown := set(verdicts) - set(VERDICTS):
+                    raise ValueError(f"verdict {unknown.pop()!r}: an answer has one of {VERDICTS}")
                 table.append(
                     (
                         number,
                         topic,
-                        correct,
-                        len(judged) - correct,
-                        verdicts.count("nofact"),
-                        len(verdicts) - len(judged),
+                        *(
+                            verdicts.count(verdict)
+                            for verdict in ("ok", "nofact", "contradictory", "unverifiable")
+                        ),
+                        verdicts.count("error"),
                         len(candidate["token_ids"]),
                         abstains(_opening(candidate), row["language"]),
                     )
                 )
-    columns = np.array(table, dtype=np.int64).reshape(-1, 8).T
+    columns = np.array(table, dtype=np.int64).reshape(-1, 9).T
     return Responses(*columns)
 
 

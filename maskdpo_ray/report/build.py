@@ -6,8 +6,11 @@ from typing import Any
 
 from maskdpo_ray.evaluation.agreement import agreement, same_questions
 from maskdpo_ray.evaluation.best_of_n import best_of_n
+from maskdpo_ray.evaluation.f1_at_k import median_facts
+from maskdpo_ray.evaluation.responses import read_responses
 from maskdpo_ray.evaluation.sentence_score import sentence_score
 from maskdpo_ray.records import Question
+from maskdpo_ray.report.silence import silence_warnings
 
 PAIR_STAGES = ("questions-train", "sample", "annotate", "pair")
 
@@ -45,7 +48,8 @@ def build_report(
     Returns:
         The report. ``pairs.dropped`` counts, by reason, every training question that gave no
         pair, in whichever stage it was lost: ``questions = kept + sum(dropped) +
-        unfinished_questions``, the last being those that a stage still has to do.
+        unfinished_questions``, the last being those that a stage still has to do. ``warnings``:
+        what ``silence_warnings`` finds.
     """
     stages = {m["stage"]: m for m in manifests}
     dropped: Counter[str] = Counter()
@@ -64,6 +68,7 @@ def build_report(
         },
         "unfinished_questions": questions - kept - dropped.total(),
         "systems": {name: dict(scores) for name, scores in systems.items()},
+        "warnings": silence_warnings(systems, factscore),
         "not_scored": dict(not_scored),
         "judges": {name: dict(judge) for name, judge in judges.items()},
         "human_labels": {name: dict(examiners) for name, examiners in human_labels.items()},
@@ -76,8 +81,17 @@ def build_report(
     }
 
 
+def facts_wanted(base: Iterable[Question]) -> int | None:
+    """K of F1@K: the median of the base's answers, the greedy ones where it has some."""
+    rows = list(base)
+    for decoding in ("greedy", "sampled"):
+        if len(responses := read_responses(rows, decoding)):
+            return median_facts(responses)
+    return None
+
+
 def score_system(
-    rows: Iterable[Question], ns: Sequence[int], resamples: int, seed: int
+    rows: Iterable[Question], ns: Sequence[int], k: int | None, resamples: int, seed: int
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Greedy and sampled score, and best of N, from one system's annotated answers.
 
@@ -85,7 +99,7 @@ def score_system(
     those N of which every question has so many.
     """
     rows = list(rows)
-    scores = _scores(rows, resamples, seed)
+    scores = _scores(rows, k, resamples, seed)
     fewest = min(
         sum(candidate["decoding"] == "sampled" for candidate in row["candidates"]) for row in rows
     )
@@ -94,14 +108,18 @@ def score_system(
 
 
 def score_again(
-    judged: Iterable[Question], first: Iterable[Question], resamples: int, seed: int
+    judged: Iterable[Question],
+    first: Iterable[Question],
+    k: int | None,
+    resamples: int,
+    seed: int,
 ) -> dict[str, Any]:
     """Greedy and sampled score of one system under a further judge, and how far the judge agrees
     with the first examiner on the same sentences, greedy and sampled answers together."""
     rows = list(judged)
     both = same_questions(rows, first)
     return {
-        **_scores(rows, resamples, seed),
+        **_scores(rows, k, resamples, seed),
         "agreement": agreement(both, resamples=resamples, seed=seed),
     }
 
@@ -127,10 +145,10 @@ def is_labelled(row: Question) -> bool:
     return any(candidate["sentences"] for candidate in row["candidates"])
 
 
-def _scores(rows: list[Question], resamples: int, seed: int) -> dict[str, Any]:
+def _scores(rows: list[Question], k: int | None, resamples: int, seed: int) -> dict[str, Any]:
     there = {candidate["decoding"] for row in rows for candidate in row["candidates"]}
     return {
-        decoding: sentence_score(rows, decoding, resamples=resamples, seed=seed)
+        decoding: sentence_score(rows, decoding, k=k, resamples=resamples, seed=seed)
         if decoding in there or not there
         else None
         for decoding in ("greedy", "sampled")

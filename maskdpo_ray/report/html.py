@@ -8,6 +8,7 @@ from maskdpo_ray.report.table import (
     agreement_rows,
     best_of_n_rows,
     count_rows,
+    detail_rows,
     factscore_rows,
     judge_rows,
     score_rows,
@@ -53,6 +54,7 @@ def render_html(
     return environment.get_template("report.html.j2").render(
         report=report,
         scores=score_rows(report),
+        details=detail_rows(report),
         counts=count_rows(report),
         judges=judge_rows(report),
         labels={

@@ -3,51 +3,64 @@
 The console shows the scores as aligned text, the page shows all of them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 Table = list[list[str]]
 
 
 def score_rows(report: Mapping[str, Any]) -> Table:
-    """Score and its interval, and beside it what the greedy answers consist of."""
-    header = ["system", "greedy", "95 %", "sampled", "95 %"]
-    rows = [[*header, "correct", "incorrect", "sentences", "tokens", "responded"]]
-    for name, system in report["systems"].items():
-        greedy, sampled = system["greedy"], system["sampled"]
-        of_greedy = [""] * 5
-        if greedy:
-            of_greedy = [
-                str(greedy["correct"]),
-                str(greedy["incorrect"]),
-                f"{greedy['mean_sentences']:.1f}",
-                _mean(greedy["mean_tokens"], 0),
-                f"{greedy['respond_ratio']:.0f}",
+    """What every system's answers are worth, by decoding."""
+    k = _k(report)
+    header = ["system", "answers", "score", "95 %", "facts only", "95 %"]
+    rows = [header + ([f"F1@{k}", "95 %", f"recall@{k}", "precision"] if k else [])]
+    for name, decoding, score in _scored(report):
+        cells = [name, decoding, *_score(score), *_percent(score, "facts_micro", "facts_ci95")]
+        if k:
+            of_k = score["f1_at_k"]
+            cells += _percent(of_k, "f1", "f1_ci95")
+            cells += [_mean(of_k["recall"], 1), _mean(of_k["precision"], 1)]
+        rows.append(cells)
+    return rows
+
+
+def detail_rows(report: Mapping[str, Any]) -> Table:
+    """What the answers consist of: sentences by verdict, and how much one of them says."""
+    verdicts = {
+        "ok": "ok",
+        "contradictory": "wrong",
+        "unverifiable": "unverifiable",
+        "no_fact": "no fact",
+    }
+    each = {
+        "mean_tokens": "tokens each",
+        "mean_sentences": "sentences each",
+        "mean_correct": "correct each",
+        "mean_ok": "with a fact",
+    }
+    header = ["system", "answers", *verdicts.values(), *each.values()]
+    rows = [[*header, "responded"]]
+    for name, decoding, score in _scored(report):
+        rows.append(
+            [
+                name,
+                decoding,
+                *(str(score[key]) for key in verdicts),
+                *(_mean(score[key], 0 if key == "mean_tokens" else 1) for key in each),
+                f"{score['respond_ratio']:.0f}",
             ]
-        rows.append([name, *_score(greedy), *_score(sampled), *of_greedy])
+        )
     return rows
 
 
 def count_rows(report: Mapping[str, Any]) -> Table:
-    """What was counted and what could not be, per system and decoding."""
-    keys = ["responses", "abstained", "unscored", "correct", "no_fact", "incorrect", "errors"]
-    names = ["responses", "abstained", "no verdict", "correct", "(no fact)", "incorrect", "errors"]
-    lengths = ["sentences", "correct", "tokens"]
-    rows = [["system", "answers", "macro", "95 %", *names, *(f"{what} each" for what in lengths)]]
-    for name, system in report["systems"].items():
-        for decoding, score in system.items():
-            if score is None:
-                continue
-            rows.append(
-                [
-                    name,
-                    decoding,
-                    f"{score['macro']:.1f}",
-                    _interval(score["macro_ci95"]),
-                    *(str(score[key]) for key in keys),
-                    *(_mean(score[f"mean_{what}"], 1) for what in lengths),
-                ]
-            )
+    """The macro score, and what was counted and could not be, per system and decoding."""
+    keys = ["responses", "abstained", "unscored", "correct", "incorrect", "errors"]
+    names = ["responses", "abstained", "no verdict", "correct", "incorrect", "errors"]
+    rows = [["system", "answers", "macro", "95 %", *names]]
+    for name, decoding, score in _scored(report):
+        macro = _percent(score, "macro", "macro_ci95")
+        rows.append([name, decoding, *macro, *(str(score[key]) for key in keys)])
     return rows
 
 
@@ -60,7 +73,7 @@ def judge_rows(report: Mapping[str, Any]) -> Table:
             cells = [judge, name]
             for score in (system["greedy"], system["sampled"]):
                 verdicts = str(score["correct"] + score["incorrect"]) if score else ""
-                cells += [*_score(score), verdicts]
+                cells += [*(_score(score) if score else ["", ""]), verdicts]
             for figure in ("accuracy", "kappa"):
                 cells += _figure(system["agreement"][figure])
             rows.append(cells)
@@ -90,7 +103,8 @@ def factscore_rows(report: Mapping[str, Any]) -> Table:
     """FActScore with and without length penalty, and what it is made of."""
     header = ["system", "answers", "FActScore", "95 %", "penalised", "95 %", "responds"]
     counts = ["abstained", "without_facts", "errors", "unknown_topics"]
-    rows = [[*header, "supported each", "not", *(name.replace("_", " ") for name in counts)]]
+    header += ["facts each", "supported", "not"]
+    rows = [[*header, *(name.replace("_", " ") for name in counts)]]
     for name, decodings in report["factscore"].items():
         for decoding, score in decodings.items():
             if "not_scored" in score:
@@ -105,6 +119,7 @@ def factscore_rows(report: Mapping[str, Any]) -> Table:
                     f"{score['penalised']:.1f}",
                     _interval(score["penalised_ci95"]),
                     f"{score['respond_ratio']:.1f}",
+                    f"{score['mean_supported'] + score['mean_not_supported']:.1f}",
                     f"{score['mean_supported']:.1f}",
                     f"{score['mean_not_supported']:.1f}",
                     *(str(score[key]) for key in counts),
@@ -135,22 +150,24 @@ def stage_rows(report: Mapping[str, Any]) -> Table:
 
 
 def system_rows(report: Mapping[str, Any]) -> Table:
-    """``score_rows`` and a column for each N of best-of-N (macro)."""
+    """``score_rows`` and, in the rows of sampled answers, a column for each N of best-of-N
+    (macro)."""
     header, *rows = score_rows(report)
     best = report["best_of_n"]
     ns = list(dict.fromkeys(n for scores in best.values() for n in scores))
-    columns = [
-        [f"{best[row[0]][n]:.1f}" if n in best.get(row[0], {}) else "" for n in ns] for row in rows
-    ]
-    return [
-        [*header, *(f"best of {n}" for n in ns)],
-        *(row + more for row, more in zip(rows, columns, strict=True)),
-    ]
+    made = [[*header, *(f"best of {n}" for n in ns)]]
+    for row in rows:
+        of = best.get(row[0], {}) if row[1] == "sampled" else {}
+        made.append([*row, *(f"{of[n]:.1f}" if n in of else "" for n in ns)])
+    return made
 
 
 def systems_table(report: Mapping[str, Any]) -> str:
-    """The systems as aligned text."""
-    return aligned(system_rows(report))
+    """The systems as aligned text: scores, what makes them hard to believe, and details."""
+    lines = [f"warning: {warning['text']}" for warning in report["warnings"]]
+    return "\n".join(
+        [aligned(system_rows(report), names=2), *lines, "", aligned(detail_rows(report), names=2)]
+    )
 
 
 def judges_table(report: Mapping[str, Any]) -> str:
@@ -233,9 +250,28 @@ def aligned(table: Table, names: int = 1) -> str:
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
-def _score(score: Mapping[str, Any] | None) -> list[str]:
-    """A score and its interval; given answers may lack a decoding."""
-    return [f"{score['micro']:.1f}", _interval(score["ci95"])] if score else ["", ""]
+def _scored(report: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """System, decoding and score; given answers may lack a decoding."""
+    for name, system in report["systems"].items():
+        for decoding, score in system.items():
+            if score is not None:
+                yield name, decoding, score
+
+
+def _k(report: Mapping[str, Any]) -> int | None:
+    """K of F1@K, the same for all; None where it is not known."""
+    return next((of["k"] for _, _, score in _scored(report) if (of := score["f1_at_k"])), None)
+
+
+def _score(score: Mapping[str, Any]) -> list[str]:
+    return _percent(score, "micro", "ci95")
+
+
+def _percent(score: Mapping[str, Any], figure: str, interval: str) -> list[str]:
+    """A figure in percent and its interval; empty where there is none."""
+    if score[figure] is None:
+        return ["", ""]
+    return [f"{score[figure]:.1f}", _interval(score[interval])]
 
 
 def _mean(value: float | None, digits: int) -> str:

@@ -15,11 +15,14 @@ from maskdpo_ray.records import Pair, is_correct
 from maskdpo_ray.report.build import (
     against_labels,
     build_report,
+    facts_wanted,
     is_labelled,
     score_again,
     score_system,
 )
+from maskdpo_ray.report.card import evaluation_text
 from maskdpo_ray.report.html import render_html
+from maskdpo_ray.training.card import with_evaluation
 
 if TYPE_CHECKING:
     from maskdpo_ray.config import Config
@@ -40,6 +43,7 @@ def write_report(stages: "Stages") -> dict[str, Any]:
     systems, best, not_scored = {}, {}, {}
     judges: dict[str, Any] = {}
     if stages.config.evaluates:
+        k = _facts_wanted(stages)
         for policy in stages.policies():
             store = stages.evaluate(policy).store
             if store.complete:
@@ -47,6 +51,7 @@ def write_report(stages: "Stages") -> dict[str, Any]:
                     systems[policy.name], of_n = score_system(
                         store.rows(),
                         config.evaluation.best_of_n,
+                        k,
                         config.evaluation.bootstrap,
                         config.seed,
                     )
@@ -55,7 +60,7 @@ def write_report(stages: "Stages") -> dict[str, Any]:
                 except UserError as error:
                     not_scored[policy.name] = _unscored(error, store)
         for name, annotation in (config.evaluation.judges or {}).items():
-            if systems_judged := _judged(stages, name, not_scored):
+            if systems_judged := _judged(stages, name, k, not_scored):
                 judges[name] = {**annotation.who, "systems": systems_judged}
     factscores = {
         policy.name: _factscores(stages, store)
@@ -81,6 +86,7 @@ def write_report(stages: "Stages") -> dict[str, Any]:
     folder.write_json("report.json", report)
     page = render_html(report, training, _examples(stages))
     folder.write("report.html", page.encode())
+    _complete_cards(stages, report)
     for name, reason in not_scored.items():
         say(f"system {name} has no score: {reason}")
     for name, decodings in factscores.items():
@@ -89,6 +95,19 @@ def write_report(stages: "Stages") -> dict[str, Any]:
                 say(f"system {name}: {found['not_scored']}")
     say(f"report: {folder}/report.html")
     return report
+
+
+def _complete_cards(stages: "Stages", report: dict[str, Any]) -> None:
+    """Write what each trained system came to into its model card, which is older."""
+    for training in stages.trainings():
+        store, model = stages.train(*training), stages.train(*training).folder / "model"
+        text = evaluation_text(report, stages.trained(*training).name)
+        if not (text and store.complete and model.exists("README.md")):
+            continue
+        card = model.read("README.md").decode()
+        completed = with_evaluation(card, text)
+        if completed not in (None, card):
+            model.write("README.md", completed.encode())
 
 
 def _too_few(
@@ -102,7 +121,18 @@ def _too_few(
     return {f"{name}, best of {', '.join(lacking)},": "some questions have fewer responses"}
 
 
-def _judged(stages: "Stages", name: str, not_scored: dict[str, str]) -> dict[str, Any]:
+def _facts_wanted(stages: "Stages") -> int | None:
+    """K of F1@K; of the base's answers it is None until they are examined."""
+    k = stages.config.evaluation.f1_k
+    if k != "median":
+        return k
+    base = stages.evaluate(stages.policies()[0]).store
+    return facts_wanted(base.rows()) if base.complete else None
+
+
+def _judged(
+    stages: "Stages", name: str, k: int | None, not_scored: dict[str, str]
+) -> dict[str, Any]:
     """The systems under a further judge; why one has no score goes to ``not_scored``."""
     evaluation, seed = stages.config.evaluation, stages.config.seed
     systems = {}
@@ -111,7 +141,7 @@ def _judged(stages: "Stages", name: str, not_scored: dict[str, str]) -> dict[str
         if store.complete and first.complete:
             try:
                 systems[policy.name] = score_again(
-                    store.rows(), first.rows(), evaluation.bootstrap, seed
+                    store.rows(), first.rows(), k, evaluation.bootstrap, seed
                 )
             except UserError as error:
                 not_scored[f"{policy.name} by {name}"] = _unscored(error, store)

@@ -6,6 +6,14 @@ from typing import Any
 
 from maskdpo_ray.config import ModelConfig, TrainingConfig
 
+# The card is written with the model, before anything is evaluated: what stands between these is
+# replaced when the scores are known (report/card.py).
+EVALUATION = ("<!-- evaluation -->", "<!-- end of evaluation -->")
+_NOT_YET = (
+    "Not evaluated when this card was written. `maskdpo evaluate` or `maskdpo report` on the run "
+    "that made it writes the scores here, where the run has held-out questions."
+)
+
 _METHOD = {
     "sentence": (
         "Aligned by Mask-DPO (ICLR 2025): in each preference pair the loss sees the correct "
@@ -39,11 +47,20 @@ def model_card(
     }
     lines = ["---", *front, "library_name: transformers", "tags: [mask-dpo, dpo]", "---", ""]
     lines += [f"# {name}, aligned for factuality", "", _METHOD[settings.mask], ""]
-    lines += ["Scores on held-out topics stand in the report of the run that made it.", ""]
+    lines += ["## Evaluation", "", EVALUATION[0], _NOT_YET, EVALUATION[1], ""]
     for title, table in tables.items():
         lines += [f"## {title}", "", "| | |", "|---|---|"]
         lines += [f"| {key} | {_cell(value)} |" for key, value in table.items()] + [""]
     return "\n".join(lines)
+
+
+def with_evaluation(card: str, text: str) -> str | None:
+    """The card with ``text`` as its evaluation; None where it has no place for one."""
+    before, found, rest = card.partition(EVALUATION[0])
+    _, ends, after = rest.partition(EVALUATION[1])
+    if not (found and ends):
+        return None
+    return f"{before}{found}\n{text}\n{ends}{after}"
 
 
 def _cell(value: Any) -> str:

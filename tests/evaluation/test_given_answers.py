@@ -310,8 +310,12 @@ def test_given_answers_are_scored_as_sampled_ones_are(opened, capsys):
     assert list(made["stages"]) == ["questions-test", "answer-theirs", "evaluate-theirs"]
     printed = capsys.readouterr()
     assert "theirs, best of 4, has no score: some questions have fewer responses" in printed.err
-    header, _, row = printed.out.splitlines()
-    assert row.split()[:2] == ["theirs", "75.0"] and "responded" in header
+    scores, details = printed.out.split("\n\n")
+    header, _, row, _ = scores.splitlines()
+    assert row.split()[:3] == ["theirs", "greedy", "75.0"]
+    assert "F1@1" in header, "K is the median of the first system's greedy answers"
+    assert greedy["f1_at_k"]["k"] == sampled["f1_at_k"]["k"] == 1
+    assert details.splitlines()[0].split()[-1] == "responded"
     page = stages.dir.folder.read("report.html").decode()
     assert "theirs" in page and "Preference pairs" not in page
     best = list(best_answers(stages.evaluate(theirs).store.rows(), 2))
@@ -380,7 +384,8 @@ def test_one_answer_a_question_has_no_sampled_score_and_no_best_of_n(opened, cap
     made = json.loads(stages.dir.folder.read("report.json"))
     assert made["systems"]["theirs"]["greedy"]["micro"] == 50
     assert made["systems"]["theirs"]["sampled"] is None and made["best_of_n"] == {}
-    assert capsys.readouterr().out.splitlines()[2].split()[:2] == ["theirs", "50.0"]
+    assert capsys.readouterr().out.splitlines()[2].split()[:3] == ["theirs", "greedy", "50.0"]
+    assert made["systems"]["theirs"]["greedy"]["f1_at_k"]["k"] == 1
 
 
 def test_with_a_policy_its_tokens_tell_the_length(opened):

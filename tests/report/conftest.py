@@ -1,5 +1,7 @@
 """A report as a run of two systems makes it, and an annotated pair to show in it."""
 
+from collections.abc import Callable
+
 import pytest
 
 from maskdpo_ray.report.build import build_report, score_system
@@ -34,6 +36,12 @@ def rows(answers: list[tuple[str, ...]]) -> list[dict]:
     ]
 
 
+@pytest.fixture
+def answered() -> Callable[[list[tuple[str, ...]]], list[dict]]:
+    """``rows``."""
+    return rows
+
+
 def manifest(stage: str, coming: int, going: int, seconds: float, **rejected: int) -> dict:
     counts = {"in": coming, "out": going, "rejected": rejected}
     return {"stage": stage, "counts": counts, "seconds": seconds}
@@ -51,7 +59,7 @@ MANIFESTS = [
 @pytest.fixture
 def parts() -> dict:
     """The arguments of ``build_report``."""
-    scored = {name: score_system(rows(texts), [1, 2], 200, 0) for name, texts in ANSWERS.items()}
+    scored = {name: score_system(rows(texts), [1, 2], 2, 200, 0) for name, texts in ANSWERS.items()}
     return {
         "run": "runs/sample-0",
         "seed": 0,

@@ -3,39 +3,67 @@ from maskdpo_ray.report.table import (
     agreement_table,
     best_of_n_rows,
     count_rows,
+    detail_rows,
     factscore_rows,
     factscore_table,
+    score_rows,
     stage_rows,
     system_rows,
     systems_table,
 )
 
 
-def test_the_table_shows_scores_intervals_and_counts_of_every_system(report):
+def test_the_table_shows_scores_intervals_and_best_of_n_of_every_system(report):
     base = report["systems"]["base"]
-    header, rule, *rows = systems_table(report).splitlines()
-    assert [row.split()[0] for row in rows] == ["base", "mask_dpo"]
-    low, high = base["greedy"]["ci95"]
-    assert f"{base['greedy']['micro']:.1f}  {low:.1f}-{high:.1f}" in " ".join(rows[0].split("   "))
-    cells = rows[0].split()
-    assert f"{base['sampled']['micro']:.1f}" in cells
-    assert {str(base["greedy"]["correct"]), str(base["greedy"]["incorrect"])} <= set(cells)
-    assert cells[-2:] == [f"{report['best_of_n']['base'][n]:.1f}" for n in "12"]
+    scores, details = systems_table(report).split("\n\n")
+    header, rule, *rows = scores.splitlines()
+    assert [row.split()[:2] for row in rows[:4]] == [
+        [name, decoding] for name in ("base", "mask_dpo") for decoding in ("greedy", "sampled")
+    ]
+    for row, decoding in zip(rows, ("greedy", "sampled"), strict=False):
+        low, high = base[decoding]["ci95"]
+        assert f"{base[decoding]['micro']:.1f} {low:.1f}-{high:.1f}" in " ".join(row.split())
+    assert rows[1].split()[-2:] == [f"{report['best_of_n']['base'][n]:.1f}" for n in "12"]
     assert header.split()[-6:] == ["best", "of", "1", "best", "of", "2"]
     assert set(rule) == {"-"}
+    assert details.splitlines()[2].split()[:2] == ["base", "greedy"]
+
+
+def test_sentences_stand_apart_by_verdict_and_the_score_without_those_that_state_nothing(report):
+    """Greedy answers of the base are oc, cu and n, of the other oo, oc and n."""
+    header, base, _, ours, _ = detail_rows(report)
+    cells = [dict(zip(header, row, strict=True)) for row in (base, ours)]
+    kinds = ("ok", "wrong", "unverifiable", "no fact", "correct each", "with a fact")
+    assert [cells[0][kind] for kind in kinds] == ["1", "2", "1", "1", "0.7", "0.3"]
+    assert [cells[1][kind] for kind in kinds] == ["3", "1", "0", "1", "1.3", "1.0"]
+    header, base, *_ = score_rows(report)
+    found = dict(zip(header, base, strict=True))
+    assert (found["score"], found["facts only"]) == ("40.0", "25.0")
+
+
+def test_f1_at_k_stands_beside_the_score_where_k_is_known(report):
+    header, base, *_ = score_rows(report)
+    found = dict(zip(header, base, strict=True))
+    # P 1/2 and R_2 1/2 of the first answer, nothing right in the others.
+    assert (found["F1@2"], found["recall@2"], found["precision"]) == ("16.7", "16.7", "25.0")
+    for system in report["systems"].values():
+        for score in system.values():
+            score["f1_at_k"] = None
+    assert score_rows(report)[0][-1] == "95 %"
+    assert len(set(map(len, score_rows(report)))) == 1
 
 
 def test_columns_are_aligned_to_the_right(report):
-    header, _, *rows = systems_table(report).splitlines()
-    assert {len(line) for line in rows} == {len(header)}
-    end = header.index("greedy") + len("greedy")
-    assert all(row[end - 1].isdigit() and row[end] == " " for row in rows)
+    header, _, *rows = systems_table(report).split("\n\n")[0].splitlines()
+    end = header.index("score") + len("score")
+    assert all(row[end - 1].isdigit() and row[end] == " " for row in rows[:4])
+    assert len(rows[1]) == len(header)
 
 
 def test_a_system_without_best_of_n_has_empty_cells(report):
     del report["best_of_n"]["mask_dpo"]
-    _, base, ours = system_rows(report)
-    assert ours[-2:] == ["", ""] and all(base[-2:])
+    _, greedy, base, _, ours = system_rows(report)
+    assert ours[-2:] == greedy[-2:] == ["", ""] and all(base[-2:])
 
 
 def test_answers_that_could_not_be_scored_are_shown(report):
@@ -43,7 +71,6 @@ def test_answers_that_could_not_be_scored_are_shown(report):
     sampled = dict(zip(header, rows[1], strict=True))
     assert (sampled["system"], sampled["answers"]) == ("base", "sampled")
     assert (sampled["responses"], sampled["no verdict"], sampled["errors"]) == ("9", "2", "1")
-    assert sampled["(no fact)"] == "1"
     low, high = report["systems"]["base"]["sampled"]["macro_ci95"]
     assert sampled["95 %"] == f"{low:.1f}-{high:.1f}", "of the macro score"
     header, *rows = best_of_n_rows(report)
@@ -104,7 +131,8 @@ def test_factscore_is_shown_with_and_without_penalty_and_with_what_is_left_out(r
     header, base, ours = factscore_rows(report)
     cells = dict(zip(header, base, strict=True))
     assert base[2:6] == ["58.3", "54.0-62.0", "57.0", "53.0-61.0"]
-    assert (cells["responds"], cells["supported each"], cells["not"]) == ("85.8", "19.9", "14.6")
+    assert (cells["responds"], cells["supported"], cells["not"]) == ("85.8", "19.9", "14.6")
+    assert cells["facts each"] == "34.5"
     counts = ("abstained", "without facts", "errors", "unknown topics")
     assert [cells[name] for name in counts] == ["26", "1", "2", "3"]
     assert ours[:3] == ["mask_dpo", "greedy", "none"] and not any(ours[3:])

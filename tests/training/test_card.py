@@ -1,7 +1,7 @@
 """The model card says what a model was made from, and nothing that is not so."""
 
 from maskdpo_ray.config import ModelConfig, TrainingConfig
-from maskdpo_ray.training.card import model_card
+from maskdpo_ray.training.card import model_card, with_evaluation
 
 
 def card(path: str, **settings) -> list[str]:
@@ -36,3 +36,15 @@ def test_vanilla_dpo_is_not_called_masked():
     assert "Mask-DPO" in " ".join(card("some/model"))
     plain = card("some/model", mask="none")
     assert "Mask-DPO" not in " ".join(plain) and "vanilla DPO" in " ".join(plain)
+
+
+def test_the_evaluation_is_written_into_the_card_again_and_again():
+    before = "\n".join(card("some/model"))
+    assert "Not evaluated when this card was written" in before
+    first = with_evaluation(before, "score 49")
+    second = with_evaluation(first, "score | 65")
+    assert "Not evaluated" not in first and "score 49" in first
+    assert second == with_evaluation(before, "score | 65"), "the older one is gone"
+    assert second.splitlines()[:5] == before.splitlines()[:5]
+    assert second.splitlines()[-5:] == before.splitlines()[-5:]
+    assert with_evaluation("# My own card\n", "score 49") is None

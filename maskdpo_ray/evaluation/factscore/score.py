@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from maskdpo_ray.errors import UserError
-from maskdpo_ray.evaluation.intervals import ratio_interval, sums_by
+from maskdpo_ray.evaluation.intervals import percent_interval
 from maskdpo_ray.records import ERROR_VERDICT, ExaminedAnswer, FactRow
 
 
@@ -81,10 +81,7 @@ def factscore(
     topic, score, penalised, supported, facts = np.array(table).T
 
     def interval(values: np.ndarray) -> list[float]:
-        ones = sums_by(topic, np.ones(len(topic)))
-        return [
-            100 * edge for edge in ratio_interval(sums_by(topic, values), ones, resamples, seed)
-        ]
+        return percent_interval(topic, values, np.ones(len(topic)), resamples, seed)
 
     return {
         "macro": 100 * float(score.mean()),

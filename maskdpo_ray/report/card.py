@@ -1,0 +1,36 @@
+"""The evaluation in the model card of a trained system, which is written before there is one."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from maskdpo_ray.report.silence import BASE
+from maskdpo_ray.report.table import Table, detail_rows, factscore_rows, system_rows
+
+
+def evaluation_text(report: Mapping[str, Any], system: str) -> str | None:
+    """A system beside its base, as Markdown: scores, warnings, details. None where the system has
+    no score."""
+    if system not in report["systems"]:
+        return None
+    lines = ["Answers to questions about held-out topics, with 95 % intervals over topics.", ""]
+    lines += _markdown(_of(system, system_rows(report))) + [""]
+    for warning in report["warnings"]:
+        if warning["system"] == system:
+            lines += [f"**Warning:** {warning['text']}", ""]
+    lines += _markdown(_of(system, detail_rows(report))) + [""]
+    if report["factscore"]:
+        lines += _markdown(_of(system, factscore_rows(report))) + [""]
+    lines.append(
+        "Score: percent of correct sentences, those without a fact among them; facts only: without "
+        "them. `report.json` and `report.html` of the run hold all of it."
+    )
+    return "\n".join(lines)
+
+
+def _of(system: str, table: Table) -> Table:
+    return [table[0], *(row for row in table[1:] if row[0] in (BASE, system))]
+
+
+def _markdown(table: Table) -> list[str]:
+    rule = ["---", "---", *["---:"] * (len(table[0]) - 2)]
+    return [f"| {' | '.join(row)} |" for row in (table[0], rule, *table[1:])]
