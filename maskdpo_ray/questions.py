@@ -3,9 +3,9 @@
 A row holds ``question`` and optionally ``id``, ``topic``, ``document``, ``language`` (``en`` unless
 said) and ``candidates``, a list of ``{"response", "model"?, "sentences"?}`` whose sentences are
 ``{"start", "end", "label"}``. Other keys are left alone. A row without ``id`` is named by its
-content. The topic of a row without one is the opening of its document, so that the questions about
-a document stay together; without a document it is the question itself (the released evaluation's
-input need have neither id nor topic).
+content. The topic of a row without one, or with a blank one, is the opening of its document, so
+that the questions about a document stay together; without a document it is the question itself (the
+released evaluation's input need have neither id nor topic).
 """
 
 import time
@@ -16,7 +16,7 @@ from typing import Any
 
 from maskdpo_ray.config import ColumnsConfig, DataConfig
 from maskdpo_ray.errors import RowRejected, UserError
-from maskdpo_ray.preference.public_format import from_public
+from maskdpo_ray.preference.public_format import from_public, public_id
 from maskdpo_ray.progress import say
 from maskdpo_ray.records import Candidate, Question, Sentence
 from maskdpo_ray.rundir import StageStore, fingerprint
@@ -74,6 +74,8 @@ def _checked(record: dict[str, Any], place: str) -> dict[str, Any]:
     """The record with an id and a topic, its texts known to be texts."""
     optional = ("topic", "document", "language")
     row = {key: value for key, value in record.items() if key not in optional or value is not None}
+    if isinstance(topic := row.get("topic"), str) and not topic.strip():
+        del row["topic"]  # one blank name for all would make them one topic
     if isinstance(row.get("id"), int) and not isinstance(row["id"], bool):
         row["id"] = str(row["id"])
     for key in ("question", "id", "topic", "document", "language"):
@@ -218,15 +220,19 @@ def read_pairs(source: Source | str | Path, limit: int | None = None) -> Iterato
     """Preference pairs in the public format, as questions with two labelled candidates.
 
     Raises:
-        UserError: the source is missing or empty, or a record is not of the format.
+        UserError: the source is missing or empty.
     """
     if not isinstance(source, Source):
         source = Source(source, what="pair")
     count = 0
     for place, record in islice(source.rows(), limit):
-        row = from_public(record, count, place=place)
+        row_id = public_id(count)
+        try:
+            row = from_public(record, count, place=place)
+            yield row_id, _readable(row, f"{place}, pair {row_id!r}")
+        except RowRejected as rejected:
+            yield row_id, rejected
         count += 1
-        yield row["id"], _readable(row, f"{place}, pair {row['id']!r}")
     if not count:
         raise UserError(f"{source} holds no pair")
 

@@ -322,6 +322,13 @@ def _json(text: bytes, place: str) -> Any:
         raise UserError(f"{place} is not UTF-8: {error}") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{place} is not JSON: {error}") from None
+    except RecursionError:
+        raise UserError(f"{place} is nested too deeply to be read: flatten it") from None
+    except ValueError:  # Python's limit on the digits of a whole number
+        raise UserError(
+            f"{place} holds a whole number of thousands of digits: write it as a text, or leave it "
+            "out"
+        ) from None
 
 
 def _object(row: Any, place: str) -> dict[str, Any]:

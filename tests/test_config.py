@@ -113,6 +113,7 @@ def test_one_candidate_is_refused_with_the_reason():
             "zero_stage=3 cannot shard weights in 4 bits: set zero_stage=2",
         ),
         ({"training": {"deepspeed": {"zero_optimization": {"stage": 3}}}}, "training.zero_stage"),
+        ({"rounds_reference": "first"}, "of a round after the first: set rounds=2 or more"),
         ({"resources": {"sampler": {"actors": [3, 1]}}}, "1 <= least <= most"),
         ({"resources": {"training": {"workers": [2, 1]}}}, "1 <= least <= most"),
         ({"resources": {"training": {"resize_seconds": 5}}}, "is of workers: [least, most]"),

@@ -42,6 +42,8 @@ def only(path):
         ([row(id=" ")], "line 1: 'id' is empty"),
         ([row(document=["d"])], "line 1: 'document' must be a string"),
         ([""], "holds no question"),
+        ([row(), f'{{"question": "?", "n": {"9" * 5000}}}'], "line 2 holds a whole number of thou"),
+        ([row(), f'{{"question": {"[" * 200_000}'], "line 2 is nested too deeply"),
     ],
 )
 def test_a_bad_file_is_refused_with_its_line(file, rows, words):
@@ -117,6 +119,13 @@ def test_a_line_with_a_question_alone_is_named_by_its_content(file):
     assert first[0] == first[1]["id"] != second[0]
     ((again, _),) = read_questions(write(file, lines[1]))
     assert again == second[0], "wherever it stands"
+
+
+def test_a_blank_topic_is_none(file):
+    blank = ({"topic": " "}, {"topic": ""}, {"topic": "\u3000\n", "document": "Bea.\nShe ran."}, {})
+    lines = [{"question": f"Who is {n}?", **topic} for n, topic in enumerate(blank)]
+    rows = [row for _, row in read_questions(write(file, *lines))]
+    assert [row["topic"] for row in rows] == ["Who is 0?", "Who is 1?", "Bea.", "Who is 3?"]
 
 
 def test_a_line_without_an_id_that_stands_twice_is_counted_as_repeated(file):

@@ -1,6 +1,7 @@
 """Two on-policy rounds through the graph on the miniature world, the second killed twice."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from maskdpo_ray.config import read_config
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.pipeline import VERBS
 from maskdpo_ray.stages import Stages
+from maskdpo_ray.training.batch_plan import global_batch
 
 SMOKE = Path(__file__).parents[1] / "jobs" / "configs" / "smoke.yaml"
 MAKING_PAIRS = ("sample", "annotate", "pair", "reference")
@@ -23,14 +25,14 @@ MAKING_PAIRS = ("sample", "annotate", "pair", "reference")
 STEPS = 24  # enough of them to be killed in between
 
 
-def settings(run_dir: Path, rounds: int) -> list[str]:
+def settings(run_dir: Path, rounds: int, *more: str) -> list[str]:
     steps = [f"training.max_steps={STEPS}", "training.epochs=20"]
     small = ["data.limit=16", "resources.questions_per_block=2"]
-    return [f"run_dir={run_dir}", f"rounds={rounds}", *small, *steps]
+    return [f"run_dir={run_dir}", f"rounds={rounds}", *small, *steps, *more]
 
 
-def stages(run_dir: Path, rounds: int) -> Stages:
-    return Stages(read_config(SMOKE, settings(run_dir, rounds)), rerun=True)
+def stages(run_dir: Path, rounds: int, *more: str) -> Stages:
+    return Stages(read_config(SMOKE, settings(run_dir, rounds, *more)), rerun=True)
 
 
 def lines(store) -> list[dict]:
@@ -99,3 +101,35 @@ def test_a_second_round_starts_from_the_first_and_leaves_it_alone(run_dir, tmp_p
     assert before.keys() == after.keys() and before != after
     models = {c["model"] for row in two.sample(start).store.rows() for c in row["candidates"]}
     assert models == {start.path}
+
+    # With the first policy as reference, the second round begins where the first one came to.
+    kept = stages(run_dir, 2, "rounds_reference=first")
+    VERBS["reference"](kept)
+    VERBS["train"](kept)
+    assert kept.train("mask_dpo").key == two.train("mask_dpo").key
+    (line, *_) = lines(kept.train("mask_dpo", 2))
+    assert line["loss"] == pytest.approx(loss_at_first(kept, two, start), abs=1e-5)
+    assert abs(line["loss"] - math.log(2)) > 1e-3
+
+
+def loss_at_first(kept: Stages, moving: Stages, start) -> float:
+    """DPO's loss of the first batch of a round, from the log-probabilities of the policy that the
+    round starts from (which are its reference, if that moves) and of the first policy."""
+    pairs = sorted(kept.pair(start).store.rows(), key=lambda pair: pair["id"])
+    base, policy = (
+        {row["id"]: row for row in made.reference(start).store.rows()} for made in (kept, moving)
+    )
+    settings = kept.config.training
+
+    def reward(pair: dict, side: str) -> float:
+        of = zip(
+            pair[side]["weights"],
+            policy[pair["digest"]][side],
+            base[pair["digest"]][side],
+            strict=True,
+        )
+        return settings.beta * sum(weight * (ours - first) for weight, ours, first in of)
+
+    batch = global_batch(0, len(pairs), settings.batch_size, kept.config.seed)
+    margins = [reward(pairs[n], "chosen") - reward(pairs[n], "rejected") for n in batch]
+    return sum(math.log1p(math.exp(-margin)) for margin in margins) / len(batch)

@@ -35,6 +35,9 @@ class Config(Section):
     training: TrainingConfig = TrainingConfig()
     rounds: int = Field(default=1, ge=1)
     """On-policy rounds: each system's next round samples, and starts from, what it became."""
+    rounds_reference: Literal["first", "previous"] = "previous"
+    """The reference of a later round: the policy that this round starts from, or the first one of
+    all, from which all rounds together then stay within reach."""
     systems: dict[str, Changes] = {"mask_dpo": {}}
     """Trained systems: for each name, what differs from the training section."""
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -83,6 +86,8 @@ class Config(Section):
             )
         if self.rounds > 1 and (self.sampling.source == "input" or self.sampling.endpoint):
             raise ValueError("rounds sample from the aligned policy: set sampling.source=vllm")
+        if self.rounds == 1 and self.changed("rounds_reference"):
+            raise ValueError("rounds_reference is of a round after the first: set rounds=2 or more")
         if self.sampling.source == "input" and self.world is not None and not self.data.train:
             raise ValueError(
                 "the closed world brings no answers: give some about its people in data.train, or "

@@ -14,7 +14,7 @@ document, which the format does not hold.
 
 from typing import Any
 
-from maskdpo_ray.errors import UserError
+from maskdpo_ray.errors import RowRejected
 from maskdpo_ray.preference.token_spans import MaskError
 from maskdpo_ray.preference.weights import tile_sentences
 from maskdpo_ray.records import Candidate, Pair, Question, Sentence, Side, is_correct
@@ -57,17 +57,17 @@ def from_public(
     worst are found again from the verdicts, as for any other question.
 
     Args:
-        index: of the record in its file, from 0; it makes the ``id``.
+        index: of the record in its file, from 0; it makes the ``id`` (``public_id``).
         place: of the record, for errors; by default its line, from 1.
 
     Raises:
-        UserError: naming place and sentence, where a key is missing, the prompt is not one user's
-            message, or sentences and types do not fit the answer.
+        RowRejected: ``malformed_pair``, naming place and sentence, where a key is missing, the
+            prompt is not one user's message, or sentences and types do not fit the answer.
     """
     place = place or f"line {index + 1}"
     question = _message(record, "prompt", "user", place)
     return {
-        "id": f"public-{index:06}",
+        "id": public_id(index),
         "topic": question,
         "question": question,
         "document": None,
@@ -78,11 +78,20 @@ def from_public(
     }
 
 
+def public_id(index: int) -> str:
+    """The name of a record, which has none of its own: its position in the file, from 0."""
+    return f"public-{index:06}"
+
+
+def _malformed(detail: str) -> RowRejected:
+    return RowRejected("malformed_pair", detail)
+
+
 def _message(record: dict[str, Any], key: str, role: str, place: str) -> str:
     match record.get(key):
         case [{"role": found, "content": str(content)}] if found == role:
             return content
-    raise UserError(
+    raise _malformed(
         f"{place}: {key!r} must be a list of one message of role {role!r}; put a system prompt "
         "into model.system_prompt, and leave out conversations of several turns"
     )
@@ -95,17 +104,17 @@ def _candidate(record: dict[str, Any], name: str, index: int, place: str) -> Can
         case {"sents": list(sents), "type": list(types)} if len(sents) == len(types) > 0:
             pass
         case _:
-            raise UserError(f"{place}: {key!r} must hold as many 'sents' as 'type', and at least 1")
+            raise _malformed(f"{place}: {key!r} must hold as many 'sents' as 'type', at least 1")
     sentences: list[Sentence] = []
     position = 0
     for number, (sent, kind) in enumerate(zip(sents, types, strict=True)):
         where = f"{place}: sentence {number} of {key!r}"
-        if kind not in VERDICT_OF_TYPE:
-            raise UserError(f"{where} has type {kind!r}; known: {', '.join(VERDICT_OF_TYPE)}")
+        if not isinstance(kind, str) or kind not in VERDICT_OF_TYPE:
+            raise _malformed(f"{where} has type {kind!r}; known: {', '.join(VERDICT_OF_TYPE)}")
         text = sent.strip() if isinstance(sent, str) else ""
         start = response.find(text, position)
         if not text or start < 0 or response[position:start].strip():
-            raise UserError(
+            raise _malformed(
                 f"{where} {sent!r} does not stand in the answer where it should, at character "
                 f"{position} {response[position : position + 40]!r}: sentences must follow one "
                 "another with nothing but white space between"
@@ -122,7 +131,7 @@ def _candidate(record: dict[str, Any], name: str, index: int, place: str) -> Can
     try:
         tiled = tile_sentences(response, sentences)
     except MaskError as error:
-        raise UserError(f"{place}: {key!r}: {error.detail}") from None
+        raise _malformed(f"{place}: {key!r}: {error.detail}") from None
     return {
         "index": index,
         "seed": 0,

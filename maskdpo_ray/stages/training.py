@@ -115,21 +115,19 @@ class Training(Inputs):
         return ids
 
     def reference(self, policy: Policy | None = None) -> StreamStage:
-        """Keyed by the token ids of each pair, so masks and losses share what is computed once.
-
-        The reference of a round is the policy that it starts from.
-        """
+        """Keyed by the token ids of each pair, so masks and losses share what is computed once."""
         policy = policy or self.base
+        of = self.reference_policy(policy)
         training = self.config.training
         settings = {
-            "policy": policy.identity,
+            "policy": of.identity,
             "dtype": self.config.model.dtype,
             "attention": training.attention,
             **{key: True for key in ("use_liger_kernel", "load_in_4bit") if getattr(training, key)},
             **({"device": "cuda"} if self.config.resources.reference.gpus else {}),
         }
         store = self.dir.store(policy.stage("reference"), settings, REFERENCE_SCHEMA)
-        build = partial(ReferenceProcessor, self.model_of(policy), training)
+        build = partial(ReferenceProcessor, self.model_of(of), training)
         return StreamStage(
             store, build, self.config.resources.reference, column="digest", shared=True
         )
@@ -150,8 +148,12 @@ class Training(Inputs):
     # -- training -------------------------------------------------------------------------------
 
     def start(self, system: str, round: int) -> Policy:
-        """What a round of a system's training samples, refers to and starts from."""
+        """What a round of a system's training samples and starts from."""
         return self.base if round == 1 else self.trained(system, round - 1)
+
+    def reference_policy(self, start: Policy) -> Policy:
+        """What a round that starts from ``start`` refers to (``rounds_reference``)."""
+        return self.base if self.config.rounds_reference == "first" else start
 
     def train(self, system: str, round: int = 1) -> StageStore:
         """The store of a round of training: ``model/``, ``metrics.jsonl``, ``checkpoints/``."""
@@ -162,6 +164,8 @@ class Training(Inputs):
             "training": self.config.training_of(system).decides(),
             "seed": self.config.seed,
         }
+        if (reference := self.reference_policy(start)) != start:
+            settings["reference"] = reference.identity
         name = f"train-{_after(system, round)}"
         return self.dir.store(name, settings, NO_ROWS, self.pair(start).store)
 

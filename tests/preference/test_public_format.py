@@ -4,7 +4,7 @@ import pytest
 import real_tokenizers
 
 from maskdpo_ray.config import PreferenceConfig
-from maskdpo_ray.errors import UserError
+from maskdpo_ray.errors import RowRejected, UserError
 from maskdpo_ray.preference.public_format import (
     from_public,
     to_public,
@@ -58,6 +58,7 @@ def test_a_record_becomes_a_question_with_two_candidates():
         ({"rejected_item": {"sents": [], "type": []}}, "'rejected_item'"),
         ({"rejected_item": None}, "'rejected_item'"),
         (hallucinated("A king.", kind="maybe"), "sentence 0 .*'maybe'"),
+        (hallucinated("A king.", kind=["hallucination"]), "sentence 0 .*'hallucination'"),
         (hallucinated("A queen."), "sentence 0 .*queen"),
         (hallucinated("king."), "sentence 0"),
         (hallucinated(" "), "sentence 0"),
@@ -67,7 +68,7 @@ def test_a_record_becomes_a_question_with_two_candidates():
     ],
 )
 def test_errors_name_line_and_sentence(changes, words):
-    with pytest.raises(UserError, match=rf"^line 3: .*{words}"):
+    with pytest.raises(RowRejected, match=rf"^malformed_pair: line 3: .*{words}"):
         from_public(record(**changes), 2)
 
 
@@ -100,10 +101,16 @@ def test_a_pair_that_cannot_be_used_is_rejected_and_its_neighbours_read(tmp_path
     lone, empty = record(), record()
     lone["prompt"][0]["content"] = "What \ud800?"
     empty["prompt"][0]["content"] = " "
-    path.write_text("".join(json.dumps(each) + "\n" for each in (lone, empty, record())))
-    first, second, third = (row for _, row in read_pairs(path))
-    assert (first.reason, second.reason) == ("not_unicode", "empty_question")
-    assert third["candidates"] == from_public(record(), 2)["candidates"]
+    shifted = record(**hallucinated("A queen."))
+    given = (lone, empty, shifted, {"prompt": 1}, {}, record())
+    path.write_text("".join(json.dumps(each) + "\n" for each in given))
+    ids, found = zip(*read_pairs(path), strict=True)
+    assert len(set(ids)) == 6
+    *bad, good = found
+    malformed = ["malformed_pair"] * 3
+    assert [row.reason for row in bad] == ["not_unicode", "empty_question", *malformed]
+    assert "pairs.jsonl line 3: sentence 0" in bad[2].detail
+    assert good["candidates"] == from_public(record(), 5)["candidates"]
 
 
 def test_a_file_that_is_not_utf_8_is_named_with_its_line(tmp_path):
@@ -113,7 +120,7 @@ def test_a_file_that_is_not_utf_8_is_named_with_its_line(tmp_path):
         list(read_pairs(path))
 
 
-@pytest.mark.parametrize("line", ["{", "[]", '{"prompt": 1}'])
+@pytest.mark.parametrize("line", ["{", "[]"])
 def test_errors_name_the_file_too(tmp_path, line):
     path = tmp_path / "x.jsonl"
     path.write_text(f"\n{line}\n")

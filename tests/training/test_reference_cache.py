@@ -28,6 +28,7 @@ from maskdpo_ray.training.reference import ReferenceProcessor, reference_log_pro
 
 BLOCK = 2
 DATA = {"train": "questions", "test": "test"}
+SERVED = {"base_url": "http://host/v1", "model": "m", "constrain": "none"}
 
 
 @pytest.fixture
@@ -77,8 +78,7 @@ def test_a_policy_trained_anew_with_the_same_settings_is_another_one(stages, tmp
     """On other hardware, or on another number of workers, it ends some bits apart."""
     (tmp_path / "test.jsonl").write_text('{"id": "b", "topic": "u", "question": "r"}\n')
     data = {split: str(tmp_path / f"{name}.jsonl") for split, name in DATA.items()}
-    served = {"base_url": "http://host/v1", "model": "m", "constrain": "none"}
-    made = stages(rounds=2, data=data, annotation={"annotator": "judge", "endpoint": served})
+    made = stages(rounds=2, data=data, annotation={"annotator": "judge", "endpoint": SERVED})
 
     def keys(weights: str) -> list[str]:
         made.train("mask_dpo").finish({"steps": 1}, 0.0, weights=weights)
@@ -89,6 +89,25 @@ def test_a_policy_trained_anew_with_the_same_settings_is_another_one(stages, tmp
     first, second = keys("a"), keys("b")
     assert all(a != b for a, b in zip(first, second, strict=True))
     assert keys("a") == first
+
+
+def test_rounds_may_keep_the_first_policy_as_their_reference(stages):
+    asked = {"annotator": "judge", "endpoint": SERVED}
+    kept, moving = (
+        stages(rounds=2, rounds_reference=of, annotation=asked) for of in ("first", "previous")
+    )
+    start = kept.start("mask_dpo", 2)
+    assert start == moving.start("mask_dpo", 2) != kept.base
+    stages_of = [(made.reference(start), made.train("mask_dpo", 2)) for made in (kept, moving)]
+    of_kept, of_moving = ([each.store, trained] for each, trained in stages_of)
+    assert of_kept[0].settings["policy"] == kept.base.identity
+    assert of_moving[0].settings["policy"] == start.identity
+    assert all(a.key != b.key for a, b in zip(of_kept, of_moving, strict=True))
+    # The first round, and what is sampled for the second, is the same either way.
+    assert kept.reference().store.key == moving.reference().store.key
+    assert kept.train("mask_dpo").key == moving.train("mask_dpo").key
+    assert kept.pair(start).store.key == moving.pair(start).store.key
+    assert kept.training_job("mask_dpo", 2).model == moving.training_job("mask_dpo", 2).model
 
 
 def test_another_mask_loss_or_sharding_is_the_same_cache(stages, tiny_llama, tmp_path):
