@@ -1,13 +1,19 @@
 """Settings of evaluation."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from maskdpo_ray.config.annotation import AnnotationConfig
 from maskdpo_ray.config.evaluated import EvaluatedConfig, check_names
 from maskdpo_ray.config.factscore import FactScoreConfig
 from maskdpo_ray.config.section import Report, Section
+
+
+def _facts(value: Any) -> Any:
+    if value != "median" and not (type(value) is int and value >= 1):
+        raise ValueError("a number of facts of at least 1, or median")
+    return value
 
 
 class EvaluationConfig(Section):
@@ -22,7 +28,7 @@ class EvaluationConfig(Section):
     max_tokens: int = Field(default=1024, ge=1)
     bootstrap: Report[int] = Field(default=2000, ge=100)
     """Resamples of the topics for the 95 % interval."""
-    f1_k: Report[Annotated[int, Field(ge=1)] | Literal["median"]] = "median"
+    f1_k: Report[Annotated[int | Literal["median"], BeforeValidator(_facts)]] = "median"
     """K of F1@K, the facts that a reader wants of an answer: a number, or the median of the base's
     greedy answers."""
     annotation: AnnotationConfig | None = None

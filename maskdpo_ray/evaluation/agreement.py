@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from maskdpo_ray.errors import UserError
+from maskdpo_ray.evaluation.intervals import drawn_interval
 from maskdpo_ray.records import (
     CORRECT_VERDICTS,
     ERROR_VERDICT,
@@ -35,11 +36,12 @@ def agreement(
     Returns:
         ``precision``, ``recall``, ``f1`` of hallucinated sentences, ``accuracy``, ``kappa``
         (Cohen's: agreement beyond what the two shares of hallucinated sentences give by chance),
-        each ``[value, low, high]`` with its 95 % bootstrap interval over topics, all from 0 to 1
-        (kappa from -1), or None where undefined; ``sentences``: those that both judged, in all
-        ``hallucinated_examined`` and ``hallucinated_believed`` of them; ``errors_examined``,
-        ``errors_believed``: sentences without a verdict, left out; ``verdicts``: counts from
-        examined verdict to believed verdict; ``questions``, ``topics``.
+        each ``[value, low, high]`` with its 95 % interval over topics (``intervals.py``), all from
+        0 to 1 (kappa from -1), or None where undefined; ``low`` and ``high`` are None where there
+        is no interval: of one topic, and of a kappa that no resample changes; ``sentences``: those
+        that both judged, in all ``hallucinated_examined`` and ``hallucinated_believed`` of them;
+        ``errors_examined``, ``errors_believed``: sentences without a verdict, left out;
+        ``verdicts``: counts from examined verdict to believed verdict; ``questions``, ``topics``.
 
     Raises:
         UserError: no sentence has two verdicts.
@@ -69,9 +71,20 @@ def agreement(
     drawn = np.random.default_rng(seed).multinomial(
         len(table), np.full(len(table), 1 / len(table)), size=resamples
     )
-    values, spread = _figures(whole[None]), _figures(drawn @ table)
+    values, spread, by_topic = _figures(whole[None]), _figures(drawn @ table), _figures(table)
+
+    def interval(name: str) -> list[float] | None:
+        # Kappa, no share of anything, has no interval where no resample changes it.
+        of = by_topic["accuracy" if name == "kappa" else name]
+        topics = int(np.isfinite(of).sum())
+        share = None if name == "kappa" else float(values[name][0])
+        return drawn_interval(share, spread[name], topics)
+
     return {
-        **{name: _with_interval(values[name][0], spread[name]) for name in values},
+        **{
+            name: None if np.isnan(value) else [float(value), *(interval(name) or (None, None))]
+            for name, [value] in values.items()
+        },
         "sentences": int(whole.sum()),
         "hallucinated_examined": int(whole[BOTH] + whole[FALSE_ALARM]),
         "hallucinated_believed": int(whole[BOTH] + whole[MISSED]),
@@ -118,9 +131,3 @@ def _figures(counts: np.ndarray) -> dict[str, np.ndarray]:
             "accuracy": accuracy,
             "kappa": (accuracy - chance) / (1 - chance),
         }
-
-
-def _with_interval(value: float, spread: np.ndarray) -> list[float] | None:
-    if np.isnan(value):
-        return None
-    return [float(value), *map(float, np.nanquantile(spread, (0.025, 0.975)))]

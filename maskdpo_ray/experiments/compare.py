@@ -5,11 +5,13 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from math import sqrt
 from typing import Any
 
 import numpy as np
 
 from maskdpo_ray.evaluation.factscore.score import answer_score
+from maskdpo_ray.evaluation.intervals import NO_WIDTH, wilson
 from maskdpo_ray.evaluation.responses import Responses, read_responses
 from maskdpo_ray.experiments.published import has_figure
 from maskdpo_ray.records import FactRow, Question
@@ -151,10 +153,14 @@ def score(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Mean over the seeds, its 95 % interval over topics, and beside it where they are counted the
     lengths, and what became of the answers of all seeds.
 
-    ``score`` and ``ci95`` are None, and ``not_scored`` says why, where a seed has no score.
+    ``score`` and ``ci95`` are None, and ``not_scored`` says why, where a seed has no score; of one
+    topic ``ci95`` alone is None.
     """
     found = _over_seeds([[each] for each in outcomes], lambda scores: scores[0])
     del found["topics_left_out"]  # of a comparison
+    if found["ci95"]:
+        low, high = found["ci95"]
+        found["ci95"] = [max(0.0, low), min(100.0, high)]
     told = {"score": found.pop("points"), **found}
     if all(each.sentences is not None for each in outcomes):
         told["sentences"] = float(np.mean([each.sentences for each in outcomes]))
@@ -217,7 +223,11 @@ def _over_seeds(
     ``topics_left_out`` are those that only some have one for). The interval is a Bayesian
     bootstrap (Rubin 1981): a topic weighs the same for all systems, and in every seed that has it.
     So it is drawn once where seeds share their questions, and worlds, which have topics of their
-    own, are drawn apart; the seeds themselves are not drawn.
+    own, are drawn apart; the seeds themselves are not drawn. Of one topic there is no interval
+    (``ci95`` is None). Where no score of any seed differs between topics, so that no resample
+    differs either, Wilson's interval of each score takes its place (``evaluation/intervals.py``);
+    of a function of several, the root of the sum of squares of how far theirs reach (Zou and
+    Donner 2008).
     """
     shared = [sorted(set.intersection(*(set(each.parts) for each in of_seed))) for of_seed in seeds]
     together, some = set().union(*shared), set()
@@ -228,14 +238,34 @@ def _over_seeds(
         reasons = [each.not_scored for outcomes in seeds for each in outcomes if each.not_scored]
         reason = next(iter(reasons), "no topic has a score from all that is compared")
         return {"points": None, "by_seed": [], "ci95": None, **counted, "not_scored": reason}
-    by_seed, means = [], np.zeros(RESAMPLES)
+    by_seed, means, reach = [], np.zeros(RESAMPLES), 0.0
     for topics, outcomes in zip(shared, seeds, strict=True):
         parts = np.array([[each.parts[topic] for topic in topics] for each in outcomes])
         by_seed.append(float(of(_percent(parts.sum(axis=1)))))
         weights = np.stack([_weights(topic) for topic in topics], axis=1)
         means += of(_percent(weights @ parts)) / len(seeds)
-    interval = [float(edge) for edge in np.quantile(means, (0.025, 0.975))]
-    return {"points": float(np.mean(by_seed)), "by_seed": by_seed, "ci95": interval, **counted}
+        reach += _reach(parts) / len(seeds)
+    points = float(np.mean(by_seed))
+    interval: list[float] | None = [float(edge) for edge in np.quantile(means, (0.025, 0.975))]
+    if len(together) < 2:
+        interval = None
+    elif reach and np.ptp(means) < NO_WIDTH:
+        interval = [points - reach, points + reach]
+    return {"points": points, "by_seed": by_seed, "ci95": interval, **counted}
+
+
+def _reach(parts: np.ndarray) -> float:
+    """How far Wilson's intervals of scores reach together, in percent; 0 where one differs between
+    topics.
+
+    Args:
+        parts: numerators and denominators, ``[outcomes, topics, 2]``.
+    """
+    if np.ptp(parts[..., 0] / parts[..., 1], axis=1).max() > NO_WIDTH:
+        return 0.0
+    shares = parts[..., 0].sum(axis=1) / parts[..., 1].sum(axis=1)
+    edges = [(share, *wilson(float(share), parts.shape[1])) for share in shares]
+    return 100 * sqrt(sum(max(share - low, high - share) ** 2 for share, low, high in edges))
 
 
 def _percent(parts: np.ndarray) -> np.ndarray:
@@ -264,6 +294,8 @@ def claim(
     """
     if reason := found.get("not_scored"):
         return not_testable(table, text, reason, paper)
+    if found["ci95"] is None:
+        return not_testable(table, text, "one topic tells nothing about others", paper)
     low, _ = found["ci95"]
     seeds = found["by_seed"]
     entry = {

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from maskdpo_ray.report.figures import COLOURS, as_svg, legend, line_style, new_figure
-from maskdpo_ray.report.table import aligned
+from maskdpo_ray.report.table import NO_INTERVAL, aligned
 from maskdpo_ray.storage import Folder
 
 
@@ -76,12 +76,12 @@ def mean_count(counts: Sequence[int]) -> str:
 
 def with_interval(found: Mapping[str, Any]) -> list[str]:
     """Cells of a score or difference: mean, interval, by seed."""
-    if found["ci95"] is None:
-        return ["", "", ""]
     value = found.get("score", found.get("points"))
-    low, high = found["ci95"]
+    if value is None:
+        return ["", "", ""]
+    edges = found["ci95"] and "{:.1f} to {:.1f}".format(*found["ci95"])
     seeds = ", ".join(f"{each:.1f}" for each in found["by_seed"])
-    return [f"{value:.1f}", f"{low:.1f} to {high:.1f}", seeds]
+    return [f"{value:.1f}", edges or NO_INTERVAL, seeds]
 
 
 def lengths(found: Mapping[str, Any]) -> list[str]:
@@ -133,7 +133,7 @@ def bars(title: str, axis_title: str, given: Sequence[Bar]) -> str:
 
 
 def scored(by_key: Mapping[Any, Mapping[str, Any]]) -> dict[Any, Mapping[str, Any]]:
-    """Those of the scores or differences that there are, which a plot can show."""
+    """Those of the scores or differences that have an interval, which a plot shows."""
     return {key: of for key, of in by_key.items() if of["ci95"] is not None}
 
 

@@ -159,10 +159,11 @@ def _best_plot(best: Mapping[str, Mapping[str, Any]]) -> str:
     axis = axes.flat[0]
     for index, (name, result) in enumerate(best.items()):
         ns = [int(n) for n in result["macro"]]
-        low, high = zip(*result["ci95"].values(), strict=True)
         style = line_style(index, ns, marked=True)
         axis.plot(ns, result["macro"].values(), label=name, **style)
-        axis.fill_between(ns, low, high, color=style["color"], alpha=0.12, linewidth=0)
+        if all(result["ci95"].values()):  # of one topic there is none
+            low, high = zip(*result["ci95"].values(), strict=True)
+            axis.fill_between(ns, low, high, color=style["color"], alpha=0.12, linewidth=0)
     axis.set_xscale("log", base=2)
     every = sorted({int(n) for result in best.values() for n in result["macro"]})
     axis.set_xticks(every, [str(n) for n in every])

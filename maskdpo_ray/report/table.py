@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 Table = list[list[str]]
+NO_INTERVAL = "n/a"  # one topic tells nothing about others
 
 
 def score_rows(report: Mapping[str, Any]) -> Table:
@@ -234,7 +235,7 @@ def _figure(found: list[float] | None) -> list[str]:
     if found is None:
         return ["undefined", ""]
     value, low, high = found
-    return [f"{value:.3f}", f"{low:.3f}-{high:.3f}"]
+    return [f"{value:.3f}", NO_INTERVAL if low is None else f"{low:.3f}-{high:.3f}"]
 
 
 def aligned(table: Table, names: int = 1) -> str:
@@ -278,6 +279,5 @@ def _mean(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
 
-def _interval(edges: tuple[float, float]) -> str:
-    low, high = edges
-    return f"{low:.1f}-{high:.1f}"
+def _interval(edges: list[float] | None) -> str:
+    return "{:.1f}-{:.1f}".format(*edges) if edges else NO_INTERVAL

@@ -52,7 +52,7 @@ def test_sentences_without_two_verdicts_are_counted_and_left_out():
 def test_what_is_undefined_is_none():
     found = compare(["ok"], ["ok"])
     assert found["precision"] is found["recall"] is found["f1"] is found["kappa"] is None
-    assert found["accuracy"] == [1.0, 1.0, 1.0]
+    assert found["accuracy"] == [1.0, None, None], "one topic tells nothing about others"
 
 
 def test_intervals_are_over_topics():
@@ -64,7 +64,14 @@ def test_intervals_are_over_topics():
     value, low, high = agreement(agree + differ)["accuracy"]
     assert value == 0.5 and 0.2 < low < 0.35 and 0.65 < high < 0.8
     assert agreement(agree + differ) == agreement(agree + differ)
-    assert agreement(agree)["kappa"] == [1.0, 1.0, 1.0]
+    alike = agreement(agree)
+    assert alike["kappa"] == [1.0, None, None]
+    lowest = pytest.approx(10 / (10 + 1.96**2), abs=1e-4)  # Wilson's, of ten of ten
+    assert alike["accuracy"] == alike["recall"] == [1.0, lowest, 1.0]
+    # Hallucinations stand in one topic: what is told of them is told of it alone.
+    one = [(question(f"r{n}", "ok"),) * 2 for n in range(9)] + agree[:1]
+    assert agreement(one)["recall"] == [1.0, None, None]
+    assert agreement(one)["accuracy"][1] < 1
 
 
 def test_other_sentences_are_refused():

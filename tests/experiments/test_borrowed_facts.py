@@ -26,8 +26,8 @@ def test_facts_borrowed_from_the_nearest_are_seen():
     topics = [f"t{n}" for n in range(21)]
     facts = {topic: {("fact", topic)} for topic in topics}
     neighbour = [(topics[n], {("fact", topics[n + 1])}) for n in range(20)]
-    found = by_distance(neighbour, facts, topics, on_a_circle(21), bins=5)
-    assert shares(found) == pytest.approx([25, 0, 0, 0, 0])  # one of four in the nearest part
+    found = by_distance(neighbour, facts, topics, on_a_circle(21), bins=10)
+    assert shares(found) == pytest.approx([50, *[0] * 9])  # one of two in the nearest part
     assert sum(pairs for of in found for _, pairs in of.parts.values()) == 20 * 20
     assert difference(found[:1], found[-1:])["ci95"][0] > 0
 

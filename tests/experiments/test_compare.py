@@ -20,6 +20,7 @@ from maskdpo_ray.experiments.compare import (
     score,
     verdict_counts,
 )
+from maskdpo_ray.experiments.results import with_interval
 
 
 def row(topic: str, *answers: str) -> dict:
@@ -162,6 +163,28 @@ def test_topics_are_drawn_for_both_systems_together(worlds):
     gap = [(made(w, 0.3), made(w)) for w in worlds]
     floor = [(made(w, 0.1), made(w)) for w in worlds]
     assert gap_difference(gap, floor)["points"] == pytest.approx(20)
+
+
+def test_topics_that_all_say_the_same_leave_room_for_others():
+    """No wrong answer of twenty, or all of them: neither is a score without doubt."""
+    right, wrong = ({f"t{n}": share for n in range(20)} for share in (1.0, 0.0))
+    found = score([made(right)])
+    assert found["ci95"] == pytest.approx([83.89, 100], abs=0.01)
+    assert score([made(right)] * 3)["ci95"] == pytest.approx(found["ci95"])
+    ahead = difference([made(right)] * 3, [made(wrong)] * 3)
+    assert ahead["ci95"] == pytest.approx([100 - 2**0.5 * 16.11, 100 + 2**0.5 * 16.11], abs=0.02)
+    assert claim(2, "more", ahead, "1")["verdict"] == "reproduced"
+    level = difference([made(right)] * 3, [made(right)] * 3)
+    assert level["ci95"][0] < 0 < level["ci95"][1]
+
+
+def test_one_topic_tells_nothing_about_others():
+    one = [made({"t": 0.5})] * 3
+    found = score(one)
+    assert (found["score"], found["ci95"], found["topics"]) == (50, None, 1)
+    assert with_interval(found) == ["50.0", "n/a", "50.0, 50.0, 50.0"]
+    of = claim(2, "more", difference(one, one), "1")
+    assert (of["verdict"], of["reason"]) == ("not testable", "one topic tells nothing about others")
 
 
 def test_noise_lowers_a_gap_whichever_side_of_it_is_ahead(worlds):
