@@ -61,6 +61,8 @@ class Side(TypedDict):
     token_ids: list[int]
     weights: list[float]  # one per token: 1 learns from it, 0 does not, or something between
     owners: list[int]  # one per token: position in ``sentences`` of its own, or NO_SENTENCE
+    # One per token: what it weighs in a correct sentence, whatever the side; None: not known.
+    correct: NotRequired[list[float] | None]
     sentences: list[Sentence]
     score: float  # (sentences - hallucinated) / sentences
 
@@ -154,6 +156,7 @@ SIDE = pa.struct(
         ("token_ids", _INTS),
         ("weights", _FLOATS),
         ("owners", _INTS),
+        ("correct", _FLOATS),
         ("sentences", pa.list_(SENTENCE)),
         ("score", pa.float64()),
     ]

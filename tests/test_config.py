@@ -128,6 +128,13 @@ def test_one_candidate_is_refused_with_the_reason():
         ({"annotation": {"annotator": "closed_world", "error_rate": 0.5}}, "less than 0.5"),
         ({"annotation": {"annotator": "anah", "model": "m", "error_rate": 0.1}}, "is of annotator"),
         ({"preference": {"weights": "confidence"}}, "needs verdicts that come with one"),
+        (
+            {
+                "preference": {"shared_openings": "mask"},
+                "annotation": {"annotator": "closed_world", "prune": True},
+            },
+            "pruned ones are not judged: set annotation.prune=false",
+        ),
         ({"evaluation": {"annotation": {"annotator": "labels"}}}, "cannot judge new answers"),
         ({"resources": {"sampler": {"actors": 0}}}, "a number of at least 1 or [least, most]"),
         ({"training": {"beta": 0}}, "training.beta: Input should be greater than 0"),
@@ -142,6 +149,13 @@ def test_one_candidate_is_refused_with_the_reason():
             },
             "systems.b.label_smoothing: loss 'kto_pair' has no label smoothing",
         ),
+        (
+            {"training": {"anchor_weight": 0.1}, "systems": {"a": {}, "dpo": {"mask": "none"}}},
+            "anchor_weight holds correct sentences up, and mask=none knows none",
+        ),
+        ({"training": {"anchor": "reference"}}, "set anchor_weight, or remove it"),
+        ({"training": {"rejected_floor_per": "token"}}, "set rejected_floor, or remove it"),
+        ({"training": {"rejected_floor": 0}}, "rejected_floor: Input should be greater than 0"),
         ({"training": {"lora": {"dropout": 0.1}}}, "differ from its reference"),
         ({"model": {"revision": "main"}}, "world provides the model: remove model.revision"),
         ({"systems": {"a": {"attention": "eager"}}}, "set training.attention"),

@@ -18,6 +18,9 @@ class PreferenceConfig(Section):
     weights: Literal["verdict", "confidence"] = "verdict"
     """What a token of a sentence to learn from weighs: one, or the annotator's probability of its
     verdict (`annotation.confidence`), so that it teaches less where the annotator doubts."""
+    shared_openings: Literal["keep", "mask"] = "keep"
+    """An incorrect sentence is learnt from its first token on, or only from where it departs from
+    every correct sentence among the question's candidates."""
     questions: Content[str | None] = None
     """A file of questions (docs/data.md): pairs of these alone, by their ids. The others of
     `data.train` are sampled and annotated all the same, so runs of several parts share that."""

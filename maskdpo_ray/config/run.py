@@ -84,6 +84,11 @@ class Config(Section):
                 "preference.weights=confidence needs verdicts that come with one: set "
                 "annotation.confidence=true (annotator judge), or remove it"
             )
+        if self.preference.shared_openings == "mask" and self.annotation.prune:
+            raise ValueError(
+                "preference.shared_openings=mask reads the correct sentences of all candidates, "
+                "and pruned ones are not judged: set annotation.prune=false, or remove it"
+            )
         if self.rounds > 1 and (self.sampling.source == "input" or self.sampling.endpoint):
             raise ValueError("rounds sample from the aligned policy: set sampling.source=vllm")
         if self.rounds == 1 and self.changed("rounds_reference"):

@@ -99,6 +99,14 @@ class TrainingConfig(Section):
     """Probability that a preference is flipped (`sigmoid`, `robust`)."""
     nll_weight: float = Field(default=0.0, ge=0)
     """Weight of the mean negative log-likelihood per kept chosen token (RPO's alpha)."""
+    anchor_weight: float = Field(default=0.0, ge=0)
+    """Weight of what holds the correct sentences of *both* answers up, per token."""
+    anchor: Literal["nll", "reference"] = "nll"
+    """Their negative log-likelihood, or what they have fallen below the reference."""
+    rejected_floor: float | None = Field(default=None, gt=0)
+    """Nats below the reference under which an incorrect sentence is pushed no further."""
+    rejected_floor_per: Literal["sentence", "token"] = "sentence"
+    """Whether that bounds the sum over a sentence of the rejected answer or each of its tokens."""
     lora: LoraConfig | None = None
     """Train low-rank adapters instead of all weights."""
     learning_rate: float = Field(default=5e-6, gt=0)
@@ -188,6 +196,15 @@ class TrainingConfig(Section):
     def _nothing_ignored(self) -> "TrainingConfig":
         if not self.holdout and self.changed("eval_every"):
             raise ValueError("eval_every examines pairs held out: set holdout, or remove it")
+        if self.anchor_weight and self.mask == "none":
+            raise ValueError(
+                "anchor_weight holds correct sentences up, and mask=none knows none: set mask="
+                "sentence, or anchor_weight=0 (nll_weight holds the chosen answer up)"
+            )
+        if not self.anchor_weight and self.changed("anchor"):
+            raise ValueError("anchor weighs nothing: set anchor_weight, or remove it")
+        if self.rejected_floor is None and self.changed("rejected_floor_per"):
+            raise ValueError("rejected_floor_per bounds nothing: set rejected_floor, or remove it")
         return self
 
     @model_validator(mode="after")

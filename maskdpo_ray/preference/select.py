@@ -2,10 +2,13 @@
 
 import hashlib
 import json
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 from maskdpo_ray.config import PreferenceConfig
 from maskdpo_ray.errors import RowRejected
+from maskdpo_ray.preference.openings import Openings, correct_openings, sentence_keys
 from maskdpo_ray.preference.ranking import Tally, as_best, as_worst, tally
 from maskdpo_ray.preference.token_spans import MaskError, token_spans
 from maskdpo_ray.preference.weights import SideName, owning_sentences, token_weights, truncate
@@ -134,8 +137,12 @@ def build_pair(
         )
     try:
         selection = select_pair(row["candidates"])
+        openings = None
+        if settings.shared_openings == "mask":
+            usable = [each for each in row["candidates"] if is_usable(each)]
+            openings = correct_openings(usable, tokenizer, _weighing(settings))
         chosen, rejected = (
-            _side(row["candidates"][n], name, tokenizer, room, settings)
+            _side(row["candidates"][n], name, tokenizer, room, settings, openings)
             for n, name in ((selection.best, "chosen"), (selection.worst, "rejected"))
         )
     except (NoPair, MaskError) as error:
@@ -157,31 +164,40 @@ def token_digest(prompt: list[int], chosen: list[int], rejected: list[int]) -> s
     return hashlib.sha256(json.dumps([list(prompt), chosen, rejected]).encode()).hexdigest()
 
 
+def _weighing(settings: PreferenceConfig) -> Callable[..., list[float]]:
+    return partial(token_weights, no_fact=settings.no_fact, weights=settings.weights)
+
+
 def _side(
-    candidate: Candidate, name: SideName, tokenizer: Any, room: int, settings: PreferenceConfig
+    candidate: Candidate,
+    name: SideName,
+    tokenizer: Any,
+    room: int,
+    settings: PreferenceConfig,
+    openings: Openings | None,
 ) -> Side:
-    response, sentences = candidate["response"], candidate["sentences"]
+    token_ids, response = candidate["token_ids"], candidate["response"]
+    sentences, weigh = candidate["sentences"], _weighing(settings)
     try:
-        spans = token_spans(tokenizer, candidate["token_ids"], response)
+        spans = token_spans(tokenizer, token_ids, response)
         owners = owning_sentences(spans, response, sentences)
-        weights = token_weights(
-            owners,
-            sentences,
-            side=name,
-            no_fact=settings.no_fact,
-            eos=settings.eos,
-            weights=settings.weights,
-        )
+        weights = weigh(owners, sentences, side=name, eos=settings.eos)
+        # The end of turn stands in no sentence.
+        correct = weigh(owners, sentences, side="chosen", eos="mask")
     except MaskError as error:
         raise MaskError(
             error.reason, f"candidate {candidate['index']} ({name}): {error.detail}"
         ) from None
+    if openings is not None and name == "rejected":
+        keys = sentence_keys(token_ids, spans, response, owners)
+        weights = openings.left_out(weights, keys, owners)
     side: Side = {
         "index": candidate["index"],
         "response": response,
-        "token_ids": list(candidate["token_ids"]),
+        "token_ids": list(token_ids),
         "weights": weights,
         "owners": owners,
+        "correct": correct,
         "sentences": sentences,
         "score": score(sentences),
     }
@@ -192,6 +208,7 @@ def _side(
         raise NoPair(
             f"zero_weight_{name}",
             f"candidate {candidate['index']} has no token to learn from among its first "
-            f"{len(kept['token_ids'])} of {len(side['token_ids'])}: raise preference.max_length",
+            f"{len(kept['token_ids'])} of {len(side['token_ids'])}: raise preference.max_length"
+            + (", or set preference.shared_openings=keep" if openings else ""),
         )
     return kept

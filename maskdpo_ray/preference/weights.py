@@ -145,13 +145,9 @@ def _check_blank(response: str, start: int, end: int) -> None:
 
 
 def truncate(side: Side, max_tokens: int) -> Side:
-    """The first ``max_tokens`` tokens with their weights and owners.
+    """The first ``max_tokens`` tokens with what is aligned with them.
 
     Response, sentences and score stay whole: they tell what was judged.
     """
-    return {
-        **side,
-        "token_ids": side["token_ids"][:max_tokens],
-        "weights": side["weights"][:max_tokens],
-        "owners": side["owners"][:max_tokens],
-    }
+    aligned = ("token_ids", "weights", "owners", "correct")
+    return {**side, **{name: side[name][:max_tokens] for name in aligned}}

@@ -3,17 +3,17 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from maskdpo_ray.config import TrainingConfig
 from maskdpo_ray.errors import UserError
-from maskdpo_ray.records import Pair
+from maskdpo_ray.preference.weights import SideName
+from maskdpo_ray.records import NO_SENTENCE, Pair
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-Mask = Literal["sentence", "none"]
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,19 @@ class Response:
     token_ids: np.ndarray  # int64
     weights: np.ndarray  # float32
     reference: np.ndarray  # float32, log-probabilities under the frozen base
+    owners: np.ndarray | None = None  # int64, the sentence of each; None: they are of one
+    correct: np.ndarray | None = None  # float32, weights in the anchor; None where there is none
+
+    @property
+    def listed(self) -> np.ndarray:
+        """Indices of the tokens that the loss reads: of a non-zero weight, in it or the anchor."""
+        read = self.weights != 0
+        return np.flatnonzero(read if self.correct is None else read | (self.correct != 0))
 
     @property
     def end(self) -> int:
-        """Index behind the last token with a non-zero weight."""
-        kept = np.flatnonzero(self.weights)
-        return int(kept[-1]) + 1 if len(kept) else 1
+        """Index behind the last token that the loss reads."""
+        return int(self.listed[-1]) + 1 if len(self.listed) else 1
 
 
 @dataclass(frozen=True)
@@ -40,14 +47,17 @@ class TrainingPair:
     weight: float = 1.0  # a factor on its loss
 
     @property
+    def sides(self) -> tuple[Response, Response]:
+        return self.chosen, self.rejected
+
+    @property
     def length(self) -> int:
         """Tokens of the longer of the two sequences."""
-        responses = max(len(self.chosen.token_ids), len(self.rejected.token_ids))
-        return len(self.prompt_ids) + responses
+        return len(self.prompt_ids) + max(len(side.token_ids) for side in self.sides)
 
     def tokens(self, packed: bool) -> int:
         """What the pair takes in a forward pass: its two sequences, or twice the longer one."""
-        sides = [len(self.prompt_ids) + side.end - 1 for side in (self.chosen, self.rejected)]
+        sides = [len(self.prompt_ids) + side.end - 1 for side in self.sides]
         return sum(sides) if packed else 2 * max(sides)
 
 
@@ -55,10 +65,10 @@ class TrainingPair:
 class Batch:
     """Sequences of one forward pass: the chosen ones first, then the rejected ones.
 
-    A sequence is the prompt's ids and the response's ids, as far as a token with a non-zero
-    weight is still to be predicted: what comes later changes nothing. Sequences are rows, right
-    padded, or packed one behind another in a single row. Only tokens with a non-zero weight are
-    listed in the per-token tensors.
+    A sequence is the prompt's ids and the response's ids, as far as a token that the loss reads
+    is still to be predicted: what comes later changes nothing. Sequences are rows, right padded, or
+    packed one behind another in a single row. Only tokens that the loss reads
+    (``Response.listed``) are listed in the per-token tensors.
     """
 
     sizes: tuple[int, ...]  # [2 * pairs], tokens of every sequence
@@ -69,7 +79,10 @@ class Batch:
     targets: "Tensor"  # int64 [tokens]
     weights: "Tensor"  # float32 [tokens]
     reference: "Tensor"  # float32 [tokens]
+    correct: "Tensor"  # float32 [tokens], weights in the anchor
     owner: "Tensor"  # int64 [tokens], the sequence a token belongs to
+    sentence: "Tensor"  # int64 [tokens], the sentence a token belongs to, counted over the batch
+    sentence_owner: "Tensor"  # int64 [sentences], the sequence a sentence belongs to
     pair_weights: "Tensor"  # float32 [pairs], factors on their losses
 
     @property
@@ -87,7 +100,9 @@ class Batch:
 
 
 def training_pairs(
-    pairs: Iterable[Pair], references: Mapping[str, Mapping[str, Sequence[float]]], mask: Mask
+    pairs: Iterable[Pair],
+    references: Mapping[str, Mapping[str, Sequence[float]]],
+    settings: TrainingConfig,
 ) -> list[TrainingPair]:
     """Join pairs and reference log-probabilities, in the order of their ids.
 
@@ -96,11 +111,12 @@ def training_pairs(
 
     Args:
         references: by pair digest, a log-probability for every response token of both sides.
-        mask: ``none`` replaces all weights by one (vanilla DPO).
+        settings: ``mask: none`` replaces all weights by one (vanilla DPO).
 
     Raises:
         UserError: naming the row, where a pair is repeated, has no reference or one of another
-            length, has a side from which nothing would be learnt, or a weight that is no factor.
+            length, has a side from which nothing would be learnt, a weight that is no factor, or
+            does not tell what the loss reads of it.
     """
     rows: dict[str, TrainingPair] = {}
     for pair in pairs:
@@ -123,10 +139,15 @@ def training_pairs(
         rows[name] = TrainingPair(
             id=name,
             prompt_ids=np.asarray(pair["prompt_ids"], dtype=np.int64),
-            chosen=_response(pair, "chosen", reference, mask),
-            rejected=_response(pair, "rejected", reference, mask),
+            chosen=_response(pair, "chosen", reference, settings),
+            rejected=_response(pair, "rejected", reference, settings),
             weight=pair["weight"],
         )
+        if settings.anchor_weight and not any(each.correct.any() for each in rows[name].sides):
+            raise UserError(
+                f"pair {name!r} has no token of a correct sentence, so there is nothing to hold "
+                "up: leave it out, or set training.anchor_weight=0"
+            )
     if not rows:
         raise UserError("there are no preference pairs to train on: the report says why")
     return [rows[name] for name in sorted(rows)]
@@ -134,29 +155,53 @@ def training_pairs(
 
 def _response(
     pair: Pair,
-    side: Literal["chosen", "rejected"],
+    side: SideName,
     reference: Mapping[str, Sequence[float]],
-    mask: Mask,
+    settings: TrainingConfig,
 ) -> Response:
     token_ids = np.asarray(pair[side]["token_ids"], dtype=np.int64)
     weights = np.asarray(pair[side]["weights"], dtype=np.float32)
     log_probs = np.asarray(reference[side], dtype=np.float32)
-    for what, given in (("weights", weights), ("reference log-probabilities", log_probs)):
+    owners = np.asarray(pair[side]["owners"], dtype=np.int64)
+    correct = _anchor_weights(pair, side) if settings.anchor_weight else None
+    for what, given in (
+        ("weights", weights),
+        ("reference log-probabilities", log_probs),
+        ("owners", owners),
+        ("weights of correct sentences", token_ids if correct is None else correct),
+    ):
         if len(given) != len(token_ids):
             raise UserError(
                 f"pair {pair['id']!r}: {side} has {len(token_ids)} tokens and {len(given)} {what}; "
                 "they come from different runs: run those stages again"
             )
-    if mask == "none":
+    if settings.mask == "none":
         weights = np.ones_like(weights)
-    if not ((weights >= 0) & (weights <= 1)).all():
-        raise UserError(f"pair {pair['id']!r}: weights of {side} must lie between 0 and 1")
+    for given in (weights, weights if correct is None else correct):
+        if not ((given >= 0) & (given <= 1)).all():
+            raise UserError(f"pair {pair['id']!r}: weights of {side} must lie between 0 and 1")
     if not weights.any():
         raise UserError(
             f"pair {pair['id']!r}: every weight of {side} is zero, so nothing would be learnt "
             "from it: reject the pair"
         )
-    return Response(token_ids, weights, log_probs)
+    bounded = settings.rejected_floor is not None and settings.rejected_floor_per == "sentence"
+    if bounded and side == "rejected" and (owners == NO_SENTENCE).all():
+        raise UserError(
+            f"pair {pair['id']!r} does not tell the sentences of its rejected answer: set "
+            "training.rejected_floor_per=token"
+        )
+    return Response(token_ids, weights, log_probs, owners, correct)
+
+
+def _anchor_weights(pair: Pair, side: SideName) -> np.ndarray:
+    known = pair[side].get("correct")
+    if known is None:
+        raise UserError(
+            f"pair {pair['id']!r} does not tell the correct sentences of its {side} answer: set "
+            "training.anchor_weight=0 (training.nll_weight holds up what the chosen one learns)"
+        )
+    return np.asarray(known, dtype=np.float32)
 
 
 def collate(pairs: Sequence[TrainingPair], packed: bool = False) -> Batch:
@@ -172,19 +217,26 @@ def collate(pairs: Sequence[TrainingPair], packed: bool = False) -> Batch:
     starts = np.cumsum(sizes) - sizes if packed else np.arange(len(sequences)) * length
     input_ids = np.zeros(rows * length, dtype=np.int64)
     position_ids = np.tile(np.arange(length), rows)
-    positions, targets, weights, reference, owner = [], [], [], [], []
+    positions, targets, weights, reference, correct = [], [], [], [], []
+    owner, sentence, sentence_owner = [], [], []
     for number, (prompt, response) in enumerate(sequences):
         start, size = starts[number], sizes[number]
         input_ids[start : start + size] = np.concatenate([prompt, response.token_ids])[:size]
         if packed:
             position_ids[start : start + size] = np.arange(size)
-        kept = np.flatnonzero(response.weights)
+        kept = response.listed
         # The token at index k of the response is predicted one position before it stands.
         positions.append(start + len(prompt) - 1 + kept)
         targets.append(response.token_ids[kept])
         weights.append(response.weights[kept])
         reference.append(response.reference[kept])
+        unknown = response.correct is None
+        correct.append(np.zeros(len(kept), np.float32) if unknown else response.correct[kept])
         owner.append(np.full(len(kept), number))
+        owners = np.zeros(len(kept)) if response.owners is None else response.owners[kept]
+        names, places = np.unique(owners, return_inverse=True)
+        sentence.append(len(sentence_owner) + places)
+        sentence_owner += [number] * len(names)
     mask = None if packed else torch.from_numpy(np.arange(length) < sizes[:, None]).long()
     return Batch(
         sizes=tuple(sizes.tolist()),
@@ -195,12 +247,16 @@ def collate(pairs: Sequence[TrainingPair], packed: bool = False) -> Batch:
         targets=torch.from_numpy(np.concatenate(targets)),
         weights=torch.from_numpy(np.concatenate(weights)),
         reference=torch.from_numpy(np.concatenate(reference)),
+        correct=torch.from_numpy(np.concatenate(correct)),
         owner=torch.from_numpy(np.concatenate(owner)),
+        sentence=torch.from_numpy(np.concatenate(sentence)),
+        sentence_owner=torch.tensor(sentence_owner, dtype=torch.int64),
         pair_weights=torch.tensor([pair.weight for pair in pairs], dtype=torch.float32),
     )
 
 
 def idle_batch(packed: bool = False) -> Batch:
     """The smallest batch there is, for a worker without pairs in a pass that others need it in."""
-    response = Response(np.zeros(1, np.int64), np.ones(1, np.float32), np.zeros(1, np.float32))
+    one = np.ones(1, np.float32)
+    response = Response(np.zeros(1, np.int64), one, np.zeros(1, np.float32), correct=one)
     return collate([TrainingPair("", np.zeros(1, np.int64), response, response)], packed)

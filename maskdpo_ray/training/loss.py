@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from maskdpo_ray.config import TrainingConfig
 
 
+ROUNDING = 1e-3  # nats
+
+
 class KlEstimates(NamedTuple):
     """What ``kto_pair`` compares a pair with: see :func:`kl_estimates`. In nats."""
 
@@ -58,6 +61,68 @@ def masked_means(values: "Tensor", weights: "Tensor", owner: "Tensor", responses
     """
     totals = weights.new_zeros(responses).index_add(0, owner, weights)
     return masked_sums(values, weights, owner, responses) / totals
+
+
+def floored_sums(
+    values: "Tensor",
+    weights: "Tensor",
+    group: "Tensor",
+    group_owner: "Tensor",
+    floors: "Tensor",
+    responses: int,
+) -> "tuple[Tensor, Tensor]":
+    """Sums over the groups of a response, each no lower than its floor, for every response.
+
+    ``sum over groups g of max(floor_g, sum over tokens t of g of w_t v_t)``. A group below its
+    floor passes no gradient: what has been pushed down that far is pushed no further.
+
+    Args:
+        values, weights: ``[tokens]``.
+        group: group that each token belongs to, int64 ``[tokens]``: its sentence, or itself.
+        group_owner: response that each group belongs to, int64 ``[groups]``.
+        floors: ``[groups]``, minus infinity for a group that is not bounded.
+
+    Returns:
+        The sums ``[responses]``, and which groups lie below their floors, bool ``[groups]``.
+    """
+    sums = masked_sums(values, weights, group, len(floors))
+    below = sums < floors
+    bounded = floors.where(below, sums)
+    return bounded.new_zeros(responses).index_add(0, group_owner, bounded), below
+
+
+def fall(log_ratios: "Tensor") -> "Tensor":
+    """``max(0, -log_ratios)``, where a fall of less than 1e-3 nats is none.
+
+    Its kink at zero is just where training starts. There rounding would decide what is pulled up.
+    """
+    return (-log_ratios).where(log_ratios < -ROUNDING, 0.0)
+
+
+def anchor_losses(
+    settings: "TrainingConfig",
+    log_probs: "Tensor",
+    reference: "Tensor",
+    correct: "Tensor",
+    owner: "Tensor",
+    responses: int,
+) -> "Tensor":
+    """What holds the correct sentences of both answers of a pair up, per token: ``[pairs]``.
+
+    With c the weight of a token in a correct sentence of either answer, ``sum c a / sum c``, where
+    a is ``-log pi`` (``anchor: nll``, as RPO's term for the chosen answer alone) or
+    ``max(0, log pi_ref - log pi)`` (``anchor: reference``): nothing as long as a token is no less
+    likely than under the reference, as DPOP's penalty, but per token and outside the sigmoid.
+
+    Args:
+        log_probs, reference: ``[tokens]``, in nats.
+        correct: c, ``[tokens]``.
+        owner, responses: as in :func:`masked_sums`, the chosen answers first.
+    """
+    fallen = -log_probs if settings.anchor == "nll" else fall(log_probs - reference)
+    totals = correct.new_zeros(responses).index_add(0, owner, correct)
+    of_pairs = masked_sums(fallen, correct, owner, responses).view(2, -1).sum(dim=0)
+    return of_pairs / totals.view(2, -1).sum(dim=0)
 
 
 def pair_losses(

@@ -4,7 +4,8 @@ Whatever the number of workers and passes, gradient and metrics are those of the
 """
 
 import math
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -13,14 +14,8 @@ from maskdpo_ray.config import TrainingConfig
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.training.batch_plan import split_batch
 from maskdpo_ray.training.batches import Batch, TrainingPair, collate, idle_batch
-from maskdpo_ray.training.loss import (
-    KlEstimates,
-    kl_estimates,
-    masked_log_ratios,
-    masked_means,
-    masked_sums,
-    pair_losses,
-)
+from maskdpo_ray.training.loss import KlEstimates, kl_estimates
+from maskdpo_ray.training.objective import log_ratios, losses
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,22 +65,22 @@ def learn(
     kl = _kl_estimates(engine, pairs, passes, len(batch), settings, workers)
     # The engine averages over the workers, so their sums are scaled up by their number.
     scale = workers.count / len(batch)
-    sums = np.zeros(len(_SUMS))
+    sums: Counter[str] = Counter()
     sizes: list[tuple[float, str]] = []
     for number, (rows, tensors) in enumerate(_loaded(engine, pairs, passes)):
-        losses, values = _losses(engine(**tensors.inputs()), tensors, settings, kl)
+        of_pairs, values = losses(engine(**tensors.inputs()), tensors, settings, kl)
         # A worker without pairs takes part in the pass with a loss that counts for nothing.
-        loss = losses.sum() * (scale if rows else 0.0)
+        loss = of_pairs.sum() * (scale if rows else 0.0)
         engine.backward(loss, last=number == len(passes) - 1)
         if number == 0:
             # The largest pass of a step. Its gradients stay among what its activations leave, and
             # those of later passes would come on top: 3 % of the memory with 128 k words.
             engine.give_back()
+        sums.update(_sums(rows, of_pairs, values))
         if rows:
-            sums += _sums(rows, losses, values)
-            sizes += zip(losses.tolist(), (row.id for row in rows), strict=True)
+            sizes += zip(of_pairs.tolist(), (row.id for row in rows), strict=True)
     unsound = [name for loss, name in sizes if not math.isfinite(loss)]
-    sums = _over_workers(sums, unsound, engine.device, workers.count)
+    sums = _all_sums(sums, unsound, engine.device, workers.count)
     norm = engine.step(rate)
     if not math.isfinite(norm):
         by_size = sorted(gathered(sizes, workers.count), key=lambda each: -abs(each[0]))
@@ -114,15 +109,15 @@ def examine(
     everything = np.arange(len(pairs))
     passes = _passes(engine, everything, tokens, settings, workers)
     kl = _kl_estimates(engine, pairs, passes, len(pairs), settings, workers)
-    sums = np.zeros(len(_SUMS))
+    sums: Counter[str] = Counter()
     unsound: list[str] = []
     for rows, tensors in _loaded(engine, pairs, passes):
         with torch.no_grad():
-            losses, values = _losses(engine(**tensors.inputs()), tensors, settings, kl)
+            of_pairs, values = losses(engine(**tensors.inputs()), tensors, settings, kl)
+        sums.update(_sums(rows, of_pairs, values))
         if rows:
-            sums += _sums(rows, losses, values)
-            unsound += _unsound(rows, losses)
-    sums = _over_workers(sums, unsound, engine.device, workers.count)
+            unsound += _unsound(rows, of_pairs)
+    sums = _all_sums(sums, unsound, engine.device, workers.count)
     return {f"eval/{name}": value for name, value in _means(sums).items()}
 
 
@@ -175,75 +170,35 @@ def _kl_estimates(
     unsound: list[str] = []
     for rows, tensors in _loaded(engine, pairs, passes):
         with torch.no_grad():
-            ratios = _log_ratios(engine(**tensors.inputs()), tensors, settings).double()
+            ratios = log_ratios(engine(**tensors.inputs()), tensors, settings)
         if rows:
-            sides = ratios.view(2, -1)
+            sides = ratios.compared.double().view(2, -1)
             sums += sides.sum(dim=1).cpu().numpy()
             unsound += _unsound(rows, sides.sum(dim=0))
     sums = _over_workers(sums, unsound, engine.device, workers.count)
     return kl_estimates(*(sums / batch_size).tolist())
 
 
-def _log_ratios(log_probs: "Tensor", batch: Batch, settings: TrainingConfig) -> "Tensor":
-    """What the loss compares, for every response: sums, or means per token for ``ipo``."""
-    where = (batch.weights, batch.owner, batch.sequences)
-    if settings.loss == "ipo":
-        return masked_means(log_probs - batch.reference, *where)
-    return masked_log_ratios(log_probs, batch.reference, *where)
+def _sums(
+    rows: list[TrainingPair], losses: "Tensor", values: "dict[str, Tensor]"
+) -> dict[str, float]:
+    """Sums over the pairs of one pass; zeros under the same names where it has none."""
+    import torch
 
-
-def _losses(
-    log_probs: "Tensor", batch: Batch, settings: TrainingConfig, kl: KlEstimates | None
-) -> "tuple[Tensor, dict[str, Tensor]]":
-    """Loss of every pair ``[pairs]``, its weight in it, and the values that metrics are made of.
-
-    Args:
-        kl: of all pairs whose mean loss is wanted; ``kto_pair`` alone reads it.
-    """
-    chosen, rejected = _log_ratios(log_probs, batch, settings).chunk(2)
-    losses = pair_losses(settings, chosen, rejected, kl)
-    where = (batch.weights, batch.owner, batch.sequences)
-    likelihoods, _ = masked_means(-log_probs, *where).chunk(2)
-    if settings.nll_weight:
-        losses = losses + settings.nll_weight * likelihoods
-    logps_chosen, logps_rejected = masked_sums(log_probs.detach(), *where).chunk(2)
-    return losses * batch.pair_weights, {
-        "nll_loss": likelihoods.detach(),
-        "rewards/chosen": settings.beta * chosen.detach(),
-        "rewards/rejected": settings.beta * rejected.detach(),
-        "logps/chosen": logps_chosen,
-        "logps/rejected": logps_rejected,
+    chosen, rejected = values["rewards/chosen"], values["rewards/rejected"]
+    values = {
+        "loss": losses.detach(),
+        **values,
+        # A tie is neither won nor lost: where training starts, nothing is told apart.
+        "rewards/accuracies": (chosen > rejected) + 0.5 * (chosen == rejected),
     }
-
-
-_SUMS = (
-    "pairs",
-    "loss",
-    "nll_loss",
-    "rewards/chosen",
-    "rewards/rejected",
-    "rewards/accuracies",
-    "logps/chosen",
-    "logps/rejected",
-    "tokens/chosen",
-    "tokens/rejected",
-    "kept/chosen",
-    "kept/rejected",
-)
-
-
-def _sums(rows: list[TrainingPair], losses: "Tensor", values: "dict[str, Tensor]") -> np.ndarray:
-    """Sums over the pairs of one pass, in the order of ``_SUMS``."""
-    totals = {key: float(value.double().sum()) for key, value in values.items()}
-    won = values["rewards/chosen"] > values["rewards/rejected"]
-    totals["rewards/accuracies"] = float(won.sum())
-    totals["loss"] = float(losses.detach().double().sum())
-    totals["pairs"] = len(rows)
+    totals = torch.stack([value.double() for value in values.values()]).sum(dim=1).tolist()
+    sums = {"pairs": float(len(rows)), **dict(zip(values, totals, strict=True))}
     for side in ("chosen", "rejected"):
         weights = [getattr(row, side).weights for row in rows]
-        totals[f"tokens/{side}"] = sum(map(len, weights))
-        totals[f"kept/{side}"] = sum(np.count_nonzero(w) for w in weights)
-    return np.array([totals[key] for key in _SUMS], dtype=np.float64)
+        sums[f"tokens/{side}"] = sum(map(len, weights))
+        sums[f"kept/{side}"] = sum(np.count_nonzero(w) for w in weights)
+    return sums if rows else dict.fromkeys(sums, 0.0)
 
 
 def _over_workers(sums: np.ndarray, unsound: list[str], device: Any, workers: int) -> np.ndarray:
@@ -269,27 +224,28 @@ def _over_workers(sums: np.ndarray, unsound: list[str], device: Any, workers: in
     return sums
 
 
-def _means(totals: np.ndarray) -> dict[str, float]:
-    """Means over pairs from ``_SUMS``, under the names that TRL made common.
+def _all_sums(
+    sums: Mapping[str, float], unsound: list[str], device: Any, workers: int
+) -> dict[str, float]:
+    """``_over_workers`` for sums by name; the names are the same on all of them."""
+    totals = _over_workers(np.array(list(sums.values())), unsound, device, workers)
+    return dict(zip(sums, totals.tolist(), strict=True))
+
+
+def _means(sums: dict[str, float]) -> dict[str, float]:
+    """Means over pairs from their sums, under the names that TRL made common.
 
     ``loss`` is that of :func:`learn`; in the others every pair counts alike, whatever its weight.
     ``logps`` and ``rewards`` are weighted sums over the tokens with a non-zero weight; with
-    ``mask: none`` these are all tokens (``ipo``: ``rewards`` are of means per token, as its loss).
+    ``mask: none`` these are all tokens (``ipo``: ``rewards`` are of means per token, as its loss),
+    and ``log_ratios`` the means of ``log pi - log pi_ref`` over them, all without a bound.
     ``nll_loss`` is the mean over these tokens of the chosen answer, whether the loss has the term
     or not. ``kept`` is the share of response tokens with a non-zero weight.
     """
-    sums = dict(zip(_SUMS, totals.tolist(), strict=True))
-    pairs = sums["pairs"]
-    chosen, rejected = sums["rewards/chosen"] / pairs, sums["rewards/rejected"] / pairs
-    return {
-        "loss": sums["loss"] / pairs,
-        "nll_loss": sums["nll_loss"] / pairs,
-        "rewards/chosen": chosen,
-        "rewards/rejected": rejected,
-        "rewards/margins": chosen - rejected,
-        "rewards/accuracies": sums["rewards/accuracies"] / pairs,
-        "logps/chosen": sums["logps/chosen"] / pairs,
-        "logps/rejected": sums["logps/rejected"] / pairs,
-        "kept/chosen": sums["kept/chosen"] / sums["tokens/chosen"],
-        "kept/rejected": sums["kept/rejected"] / sums["tokens/rejected"],
-    }
+    sums = dict(sums)
+    pairs = sums.pop("pairs")
+    tokens = {side: sums.pop(f"tokens/{side}") for side in ("chosen", "rejected")}
+    kept = {f"kept/{side}": sums.pop(f"kept/{side}") / count for side, count in tokens.items()}
+    means = {name: total / pairs for name, total in sums.items()}
+    margin = means["rewards/chosen"] - means["rewards/rejected"]
+    return {**means, "rewards/margins": margin, **kept}

@@ -234,8 +234,8 @@ def _load(job: TrainingJob) -> "tuple[list[TrainingPair], list[TrainingPair], Lo
     topics = held_out_topics((row["topic"] for row in rows), job.settings.holdout, job.seed)
     learnt = [row for row in rows if row["topic"] not in topics]
     examined = [row for row in rows if row["topic"] in topics]
-    pairs = training_pairs(learnt, references, job.settings.mask)
-    held_out = training_pairs(examined, references, job.settings.mask) if examined else []
+    pairs = training_pairs(learnt, references, job.settings)
+    held_out = training_pairs(examined, references, job.settings) if examined else []
     policy = load_policy(job.model, job.settings)
     longest = max(pairs + held_out, key=lambda pair: pair.length)
     limit = longest_input(policy.config)
@@ -336,8 +336,8 @@ def _identity(job: TrainingJob, pairs: list[TrainingPair]) -> str:
         digest.update(pair.prompt_ids.tobytes())
         for response in (pair.chosen, pair.rejected):
             digest.update(f"{len(response.token_ids)}\n".encode())
-            for values in (response.token_ids, response.weights):
-                digest.update(values.tobytes())
+            for values in (response.token_ids, response.weights, response.owners, response.correct):
+                digest.update(b"" if values is None else values.tobytes())
     return digest.hexdigest()
 
 

@@ -148,6 +148,22 @@ def test_a_pair(tokenizer):
         assert set(side["owners"]) == {-1, 0, 1, 2}
 
 
+def test_the_correct_sentences_of_both_sides_are_known(tokenizer):
+    """Weighed as on the chosen side, whichever it is; the end of turn is none of them."""
+    row = question(tokenizer, "uuno", "ono")
+    pair = build_pair(row, tokenizer, [7, 8], PreferenceConfig())
+    masked = build_pair(row, tokenizer, [7, 8], PreferenceConfig(no_fact="mask"))
+    for of, side, expected in (
+        (pair, "chosen", ["B0.", "B1.", "B2."]),
+        (pair, "rejected", ["A2.", "A3."]),
+        (masked, "chosen", ["B0.", "B2."]),
+        (masked, "rejected", ["A3."]),
+    ):
+        correct = {**of[side], "weights": of[side]["correct"]}
+        assert learnt(tokenizer, correct) == expected
+        assert of[side]["correct"][-1] == 0.0
+
+
 def test_the_digest_names_token_ids_and_nothing_else(tokenizer):
     row = question(tokenizer, "ou", "uu")
     pair = build_pair(row, tokenizer, [7, 8], PreferenceConfig())
@@ -165,6 +181,7 @@ def test_prompt_and_response_are_cut_to_max_length(tokenizer):
         assert cut[side]["token_ids"] == whole[side]["token_ids"][:7]
         assert cut[side]["weights"] == whole[side]["weights"][:7]
         assert cut[side]["owners"] == whole[side]["owners"][:7]
+        assert cut[side]["correct"] == whole[side]["correct"][:7]
     assert cut["digest"] != whole["digest"]
 
 

@@ -138,6 +138,7 @@ def test_weights_are_cut_with_their_tokens():
         "token_ids": [5, 6, 7],
         "weights": [1.0, 0.0, 1.0],
         "owners": [0, 0, NO_SENTENCE],
+        "correct": [1.0, 1.0, 0.0],
         "sentences": [sentence(0, 3)],
         "score": 1.0,
     }

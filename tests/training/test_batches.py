@@ -1,8 +1,11 @@
 import numpy as np
 import pytest
 
+from maskdpo_ray.config import TrainingConfig
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.training.batches import collate, training_pairs
+
+MASKED = TrainingConfig()
 
 
 def references_of(pairs, **changes):
@@ -18,7 +21,7 @@ def references_of(pairs, **changes):
 def test_sequences_are_prompt_and_response_token_for_token(make_pair):
     pair = make_pair(1, prompt=4, chosen=6, rejected=3)
     pair["chosen"]["weights"] = [1.0, 0.0, 1.0, 1.0, 0.0, 1.0]
-    (row,) = training_pairs([pair], references_of([pair]), "sentence")
+    (row,) = training_pairs([pair], references_of([pair]), MASKED)
     batch = collate([row])
     ids = pair["prompt_ids"] + pair["chosen"]["token_ids"]
     # The last token is predicted from the one before it, and never read.
@@ -35,7 +38,7 @@ def test_sequences_are_prompt_and_response_token_for_token(make_pair):
 def test_token_id_zero_counts(make_pair):
     pair = make_pair(2, chosen=3)
     pair["chosen"] |= {"token_ids": [0, 5, 0], "weights": [1.0, 1.0, 1.0]}
-    (row,) = training_pairs([pair], references_of([pair]), "sentence")
+    (row,) = training_pairs([pair], references_of([pair]), MASKED)
     batch = collate([row])
     assert batch.targets[batch.owner == 0].tolist() == [0, 5, 0]
 
@@ -43,13 +46,13 @@ def test_token_id_zero_counts(make_pair):
 def test_no_mask_gives_every_token_weight_one(make_pair):
     pair = make_pair(3)
     pair["chosen"]["weights"] = [0.0] * 8 + [0.5]
-    (row,) = training_pairs([pair], references_of([pair]), "none")
+    (row,) = training_pairs([pair], references_of([pair]), TrainingConfig(mask="none"))
     assert row.chosen.weights.tolist() == [1.0] * 9
 
 
 def test_the_order_is_that_of_the_ids(make_pair):
     pairs = [make_pair(number) for number in (3, 1, 2)]
-    rows = training_pairs(pairs, references_of(pairs), "sentence")
+    rows = training_pairs(pairs, references_of(pairs), MASKED)
     assert [row.id for row in rows] == ["pair-001", "pair-002", "pair-003"]
 
 
@@ -69,19 +72,19 @@ def test_bad_rows_are_named(make_pair):
     cases.append(([pair | {"rejected": blank}], good, "every weight of rejected is zero"))
     for rows, references, message in cases:
         with pytest.raises(UserError, match=message):
-            training_pairs(rows, references, "sentence")
+            training_pairs(rows, references, MASKED)
 
 
 def test_weights_of_pairs_are_in_the_order_of_the_pairs(make_pair):
     pairs = [make_pair(number) | {"weight": 0.5 + number} for number in (2, 1)]
-    rows = training_pairs(pairs, references_of(pairs), "none")
+    rows = training_pairs(pairs, references_of(pairs), TrainingConfig(mask="none"))
     assert collate(rows).pair_weights.tolist() == [1.5, 2.5]
 
 
 def test_arrays_do_as_well_as_lists(make_pair):
     pair = make_pair(5)
     pair["chosen"]["token_ids"] = np.array(pair["chosen"]["token_ids"], dtype=np.int32)
-    (row,) = training_pairs([pair], references_of([pair]), "sentence")
+    (row,) = training_pairs([pair], references_of([pair]), MASKED)
     assert row.chosen.token_ids.dtype == np.int64
 
 
@@ -89,7 +92,7 @@ def test_what_comes_after_the_last_weight_is_not_read(make_pair):
     pair = make_pair(6, prompt=4, chosen=6, rejected=3)
     pair["chosen"]["weights"] = [1.0, 0.0, 1.0, 0.0, 0.0, 0.0]
     pair["rejected"]["weights"] = [0.0, 0.0, 1.0]
-    (row,) = training_pairs([pair], references_of([pair]), "sentence")
+    (row,) = training_pairs([pair], references_of([pair]), MASKED)
     batch = collate([row])
     assert batch.sizes == (4 + 2, 4 + 2) and row.tokens(packed=True) == 12
     assert batch.input_ids[0].tolist() == pair["prompt_ids"] + pair["chosen"]["token_ids"][:2]
@@ -97,7 +100,7 @@ def test_what_comes_after_the_last_weight_is_not_read(make_pair):
 
 def test_a_packed_row_holds_the_same_sequences(make_pair):
     pairs = [make_pair(number, *sizes) for number, sizes in ((7, (4, 6, 3)), (8, (2, 5, 9)))]
-    rows = training_pairs(pairs, references_of(pairs), "sentence")
+    rows = training_pairs(pairs, references_of(pairs), MASKED)
     padded, packed = collate(rows), collate(rows, packed=True)
     assert packed.sizes == padded.sizes and packed.attention_mask is None
     assert packed.input_ids.shape == (1, sum(row.tokens(packed=True) for row in rows))
@@ -113,3 +116,69 @@ def test_a_packed_row_holds_the_same_sequences(make_pair):
     ).tolist()
     for name in ("targets", "weights", "owner"):
         assert getattr(packed, name).tolist() == getattr(padded, name).tolist()
+
+
+def annotated(pair):
+    """Sentences of two tokens each; the last token stands in none."""
+    for side in ("chosen", "rejected"):
+        size = len(pair[side]["token_ids"])
+        pair[side]["owners"] = [n // 2 for n in range(size - 1)] + [-1]
+    pair["chosen"] |= {"weights": [1, 1, 0, 0, 1.0, 1], "correct": [1, 1, 0, 0, 1.0, 0]}
+    pair["rejected"] |= {"weights": [0, 0, 1, 1, 0.0], "correct": [1, 1, 0, 0, 0.0]}
+    return pair
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_an_anchor_reads_correct_sentences_of_the_rejected_answer_too(make_pair, packed):
+    pair = annotated(make_pair(9, prompt=3, chosen=6, rejected=5))
+    plain, anchored = (
+        collate(training_pairs([pair], references_of([pair]), settings), packed)
+        for settings in (MASKED, TrainingConfig(anchor_weight=1.0))
+    )
+    assert plain.weights.tolist() == [1.0] * 6 and not plain.correct.any()
+    assert anchored.weights.tolist() == [1.0] * 4 + [0, 0, 1, 1]
+    assert anchored.correct.tolist() == [1, 1, 1, 0, 1, 1, 0, 0]
+    assert anchored.targets[4:].tolist() == pair["rejected"]["token_ids"][:4]
+    assert anchored.sizes == plain.sizes
+
+
+def test_an_anchor_alone_decides_how_far_an_answer_is_read(make_pair):
+    pair = annotated(make_pair(9, prompt=3, chosen=6, rejected=5))
+    pair["rejected"]["correct"] = [0, 0, 0, 0, 0.5]
+    plain, anchored = (
+        training_pairs([pair], references_of([pair]), settings)[0]
+        for settings in (MASKED, TrainingConfig(anchor_weight=1.0))
+    )
+    assert anchored.tokens(packed=True) == plain.tokens(packed=True) + 1
+
+
+def test_sentences_are_counted_over_the_batch(make_pair):
+    pairs = [annotated(make_pair(n, prompt=2, chosen=6, rejected=5)) for n in (10, 11)]
+    batch = collate(training_pairs(pairs, references_of(pairs), TrainingConfig(mask="none")), True)
+    chosen, rejected = [0, 0, 1, 1, 2], [0, 0, 1, 1]
+    # Sorted, so that what stands in no sentence, -1, is the first of its response.
+    expected = [n + 1 for n in chosen] + [0] + [n + 5 for n in chosen] + [4]
+    expected += [n + 9 for n in rejected] + [8] + [n + 12 for n in rejected] + [11]
+    assert batch.sentence.tolist() == expected
+    assert batch.sentence_owner.tolist() == [0] * 4 + [1] * 4 + [2] * 3 + [3] * 3
+
+
+def test_what_a_pair_does_not_tell_is_asked_for_by_name(make_pair):
+    anchored, bounded = TrainingConfig(anchor_weight=1.0), TrainingConfig(rejected_floor=5.0)
+    pair = make_pair(12)
+    known = annotated(make_pair(12, chosen=6, rejected=5))
+    nothing = {side: known[side] | {"correct": [0.0] * 6} for side in ("chosen",)}
+    nothing["rejected"] = known["rejected"] | {"correct": [0.0] * 5}
+    short = {"chosen": known["chosen"] | {"correct": [1.0] * 5}}
+    odd = {"chosen": known["chosen"] | {"correct": [2.0] * 6}}
+    for given, settings, words in (
+        (pair, anchored, "does not tell the correct sentences of its chosen answer: set training"),
+        (pair, bounded, "the sentences of its rejected answer: set training.rejected_floor_per"),
+        (known | nothing, anchored, "no token of a correct sentence"),
+        (known | short, anchored, "6 tokens and 5 weights of correct sentences"),
+        (known | odd, anchored, "weights of chosen must lie between 0 and 1"),
+    ):
+        with pytest.raises(UserError, match=f"pair 'pair-012'.*{words}"):
+            training_pairs([given], references_of([given]), settings)
+    per_token = TrainingConfig(rejected_floor=5.0, rejected_floor_per="token")
+    training_pairs([pair], references_of([pair]), per_token)

@@ -6,6 +6,8 @@ import torch
 
 from maskdpo_ray.config import TrainingConfig
 from maskdpo_ray.training.loss import (
+    anchor_losses,
+    floored_sums,
     kl_estimates,
     masked_dpo_loss,
     masked_log_ratios,
@@ -194,3 +196,94 @@ def test_soft_weights_scale_what_a_token_counts_for():
 def test_a_wider_margin_costs_less(loss):
     values = [ours(loss, [(m, -m)], 0.1, 0.0).item() for m in (-4.0, -1.0, 0.0, 1.0, 4.0)]
     assert all(a > b for a, b in pairwise(values))
+
+
+# Two pairs, chosen answers first: response, sentence, weight, weight in a correct sentence,
+# log-probability, reference.
+TOKENS = [
+    (0, 0, 1.0, 1.0, -1.0, -2.0),
+    (0, 0, 0.5, 0.5, -3.0, -1.0),
+    (0, 1, 1.0, 0.0, -2.0, -2.5),  # an end of turn: no part of a sentence
+    (1, 2, 1.0, 1.0, -0.5, -0.5),
+    (2, 3, 1.0, 0.0, -6.0, -1.0),
+    (2, 3, 0.5, 0.0, -0.5, -2.5),
+    (2, 4, 0.0, 1.0, -4.0, -1.0),
+    (2, 5, 1.0, 0.0, -1.5, -1.0),
+    (3, 6, 1.0, 0.0, -2.0, -1.0),
+    (3, 6, 1.0, 0.0, -3.0, -1.0),
+]
+
+
+def columns() -> tuple[torch.Tensor, ...]:
+    owner, sentence, *floats = zip(*TOKENS, strict=True)
+    return torch.tensor(owner), torch.tensor(sentence), *(torch.tensor(f) for f in floats)
+
+
+def test_no_sentence_counts_below_its_floor():
+    owner, sentence, weights, _, policy, reference = columns()
+    policy.requires_grad_()
+    sentence_owner = torch.tensor([0, 0, 1, 2, 2, 2, 3])
+    floors = torch.tensor([-torch.inf] * 3 + [-2.0] * 4)
+    values = policy - reference
+    sums, below = floored_sums(values, weights, sentence, sentence_owner, floors, 4)
+
+    def by_hand(response: int) -> float:
+        total = 0.0
+        for number in {s for r, s, *_ in TOKENS if r == response}:
+            of_it = sum(w * (p - q) for _, s, w, _, p, q in TOKENS if s == number)
+            total += max(of_it, -2.0) if response >= 2 else of_it
+        return total
+
+    assert sums.tolist() == pytest.approx([by_hand(n) for n in range(4)])
+    assert sums.tolist() == pytest.approx([1.0 - 1.0 + 0.5, 0.0, -2.0 - 0.5, -2.0])
+    assert below.tolist() == [False] * 3 + [True, False, False, True]
+    sums.sum().backward()
+    # What is at its floor is pushed no further, down or up.
+    assert policy.grad.tolist() == [1.0, 0.5, 1.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0]
+
+
+def test_no_token_counts_below_its_floor():
+    owner, _, weights, _, policy, reference = columns()
+    floors = torch.where(owner >= 2, -1.5 * weights, -torch.inf)
+    found, below = floored_sums(
+        policy - reference, weights, torch.arange(len(TOKENS)), owner, floors, 4
+    )
+    by_hand = [0.0] * 4
+    for response, _, weight, _, p, q in TOKENS:
+        by_hand[response] += weight * (max(p - q, -1.5) if response >= 2 else p - q)
+    assert found.tolist() == pytest.approx(by_hand)
+    assert below.nonzero().flatten().tolist() == [4, 9], "the token without a weight is not bounded"
+
+
+@pytest.mark.parametrize("anchor", ["nll", "reference"])
+def test_an_anchor_is_of_the_correct_sentences_of_both_answers(anchor):
+    owner, _, _, correct, policy, reference = columns()
+    policy.requires_grad_()
+    settings = TrainingConfig(anchor_weight=1.0, anchor=anchor)
+    found = anchor_losses(settings, policy, reference, correct, owner, 4)
+    by_hand = []
+    for pair in range(2):
+        terms = [
+            (c, -p if anchor == "nll" else max(0.0, q - p))
+            for r, _, _, c, p, q in TOKENS
+            if r % 2 == pair
+        ]
+        by_hand.append(sum(c * a for c, a in terms) / sum(c for c, _ in terms))
+    assert found.tolist() == pytest.approx(by_hand)
+    assert found[0].item() == pytest.approx({"nll": 6.5 / 2.5, "reference": 4.0 / 2.5}[anchor])
+    found.sum().backward()
+    held = [-c / (2.5 if r % 2 == 0 else 1.0) for r, _, _, c, p, q in TOKENS]
+    if anchor == "reference":  # nothing pushes what is no less likely than it was
+        held = [h * (p < q) for h, (*_, p, q) in zip(held, TOKENS, strict=True)]
+    assert policy.grad.tolist() == pytest.approx(held)
+
+
+def test_an_anchor_at_the_reference_starts_at_nothing():
+    """And pulls nowhere, whichever way the reference was rounded."""
+    owner, _, _, correct, policy, _ = columns()
+    policy.requires_grad_()
+    settings = TrainingConfig(anchor_weight=1.0, anchor="reference")
+    reference = policy.detach() + 1e-5 * torch.tensor([1.0, -1.0]).repeat(5)
+    found = anchor_losses(settings, policy, reference, correct, owner, 4)
+    found.sum().backward()
+    assert found.tolist() == [0.0, 0.0] and not policy.grad.any()

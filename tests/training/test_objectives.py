@@ -8,6 +8,7 @@ import pytest
 from maskdpo_ray.errors import UserError
 
 LOSSES = ["sigmoid", "robust", "hinge", "ipo", "kto_pair", "sppo_hard", "nca_pair"]
+SIDES = ("chosen", "rejected")
 CHANGES = {"robust": {"label_smoothing": 0.2}, "kto_pair": {"nll_weight": 0.3}}
 
 
@@ -20,6 +21,21 @@ def soft_pairs(pairs) -> list[dict]:
             weights = pair[side]["weights"]
             weights[::2] = [0.5 * weight for weight in weights[::2]]
     return softened
+
+
+@pytest.fixture(scope="module")
+def told_pairs(soft_pairs) -> list[dict]:
+    """Sentences of three tokens, the last token in none; of the rejected answers the tokens that
+    are not learnt are of correct sentences."""
+    told = json.loads(json.dumps(soft_pairs))
+    for pair in told:
+        for side in ("chosen", "rejected"):
+            weights = pair[side]["weights"]
+            pair[side]["owners"] = [n // 3 for n in range(len(weights) - 1)] + [-1]
+            held = side == "chosen"
+            pair[side]["correct"] = [w if held else 0.5 * (w == 0) for w in weights[:-1]] + [0.0]
+        pair["chosen"]["correct"][0] = 1.0
+    return told
 
 
 def plain_losses(name, chosen, rejected, beta, smoothing):
@@ -57,27 +73,60 @@ def plain_loop(job, steps: int) -> list[dict[str, float]]:
     rows = sorted(job.pairs(), key=lambda pair: pair["id"])
     references = {row["id"]: row for row in job.references()}
 
-    def side(pair, name) -> tuple:
-        """Log-ratio and log-probability per kept token, and the latter's weighted mean."""
+    def side(pair, name) -> dict:
+        """What the loss reads of an answer, in plain sums."""
         ids, prompt = pair[name]["token_ids"], pair["prompt_ids"]
         logits = model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]
         log_probs = logits.log_softmax(-1)[range(len(ids)), ids]
         weights = torch.tensor(pair[name]["weights"])
-        reference = torch.tensor(references[pair["digest"]][name])
-        ratio = (weights * (log_probs - reference)).sum()
+        ratios = log_probs - torch.tensor(references[pair["digest"]][name])
+        counted = bounded(ratios, weights, pair[name]["owners"]) if name == "rejected" else ratios
+        ratio = (weights * counted).sum()
         if settings.loss == "ipo":
             ratio = ratio / weights.sum()
-        return ratio, -(weights * log_probs).sum() / weights.sum()
+        correct = torch.tensor(pair[name].get("correct", [0.0] * len(ids)))
+        fallen = -ratios * (ratios < -1e-3) if settings.anchor == "reference" else -log_probs
+        return {
+            "ratio": ratio,
+            "nll": -(weights * log_probs).sum() / weights.sum(),
+            "fallen": (correct * fallen).sum(),
+            "correct": correct.sum(),
+        }
+
+    def bounded(ratios, weights, owners):
+        """Log-ratios whose weighted sum is bounded, token by token or sentence by sentence."""
+        floor = settings.rejected_floor
+        if floor is None:
+            return ratios
+        if settings.rejected_floor_per == "token":
+            return ratios.clamp(min=-floor)
+        parts = []
+        for owner in sorted(set(owners)):
+            mine = torch.tensor([each == owner for each in owners])
+            if (weights * ratios)[mine].sum() < -floor:
+                ratios = ratios.masked_fill(mine, 0.0)
+                parts.append(-floor)
+        return ratios + sum(parts) / weights.sum()
 
     lines = []
     for step in range(steps):
         batch = [rows[i] for i in global_batch(step, len(rows), settings.batch_size, job.seed)]
-        chosen, nll = map(torch.stack, zip(*(side(pair, "chosen") for pair in batch), strict=True))
-        rejected, _ = map(torch.stack, zip(*(side(p, "rejected") for p in batch), strict=True))
+        chosen, rejected = ([side(pair, name) for pair in batch] for name in SIDES)
         losses = plain_losses(
-            settings.loss, chosen, rejected, settings.beta, settings.label_smoothing
+            settings.loss,
+            torch.stack([each["ratio"] for each in chosen]),
+            torch.stack([each["ratio"] for each in rejected]),
+            settings.beta,
+            settings.label_smoothing,
         )
+        nll = torch.stack([each["nll"] for each in chosen])
         loss = losses.mean() + settings.nll_weight * nll.mean()
+        if settings.anchor_weight:
+            anchors = [
+                (w["fallen"] + r["fallen"]) / (w["correct"] + r["correct"])
+                for w, r in zip(chosen, rejected, strict=True)
+            ]
+            loss = loss + settings.anchor_weight * torch.stack(anchors).mean()
         optimizer.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
@@ -109,6 +158,37 @@ def test_every_loss_follows_a_plain_loop_however_it_is_cut(
         for name, tolerance in (("loss", 1e-4), ("nll_loss", 1e-4), ("grad_norm", 1e-3)):
             assert column(lines, name) == pytest.approx(column(expected, name), rel=tolerance)
     assert abs(expected[5]["loss"] / expected[0]["loss"] - 1) > 1e-3, "the run must move"
+
+
+HELD = {
+    "nll-sentence": {"anchor_weight": 0.5, "rejected_floor": 1.0},
+    "reference-token": {
+        "anchor_weight": 2.0,
+        "anchor": "reference",
+        "rejected_floor": 0.5,
+        "rejected_floor_per": "token",
+        "loss": "ipo",
+    },
+}
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_anchors_and_bounds_follow_a_plain_loop(name, one_rank, two_ranks, make_job, told_pairs):
+    fields = {"pairs": lambda: told_pairs}
+    options = {"max_steps": 6, "learning_rate": 3e-3, **HELD[name]}
+    expected = plain_loop(make_job(fields=fields, **options), 6)
+    whole = make_job("whole", fields=fields, micro_batch_tokens=10**6, **options)
+    cut = make_job("cut", fields=fields, micro_batch_tokens=1, zero_stage=3, **options)
+    for lines in (one_rank.train(whole), two_ranks.train(cut)):
+        for key, tolerance in (("loss", 1e-4), ("nll_loss", 1e-4), ("grad_norm", 1e-3)):
+            assert column(lines, key) == pytest.approx(column(expected, key), rel=tolerance)
+        assert column(lines, "at_floor/rejected")[0] == 0.0
+        assert 0.0 < column(lines, "at_floor/rejected")[-1] < 1.0, "the bound must be met"
+    start = {"sigmoid": math.log(2), "ipo": 25.0}[options.get("loss", "sigmoid")]
+    held = column(lines, "anchor_loss")[0]
+    assert lines[0]["loss"] == pytest.approx(start + options["anchor_weight"] * held, rel=1e-6)
+    assert lines[0]["rewards/accuracies"] == 0.5
+    assert lines[0]["log_ratios/rejected"] == pytest.approx(0.0, abs=1e-6)
 
 
 def test_the_nll_term_holds_the_chosen_answers_up(one_rank, make_job):
