@@ -35,9 +35,10 @@ from maskdpo_ray.annotation.closed_world import ClosedWorldAnnotator
 from maskdpo_ray.annotation.judge import JudgeAnnotator, read_judge_templates
 from maskdpo_ray.annotation.pruning import next_sentences
 from maskdpo_ray.annotation.sentences import split_sentences
+from maskdpo_ray.config import PreferenceConfig
 from maskdpo_ray.engine.chat_model import ChatModel
 from maskdpo_ray.engine.engine import Engine
-from maskdpo_ray.preference.ranking import Tally, as_best, as_worst, tally
+from maskdpo_ray.preference.ranking import PAPER, Tally
 from maskdpo_ray.preference.select import NoPair, select_pair
 from maskdpo_ray.report.table import aligned
 from maskdpo_ray.sampling.sampler import Decoding, Sampler
@@ -237,7 +238,7 @@ def measure_demo(folder: Path, *, small: bool) -> dict[str, Any]:
     engine.close()
     full, pruned = (
         asyncio.run(Annotate(ClosedWorldAnnotator(facts), prune=prune)(rows))
-        for prune in (False, True)
+        for prune in (None, PreferenceConfig())
     )
     assert list(map(outcome, full)) == list(map(outcome, pruned)), "the same pairs"
     calls = count_calls(pruned)
@@ -261,7 +262,7 @@ def measure_demo(folder: Path, *, small: bool) -> dict[str, Any]:
 
 def outcome(row: dict) -> Any:
     try:
-        best, worst, _ = select_pair(row["candidates"])
+        best, worst = select_pair(row["candidates"])
     except NoPair as none:
         return none.reason
     return [(n, row["candidates"][n]["sentences"]) for n in (best, worst)]
@@ -304,9 +305,9 @@ def fewest_calls(answers: Sequence[Sequence[str]]) -> int:
     Every answer but these two must show enough incorrect sentences to fall below the best and
     enough correct ones to stand above the worst.
     """
-    counts = [tally(answer) for answer in answers]
-    best = max(range(len(answers)), key=lambda n: as_best(counts[n], n))
-    worst = min(range(len(answers)), key=lambda n: as_worst(counts[n], n))
+    counts = [PAPER.tally(answer) for answer in answers]
+    best = max(range(len(answers)), key=lambda n: PAPER.as_best(counts[n], n))
+    worst = min(range(len(answers)), key=lambda n: PAPER.as_worst(counts[n], n))
     total = sum(sum(counts[n]) for n in {best, worst})
     for n, of in enumerate(counts):
         if n not in (best, worst):
@@ -324,7 +325,9 @@ def beaten(
 ) -> bool:
     """Whether an answer of which so many sentences are known is neither best nor worst."""
     so_far = Tally(right, wrong, sum(of) - right - wrong)
-    return as_best(so_far, n) < as_best(best, top) and as_worst(so_far, n) > as_worst(worst, bottom)
+    return PAPER.as_best(so_far, n) < PAPER.as_best(best, top) and (
+        PAPER.as_worst(so_far, n) > PAPER.as_worst(worst, bottom)
+    )
 
 
 # -- the whole -----------------------------------------------------------------------------------

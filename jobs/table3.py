@@ -40,7 +40,7 @@ from maskdpo_ray.experiments.results import (
     with_interval,
 )
 from maskdpo_ray.pipeline import sample
-from maskdpo_ray.preference.ranking import as_best, tally
+from maskdpo_ray.preference.ranking import PAPER
 from maskdpo_ray.preference.select import NoPair, is_usable, select_pair
 from maskdpo_ray.preference.select import score as sentence_score
 from maskdpo_ray.records import Candidate, Question
@@ -75,7 +75,7 @@ def with_document(lab: Lab, seed: int, own: Stages) -> list[str]:
     both = []
     for row in own.annotate().store.rows():
         try:
-            worst = select_pair(row["candidates"]).worst
+            worst = select_pair(row["candidates"], own.config.preference).worst
         except NoPair:
             continue
         if answers := documented.get(row["id"]):
@@ -99,7 +99,7 @@ def documented_pair(row: Question) -> list[dict[str, Any]]:
 
     def rank(answer: Candidate) -> tuple:
         verdicts = [sentence["verdict"] for sentence in answer["sentences"]]
-        return as_best(tally(verdicts), answer["index"])
+        return PAPER.as_best(PAPER.tally(verdicts), answer["index"])
 
     best = max(usable, key=rank)
     if sentence_score(best["sentences"]) <= sentence_score(own["sentences"]):

@@ -64,7 +64,7 @@ class Side(TypedDict):
     # One per token: what it weighs in a correct sentence, whatever the side; None: not known.
     correct: NotRequired[list[float] | None]
     sentences: list[Sentence]
-    score: float  # (sentences - hallucinated) / sentences
+    score: float  # share of correct sentences among those that count (preference/verdicts.py)
 
 
 class Pair(TypedDict):

@@ -342,7 +342,7 @@ def test_an_override_of_a_text_is_taken_as_it_stands(override, value):
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("training.beta=0.1 # the paper's", "takes \"# the paper's\" for a comment"),
+        ("training.beta=0.1 # the paper's", 'takes "# the paper\'s" for a comment'),
         ("systems={a: {}, a: {}}", "'a' stands twice"),
         ("training.beta=[", "is not a YAML value"),
     ],

@@ -2,12 +2,15 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple, Protocol
 
 from maskdpo_ray.annotation.labels import check_labels
 from maskdpo_ray.annotation.pruning import next_sentences
 from maskdpo_ray.annotation.sentences import split_sentences, unit_kind
+from maskdpo_ray.config import PreferenceConfig
 from maskdpo_ray.errors import RowRejected
+from maskdpo_ray.preference.select import ranking_of
 from maskdpo_ray.records import (
     ERROR_VERDICT,
     SKIPPED_VERDICT,
@@ -54,8 +57,8 @@ class Annotate:
     keeps their sentences, so that the two can be compared. Fenced code is ``nofact``, nobody asked.
 
     Args:
-        prune: ask in rounds, and only what best and worst candidate depend on (``pruning.py``);
-            the other sentences are ``skipped``.
+        prune: ask in rounds, and only what best and worst candidate depend on (``pruning.py``)
+            under these settings; the other sentences are ``skipped``.
     """
 
     def __init__(
@@ -63,11 +66,11 @@ class Annotate:
         annotator: Annotator,
         split: Callable[[str, str], list[Span]] = split_sentences,
         *,
-        prune: bool = False,
+        prune: PreferenceConfig | None = None,
     ) -> None:
         self._annotator = annotator
         self._split = split
-        self._next = next_sentences if prune else all_sentences
+        self._prune = prune
 
     async def __call__(self, rows: list[Question]) -> list[Question | RowRejected]:
         return await asyncio.gather(*map(self._annotate, rows))
@@ -78,18 +81,26 @@ class Annotate:
             [candidate["response"][start:end].strip() for start, end in cut]
             for candidate, cut in zip(row["candidates"], spans, strict=True)
         ]
+
+        def candidates(found: dict[str, Verdict]) -> list[Candidate]:
+            return [
+                {**candidate, "sentences": _sentences(cut, of_candidate, found)}
+                for candidate, cut, of_candidate in zip(
+                    row["candidates"], spans, texts, strict=True
+                )
+            ]
+
+        following = all_sentences
+        if self._prune:
+            following = partial(next_sentences, ranking=ranking_of(candidates({}), self._prune))
         found: dict[str, Verdict] = {}
         try:
-            while asked := self._next(texts, {text: said.verdict for text, said in found.items()}):
+            while asked := following(texts, {text: said.verdict for text, said in found.items()}):
                 answers = await asyncio.gather(*(self._ask(row, text) for text in asked))
                 found.update(zip(asked, answers, strict=True))
         except RowRejected as rejected:
             return rejected
-        candidates = [
-            {**candidate, "sentences": _sentences(cut, of_candidate, found)}
-            for candidate, cut, of_candidate in zip(row["candidates"], spans, texts, strict=True)
-        ]
-        return {**row, "candidates": candidates}
+        return {**row, "candidates": candidates(found)}
 
     def _spans(self, candidate: Candidate, language: str) -> list[Span]:
         if candidate["sentences"] and candidate["decoding"] != "input":

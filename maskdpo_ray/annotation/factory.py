@@ -3,7 +3,7 @@ input."""
 
 from typing import TYPE_CHECKING
 
-from maskdpo_ray.config import AnnotationConfig, ChatModelConfig
+from maskdpo_ray.config import AnnotationConfig, ChatModelConfig, PreferenceConfig
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.storage import Folder
 
@@ -15,13 +15,17 @@ if TYPE_CHECKING:
 
 
 def build_annotator(
-    annotation: AnnotationConfig, world: Folder | None = None, labelled: bool = False
+    annotation: AnnotationConfig,
+    world: Folder | None = None,
+    labelled: bool = False,
+    preference: PreferenceConfig | None = None,
 ) -> "Annotate | Labels":
     """The annotator that the configuration names.
 
     Args:
         world: folder of the closed world; only ``closed_world`` needs it.
         labelled: ask about the labelled sentences of the input, not about those of our splitter.
+        preference: how pairs are selected, for ``annotation.prune``; the paper's way by default.
 
     Raises:
         UserError: the engine does not start, the endpoint will not do, a template file is wrong,
@@ -52,7 +56,8 @@ def build_annotator(
             from maskdpo_ray.annotation.labels import Labels
 
             return Labels()
-    return (AnnotateLabelled if labelled else Annotate)(annotator, prune=annotation.prune)
+    prune = (preference or PreferenceConfig()) if annotation.prune else None
+    return (AnnotateLabelled if labelled else Annotate)(annotator, prune=prune)
 
 
 def needs_document(annotation: AnnotationConfig, language: str) -> bool:

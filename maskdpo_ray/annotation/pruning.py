@@ -1,10 +1,12 @@
 """Which sentences to ask next, so that no more are asked than best and worst candidate depend on.
 
 Exact: the pair, and the reason where there is none, are those of full annotation. A candidate is
-left only when a *completely* annotated one is better than it can become, and another is worse,
-whatever the verdicts on its open sentences would be: one whose annotation fails leaves the others
-as they are. Two such candidates differ in score, so there is a pair, and nothing about the one
-that was left can change it. Where there is none, every usable candidate has been annotated in full.
+left only when a *completely* annotated one that has a correct sentence is better than it can
+become, and another that has an incorrect one is worse, whatever the verdicts on its open sentences
+would be: one whose annotation fails, or that turns out to have nothing to check, leaves the others
+as they are. Under every score a candidate with an open sentence can end higher than it can end
+lower, so two such candidates differ in score, there is a pair, and nothing about the one that was
+left can change it. Where there is none, every usable candidate has been annotated in full.
 
 Of the open candidates those with the highest bound are asked first, and those with the lowest. One
 of each at a time would ask nothing in vain, for as long as the order of the sentences within a
@@ -15,27 +17,35 @@ need a few times fewer rounds and ask a little more (docs/annotators.md has the 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from maskdpo_ray.preference.ranking import Tally, as_best, as_worst, tally
+from maskdpo_ray.preference.ranking import PAPER, Ranking, Tally
 from maskdpo_ray.records import ERROR_VERDICT, SKIPPED_VERDICT
 
 CANDIDATES_PER_SEAT = 8  # of the candidates one in so many is asked from either end in a round
 
 
-def next_sentences(candidates: Sequence[Sequence[str]], verdicts: Mapping[str, str]) -> list[str]:
+def next_sentences(
+    candidates: Sequence[Sequence[str]], verdicts: Mapping[str, str], ranking: Ranking = PAPER
+) -> list[str]:
     """The distinct sentences of the next round; none once best and worst are known.
 
     Args:
         candidates: the sentences of each candidate, by their text. None for one that cannot take
             part.
         verdicts: on the sentences asked so far.
+        ranking: how the candidates are compared.
     """
-    standings = _standings(candidates, verdicts)
-    complete = {n: counts for n, counts in standings.items() if not counts.skipped}
-    best = max((as_best(counts, n) for n, counts in complete.items()), default=(float("-inf"),))
-    worst = min((as_worst(counts, n) for n, counts in complete.items()), default=(float("inf"),))
+    standings = _standings(candidates, verdicts, ranking)
+    best = max(
+        (ranking.as_best(c, n) for n, c in standings.items() if c.correct and not c.skipped),
+        default=(float("-inf"),),
+    )
+    worst = min(
+        (ranking.as_worst(c, n) for n, c in standings.items() if c.incorrect and not c.skipped),
+        default=(float("inf"),),
+    )
     opened = {n: counts for n, counts in standings.items() if counts.skipped}
-    high = {n: key for n, counts in opened.items() if (key := as_best(counts, n)) > best}
-    low = {n: key for n, counts in opened.items() if (key := as_worst(counts, n)) < worst}
+    high = {n: key for n, counts in opened.items() if (key := ranking.as_best(counts, n)) > best}
+    low = {n: key for n, counts in opened.items() if (key := ranking.as_worst(counts, n)) < worst}
     seats = max(1, len(candidates) // CANDIDATES_PER_SEAT)
     asked = sorted(high, key=high.__getitem__, reverse=True)[:seats]
     asked += sorted(low, key=low.__getitem__)[:seats]
@@ -49,12 +59,12 @@ def next_sentences(candidates: Sequence[Sequence[str]], verdicts: Mapping[str, s
 
 
 def _standings(
-    candidates: Sequence[Sequence[str]], verdicts: Mapping[str, str]
+    candidates: Sequence[Sequence[str]], verdicts: Mapping[str, str], ranking: Ranking
 ) -> dict[int, Tally]:
     """Of the candidates that can take part as far as is known."""
     standings = {}
     for n, texts in enumerate(candidates):
         found = [verdicts.get(text, SKIPPED_VERDICT) for text in texts]
         if found and ERROR_VERDICT not in found:
-            standings[n] = tally(found)
+            standings[n] = ranking.tally(found)
     return standings

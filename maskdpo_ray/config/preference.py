@@ -1,18 +1,30 @@
 """Settings of the pairs."""
 
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from maskdpo_ray.config.section import Content, Section
 
 
 class PreferenceConfig(Section):
-    """From verdicts to a preference pair with token weights, which `training.mask: none` ignores
-    as a whole: vanilla DPO learns every token."""
+    """From verdicts to preference pairs with token weights; `training.mask: none` ignores the
+    token weights, for vanilla DPO learns every token."""
 
-    no_fact: Literal["correct", "mask"] = "correct"
-    """Sentences without facts: counted as correct (the paper), or given no weight on both sides."""
+    select: Literal["precision", "f1@k", "net"] = "precision"
+    """What best and worst are by: the share of correct sentences (the paper), the harmonic mean of
+    it and min(correct / K, 1), or correct minus lambda times incorrect sentences."""
+    f1_k: int | None = Field(default=None, ge=1)
+    """K of `f1@k`: so many correct sentences are enough. Unset, the median number of sentences of
+    the question's candidates."""
+    net_lambda: float = Field(default=1.0, ge=0)
+    """Lambda of `net`: how many correct sentences one incorrect sentence outweighs."""
+    no_fact: Literal["correct", "mask", "ignore"] = "correct"
+    """Sentences without facts: correct (the paper); counted as correct in selection and without
+    weight on both sides; or also counted neither way in selection."""
+    unverifiable: Literal["incorrect", "mask", "correct"] = "incorrect"
+    """Sentences neither supported nor contradicted: incorrect (the paper); counted neither way in
+    selection and without weight on both sides; or correct."""
     eos: Literal["keep", "mask"] = "keep"
     """The end-of-turn token stands in no sentence: learnt on both sides (as released), or not."""
     weights: Literal["verdict", "confidence"] = "verdict"
@@ -26,3 +38,26 @@ class PreferenceConfig(Section):
     `data.train` are sampled and annotated all the same, so runs of several parts share that."""
     max_length: int = Field(default=1024, ge=8)
     """Prompt and response together, in tokens; the response's tail is cut."""
+
+    SELECTION: ClassVar[tuple[str, ...]] = (
+        "select",
+        "f1_k",
+        "net_lambda",
+        "no_fact",
+        "unverifiable",
+    )
+    """What selection depends on, and with it which sentences pruned annotation asks about."""
+
+    def selection(self) -> dict[str, Any]:
+        """Those of ``SELECTION`` that differ from the paper's."""
+        changed = {key: getattr(self, key) for key in self.changed(*self.SELECTION)}
+        if self.no_fact == "mask":  # of the weights alone
+            del changed["no_fact"]
+        return changed
+
+    @model_validator(mode="after")
+    def _nothing_ignored(self) -> "PreferenceConfig":
+        for key, select in (("f1_k", "f1@k"), ("net_lambda", "net")):
+            if self.select != select and self.changed(key):
+                raise ValueError(f"{key} is of select={select}: set that, or remove {key}")
+        return self

@@ -75,6 +75,13 @@ class Config(Section):
                 "data.format=pairs brings answers and verdicts along: set annotation.annotator="
                 "labels and sampling.source=input"
             )
+        if self.data.format == "pairs" and (
+            given := self.preference.changed("no_fact", "unverifiable")
+        ):
+            raise ValueError(
+                "data.format=pairs knows correct and incorrect sentences and nothing between: "
+                f"remove preference.{given[0]}"
+            )
         if self.annotation.annotator == "labels" and self.sampling.source != "input":
             raise ValueError(
                 "annotator 'labels' takes the verdicts of the input: set sampling.source=input"

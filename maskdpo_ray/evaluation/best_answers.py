@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from maskdpo_ray.preference.ranking import as_best, tally
+from maskdpo_ray.preference.ranking import PAPER
 from maskdpo_ray.preference.select import score
 from maskdpo_ray.records import ERROR_VERDICT, Candidate, Question
 
@@ -31,7 +31,7 @@ def best_answers(
         if not usable:
             continue
         standing = [
-            as_best(tally(sentence["verdict"] for sentence in each["sentences"]), n)
+            PAPER.as_best(PAPER.tally(sentence["verdict"] for sentence in each["sentences"]), n)
             for n, each in enumerate(usable)
         ]
         best = usable[standing.index(max(standing))]

@@ -5,11 +5,12 @@ Learning to avoid these teaches a policy to avoid the sentence, and with it the 
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from maskdpo_ray.config import PreferenceConfig
 from maskdpo_ray.preference.token_spans import MaskError, Span, token_spans
-from maskdpo_ray.preference.weights import owning_sentences
+from maskdpo_ray.preference.weights import owning_sentences, sentence_weights
 from maskdpo_ray.records import NO_SENTENCE, Candidate
 
 Key = tuple[int | str, ...]
@@ -87,15 +88,12 @@ class Openings:
 
 
 def correct_openings(
-    candidates: Iterable[Candidate], tokenizer: Any, weigh: Callable[..., list[float]]
+    candidates: Iterable[Candidate], tokenizer: Any, settings: PreferenceConfig
 ) -> Openings:
-    """Those of the correct sentences of annotated candidates.
+    """Those of the correct sentences of annotated candidates: of those that weigh something on the
+    chosen side.
 
     A candidate whose tokens do not spell its text tells nothing here.
-
-    Args:
-        weigh: ``token_weights`` with what the settings say: a sentence is correct where it weighs
-            something on the chosen side.
     """
     keys: list[Key] = []
     for candidate in candidates:
@@ -105,7 +103,7 @@ def correct_openings(
             owners = owning_sentences(spans, response, sentences)
         except MaskError:
             continue
-        correct = weigh(range(len(sentences)), sentences, side="chosen")
+        correct = sentence_weights(sentences, "chosen", settings)
         found = sentence_keys(candidate["token_ids"], spans, response, owners)
         keys += [key for owner, key in found.items() if correct[owner]]
     return Openings(keys)

@@ -2,19 +2,26 @@
 
 import hashlib
 import json
-from collections.abc import Callable
-from functools import partial
+from collections import Counter
 from typing import Any, NamedTuple
 
 from maskdpo_ray.config import PreferenceConfig
 from maskdpo_ray.errors import RowRejected
 from maskdpo_ray.preference.openings import Openings, correct_openings, sentence_keys
-from maskdpo_ray.preference.ranking import Tally, as_best, as_worst, tally
+from maskdpo_ray.preference.ranking import Ranking, Tally
 from maskdpo_ray.preference.token_spans import MaskError, token_spans
-from maskdpo_ray.preference.weights import SideName, owning_sentences, token_weights, truncate
+from maskdpo_ray.preference.weights import (
+    SideName,
+    owning_sentences,
+    sentence_weights,
+    spread,
+    token_weights,
+    truncate,
+)
 from maskdpo_ray.records import (
     ERROR_VERDICT,
     NO_SENTENCE,
+    SKIPPED_VERDICT,
     Candidate,
     Pair,
     Question,
@@ -34,14 +41,10 @@ class PrunedTooFar(ValueError):
 
 
 class Selection(NamedTuple):
-    """Positions in the list of candidates, and how many candidates are known not to be usable.
-
-    A candidate that pruning left half-annotated is not known to be either, and not counted.
-    """
+    """Positions in the list of candidates."""
 
     best: int
     worst: int
-    left_out: int
 
 
 def score(sentences: list[Sentence]) -> float:
@@ -59,59 +62,109 @@ def score(sentences: list[Sentence]) -> float:
 
 
 def is_usable(candidate: Candidate) -> bool:
-    """Whether a candidate can take part: it has tokens, and a verdict on every sentence."""
-    counts = _tally(candidate)
-    return counts is not None and not counts.skipped
+    """Whether a candidate has tokens, and a verdict on every sentence."""
+    verdicts = _verdicts(candidate)
+    return takes_part(candidate) and not {ERROR_VERDICT, SKIPPED_VERDICT} & set(verdicts)
 
 
-def _tally(candidate: Candidate) -> Tally | None:
-    """None for a candidate that cannot take part, whatever the verdict on a skipped sentence."""
-    verdicts = [sentence["verdict"] for sentence in candidate["sentences"]]
-    if not candidate["token_ids"] or not verdicts or ERROR_VERDICT in verdicts:
-        return None
-    return tally(verdicts)
+def takes_part(candidate: Candidate) -> bool:
+    """Whether a candidate can be chosen or rejected as far as is known before annotation."""
+    return bool(candidate["token_ids"] and candidate["sentences"])
 
 
-def select_pair(candidates: list[Candidate]) -> Selection:
-    """The best and the worst candidate.
+def ranking_of(candidates: list[Candidate], settings: PreferenceConfig) -> Ranking:
+    """How these candidates are compared; their sentences may lack verdicts yet."""
+    sizes = [len(each["sentences"]) for each in candidates if takes_part(each)]
+    return Ranking(settings, sizes)
+
+
+def why_left_out(candidate: Candidate, ranking: Ranking) -> str | None:
+    """Why a candidate can be neither chosen nor rejected: ``no_answer``, no tokens or no sentences;
+    ``error``, a sentence on which the annotator failed; ``no_checkable_sentence``, none that
+    counts as correct or incorrect. None for the others.
+
+    A candidate that pruning left half-annotated is not known to be left out.
+    """
+    if not takes_part(candidate):
+        return "no_answer"
+    verdicts = _verdicts(candidate)
+    if ERROR_VERDICT in verdicts:
+        return "error"
+    return None if sum(ranking.tally(verdicts)) else "no_checkable_sentence"
+
+
+def _verdicts(candidate: Candidate) -> list[str]:
+    return [sentence["verdict"] for sentence in candidate["sentences"]]
+
+
+def select_pair(candidates: list[Candidate], settings: PreferenceConfig | None = None) -> Selection:
+    """The best candidate that has a correct sentence, and the worst that has an incorrect one.
 
     Among equally best ones the one with most correct sentences, among equally worst ones the one
-    with most incorrect sentences, then the first. That the best has a correct sentence and the
-    worst an incorrect one, as the paper asks too, follows from their unequal scores.
+    with most incorrect sentences, then the first.
 
     Raises:
         NoPair: ``too_few_candidates``, fewer than two are usable; ``identical_text``;
-            ``equal_scores``.
+            ``equal_scores``; ``no_correct_sentence`` or ``no_incorrect_sentence`` in the best or
+            worst, with no other pair to take.
         PrunedTooFar: sentences that were skipped could change the answer.
         ValueError: an unknown verdict.
     """
-    tallies = {n: counts for n, c in enumerate(candidates) if (counts := _tally(c)) is not None}
-    usable = [n for n, counts in tallies.items() if not counts.skipped]
-    best = max(usable, key=lambda n: as_best(tallies[n], n), default=None)
-    worst = min(usable, key=lambda n: as_worst(tallies[n], n), default=None)
+    ranking = ranking_of(candidates, settings or PreferenceConfig())
+    reasons = [why_left_out(candidate, ranking) for candidate in candidates]
+    tallies = {
+        n: ranking.tally(_verdicts(candidate))
+        for n, candidate in enumerate(candidates)
+        if reasons[n] is None
+    }
+    usable = {n: counts for n, counts in tallies.items() if not counts.skipped}
+
+    def best_of(group: list[int]) -> int | None:
+        return max(group, key=lambda n: ranking.as_best(tallies[n], n), default=None)
+
+    def worst_of(group: list[int]) -> int | None:
+        return min(group, key=lambda n: ranking.as_worst(tallies[n], n), default=None)
+
+    best = best_of([n for n, counts in usable.items() if counts.correct])
+    worst = worst_of([n for n, counts in usable.items() if counts.incorrect])
     for n, counts in tallies.items():
         if counts.skipped and (
             best is None
-            or as_best(counts, n) > as_best(tallies[best], best)
-            or as_worst(counts, n) < as_worst(tallies[worst], worst)
+            or worst is None
+            or ranking.as_best(counts, n) > ranking.as_best(tallies[best], best)
+            or ranking.as_worst(counts, n) < ranking.as_worst(tallies[worst], worst)
         ):
             raise PrunedTooFar(
                 f"candidate {n} of {len(candidates)} has {counts.skipped} skipped sentences and "
                 "could still be best or worst: annotate with annotation.prune=false"
             )
     if len(usable) < 2:
+        left_out = Counter(reason for reason in reasons if reason)
+        told = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()))
         raise NoPair(
             "too_few_candidates",
-            f"{len(usable)} of {len(candidates)} candidates are annotated and free of errors, "
-            "a pair needs 2: see the details of their `error` verdicts, or sample more",
+            f"{len(usable)} of {len(candidates)} candidates can take part, a pair needs 2; left "
+            f"out: {told or 'none'}: see the details of their `error` verdicts, or sample more",
         )
-    texts = {candidates[n]["response"] for n in (usable if best == worst else (best, worst))}
-    if len(texts) == 1:
+    if len({candidates[n]["response"] for n in usable}) == 1:
+        raise NoPair("identical_text", f"all {len(usable)} candidates read the same")
+    scores = {n: ranking.score(counts.correct, counts.incorrect) for n, counts in usable.items()}
+    if len(set(scores.values())) == 1:
+        one = float(scores.popitem()[1])
+        raise NoPair("equal_scores", f"all {len(usable)} candidates score {one:.4f}")
+    if best is None or worst is None or scores[best] <= scores[worst]:
+        raise _nothing_to_learn(usable[best_of(list(usable))])
+    if candidates[best]["response"] == candidates[worst]["response"]:
         raise NoPair("identical_text", f"best and worst of {len(usable)} candidates read the same")
-    scores = {score(candidates[n]["sentences"]) for n in (best, worst)}
-    if len(scores) == 1:
-        raise NoPair("equal_scores", f"all {len(usable)} candidates score {scores.pop():.4f}")
-    return Selection(best, worst, left_out=len(candidates) - len(tallies))
+    return Selection(best, worst)
+
+
+def _nothing_to_learn(best: Tally) -> NoPair:
+    """Of candidates with different scores: the best has nothing correct, or the worst nothing
+    incorrect (two conditions of the paper), and neither has any other that is better or worse."""
+    if not best.correct:
+        return NoPair("no_correct_sentence", "the best candidate has no correct sentence")
+    return NoPair("no_incorrect_sentence", "the worst candidate has no incorrect sentence")
 
 
 def build_pair(
@@ -136,14 +189,14 @@ def build_pair(
             f"preference.max_length above {settings.max_length}",
         )
     try:
-        selection = select_pair(row["candidates"])
+        best, worst = select_pair(row["candidates"], settings)
         openings = None
         if settings.shared_openings == "mask":
             usable = [each for each in row["candidates"] if is_usable(each)]
-            openings = correct_openings(usable, tokenizer, _weighing(settings))
+            openings = correct_openings(usable, tokenizer, settings)
         chosen, rejected = (
             _side(row["candidates"][n], name, tokenizer, room, settings, openings)
-            for n, name in ((selection.best, "chosen"), (selection.worst, "rejected"))
+            for n, name in ((best, "chosen"), (worst, "rejected"))
         )
     except (NoPair, MaskError) as error:
         raise type(error)(error.reason, f"question {row['id']!r}: {error.detail}") from None
@@ -164,10 +217,6 @@ def token_digest(prompt: list[int], chosen: list[int], rejected: list[int]) -> s
     return hashlib.sha256(json.dumps([list(prompt), chosen, rejected]).encode()).hexdigest()
 
 
-def _weighing(settings: PreferenceConfig) -> Callable[..., list[float]]:
-    return partial(token_weights, no_fact=settings.no_fact, weights=settings.weights)
-
-
 def _side(
     candidate: Candidate,
     name: SideName,
@@ -177,13 +226,13 @@ def _side(
     openings: Openings | None,
 ) -> Side:
     token_ids, response = candidate["token_ids"], candidate["response"]
-    sentences, weigh = candidate["sentences"], _weighing(settings)
+    sentences = candidate["sentences"]
     try:
         spans = token_spans(tokenizer, token_ids, response)
         owners = owning_sentences(spans, response, sentences)
-        weights = weigh(owners, sentences, side=name, eos=settings.eos)
+        weights = token_weights(owners, sentences, name, settings)
         # The end of turn stands in no sentence.
-        correct = weigh(owners, sentences, side="chosen", eos="mask")
+        correct = spread(sentence_weights(sentences, "chosen", settings), owners)
     except MaskError as error:
         raise MaskError(
             error.reason, f"candidate {candidate['index']} ({name}): {error.detail}"
@@ -191,6 +240,7 @@ def _side(
     if openings is not None and name == "rejected":
         keys = sentence_keys(token_ids, spans, response, owners)
         weights = openings.left_out(weights, keys, owners)
+    tally = Ranking(settings).tally(_verdicts(candidate))
     side: Side = {
         "index": candidate["index"],
         "response": response,
@@ -199,7 +249,7 @@ def _side(
         "owners": owners,
         "correct": correct,
         "sentences": sentences,
-        "score": score(sentences),
+        "score": tally.correct / (tally.correct + tally.incorrect),
     }
     kept = truncate(side, room)
     # The end of turn alone teaches nothing about facts, whatever its weight.

@@ -7,41 +7,50 @@ incorrect ones. Zero elsewhere. Vanilla DPO is all ones.
 from bisect import bisect_right
 from typing import Literal
 
+from maskdpo_ray.config import PreferenceConfig
 from maskdpo_ray.preference.token_spans import MaskError, Span
-from maskdpo_ray.records import NO_SENTENCE, Sentence, Side, is_correct
+from maskdpo_ray.preference.verdicts import learnt_as
+from maskdpo_ray.records import NO_SENTENCE, Sentence, Side
 
 SideName = Literal["chosen", "rejected"]
-NoFact = Literal["correct", "mask"]
-Eos = Literal["keep", "mask"]
-Weights = Literal["verdict", "confidence"]
 
 
 def token_weights(
-    owners: list[int],
-    sentences: list[Sentence],
-    *,
-    side: SideName,
-    no_fact: NoFact = "correct",
-    eos: Eos = "keep",
-    weights: Weights = "verdict",
+    owners: list[int], sentences: list[Sentence], side: SideName, settings: PreferenceConfig
 ) -> list[float]:
-    """Weight of every token of one side of a pair.
+    """Weight of every token of one side of a pair: that of its sentence; tokens that stand in no
+    sentence weigh one on both sides, or nothing (``eos``).
 
     Args:
         owners: sentence of every token (:func:`owning_sentences`).
-        no_fact: sentences without facts count as correct, or weigh nothing on either side.
-        eos: tokens that stand in no sentence (end of turn) weigh one on both sides, or nothing.
-        weights: a sentence to learn from weighs one, or the confidence of its verdict.
+
+    Raises:
+        MaskError, ValueError: as :func:`sentence_weights`.
+    """
+    outside = 1.0 if settings.eos == "keep" else 0.0
+    return spread(sentence_weights(sentences, side, settings), owners, outside)
+
+
+def sentence_weights(
+    sentences: list[Sentence], side: SideName, settings: PreferenceConfig
+) -> list[float]:
+    """Weight of every sentence of one side: one where it is learnt from on this side, or the
+    confidence of its verdict (``weights``); else zero.
 
     Raises:
         MaskError: ``confidence_missing`` where it is needed.
         ValueError: a verdict that is ``error`` or unknown.
     """
-    values = [_sentence_weight(sentence["verdict"], side, no_fact) for sentence in sentences]
-    if weights == "confidence":
+    learnt = 1 if side == "chosen" else -1
+    values = [float(learnt_as(s["verdict"], settings) == learnt) for s in sentences]
+    if settings.weights == "confidence":
         pairs = zip(values, sentences, strict=True)
         values = [value and value * _confidence(sentence) for value, sentence in pairs]
-    outside = 1.0 if eos == "keep" else 0.0
+    return values
+
+
+def spread(values: list[float], owners: list[int], outside: float = 0.0) -> list[float]:
+    """The value of its sentence for every token; ``outside`` for those that stand in none."""
     return [outside if owner == NO_SENTENCE else values[owner] for owner in owners]
 
 
@@ -65,13 +74,6 @@ def owning_sentences(spans: list[Span], response: str, sentences: list[Sentence]
         position = last if last >= start else end - 1
         owners.append(bisect_right(starts, position) - 1 if end > start else NO_SENTENCE)
     return owners
-
-
-def _sentence_weight(verdict: str, side: SideName, no_fact: NoFact) -> float:
-    correct = is_correct(verdict)
-    if verdict == "nofact" and no_fact == "mask":
-        return 0.0
-    return 1.0 if correct == (side == "chosen") else 0.0
 
 
 def _confidence(sentence: Sentence) -> float:

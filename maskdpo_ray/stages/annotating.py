@@ -6,24 +6,29 @@ from typing import Any
 from maskdpo_ray.annotation.factory import build_annotator
 from maskdpo_ray.annotation.sentences import RULES
 from maskdpo_ray.annotation.wording import template_file
-from maskdpo_ray.config import AnnotationConfig, ChatModelConfig, PoolConfig
+from maskdpo_ray.config import AnnotationConfig, ChatModelConfig, PoolConfig, PreferenceConfig
 from maskdpo_ray.identity import commit_of, file_digest, model_identity
 from maskdpo_ray.rundir import StageStore
 from maskdpo_ray.storage import Folder
 from maskdpo_ray.stream import StreamStage
 
 
-def annotation_settings(annotation: AnnotationConfig, key: str) -> dict[str, Any]:
+def annotation_settings(
+    annotation: AnnotationConfig, key: str, preference: PreferenceConfig | None = None
+) -> dict[str, Any]:
     """What an annotator's verdicts depend on.
 
     Args:
         key: where the section stands in the configuration, for errors.
+        preference: how pairs are selected, on which it depends what is not asked.
     """
     settings = chat_model_settings(annotation) | {"sentences": RULES}
     if annotation.templates:
         settings["templates"] = file_digest(template_file(annotation.templates))
     if annotation.model:
         settings["model"] = _identity(annotation, key)
+    if annotation.prune and preference and (selection := preference.selection()):
+        settings["selection"] = selection
     return settings
 
 
@@ -42,12 +47,14 @@ def annotation_stage(
     world: Folder | None,
     pool: PoolConfig,
     labelled: bool = False,
+    preference: PreferenceConfig | None = None,
 ) -> StreamStage:
     """The stage that fills ``store``; other arguments as of ``build_annotator``."""
     if annotation.model:
         pinned = commit_of(_identity(annotation, key))
         annotation = annotation.model_copy(update={"revision": pinned})
-    return StreamStage(store, partial(build_annotator, annotation, world, labelled), pool)
+    build = partial(build_annotator, annotation, world, labelled, preference)
+    return StreamStage(store, build, pool)
 
 
 def _identity(annotation: AnnotationConfig, key: str) -> str:

@@ -4,7 +4,7 @@ from functools import cached_property, partial
 
 import pyarrow as pa
 
-from maskdpo_ray.config import AnnotationConfig
+from maskdpo_ray.config import AnnotationConfig, PreferenceConfig
 from maskdpo_ray.errors import RowRejected, UserError
 from maskdpo_ray.preference.processor import PairBuilder
 from maskdpo_ray.questions import read_questions
@@ -65,13 +65,14 @@ class Training(Inputs):
 
     def annotate(self, policy: Policy | None = None) -> StreamStage:
         policy = policy or self.base
+        annotation, preference = self.config.annotation, self.config.preference
         store = self.dir.store(
             policy.stage("annotate"),
-            annotation_settings(self.config.annotation, "annotation"),
+            annotation_settings(annotation, "annotation", preference),
             QUESTION_SCHEMA,
             self.sample(policy).store,
         )
-        return self.annotation_stage(store, self.config.annotation, "annotation")
+        return self.annotation_stage(store, annotation, "annotation", preference=preference)
 
     def pair(self, policy: Policy | None = None) -> StreamStage:
         return self._pair(policy or self.base, self.selected)
@@ -139,11 +140,12 @@ class Training(Inputs):
         key: str,
         pool: str = "annotator",
         labelled: bool = False,
+        preference: PreferenceConfig | None = None,
     ) -> StreamStage:
         """The stage that fills ``store`` with verdicts, on the world and a pool of this run."""
         world = self.world and self.world.shared
         actors = getattr(self.config.resources, pool)
-        return annotation_stage(store, annotation, key, world, actors, labelled)
+        return annotation_stage(store, annotation, key, world, actors, labelled, preference)
 
     # -- training -------------------------------------------------------------------------------
 

@@ -1,12 +1,21 @@
 from fractions import Fraction
+from statistics import median
 
 import pytest
 import real_tokenizers
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from selections import SELECTIONS
 
 from maskdpo_ray.config import PreferenceConfig
-from maskdpo_ray.preference.select import NoPair, build_pair, score, select_pair
+from maskdpo_ray.preference.select import (
+    NoPair,
+    build_pair,
+    ranking_of,
+    score,
+    select_pair,
+    why_left_out,
+)
 from maskdpo_ray.preference.token_spans import MaskError
 
 LETTERS = {"o": "ok", "n": "nofact", "c": "contradictory", "u": "unverifiable", "e": "error"}
@@ -36,9 +45,9 @@ def candidates(*verdicts):
     return [candidate(letters, index) for index, letters in enumerate(verdicts)]
 
 
-def reason(*verdicts):
+def reason(*verdicts, **settings):
     with pytest.raises(NoPair) as raised:
-        select_pair(candidates(*verdicts))
+        select_pair(candidates(*verdicts), PreferenceConfig(**settings))
     return raised.value.reason
 
 
@@ -51,17 +60,21 @@ def test_score_counts_nofact_as_correct():
 
 
 def test_best_and_worst():
-    assert select_pair(candidates("ouu", "oou", "ou")) == (1, 0, 0)
+    assert select_pair(candidates("ouu", "oou", "ou")) == (1, 0)
 
 
 def test_ties_go_to_more_sentences_then_to_the_first():
-    assert select_pair(candidates("uo", "o", "oo", "oo", "uuoo", "uuoo")) == (2, 4, 0)
+    assert select_pair(candidates("uo", "o", "oo", "oo", "uuoo", "uuoo")) == (2, 4)
 
 
 def test_candidates_with_errors_sentences_missing_or_tokens_missing_are_left_out():
     group = candidates("oooe", "", "ou", "uuu", "o")
     group.append(candidate("ooooo", 5, token_ids=()))
-    assert select_pair(group) == (4, 3, 3)
+    assert select_pair(group) == (4, 3)
+    ranking = ranking_of(group, PreferenceConfig())
+    assert [why_left_out(each, ranking) for each in group] == [
+        "error", "no_answer", None, None, None, "no_answer"
+    ]  # fmt: skip
 
 
 def test_reasons():
@@ -86,25 +99,100 @@ def test_identical_texts_do_not_hide_equal_scores_of_others():
     assert raised.value.reason == "equal_scores"
 
 
-@given(st.lists(st.text("onuce", max_size=6), max_size=8))
-def test_selection_against_exact_fractions(verdicts):
-    """The rules once more, with fractions and full sorting."""
+def expected_score(settings, right, wrong, sizes):
+    """The definitions of docs/method.md, word for word, in fractions."""
+    precision = Fraction(right, right + wrong)
+    if settings["select"] == "precision":
+        return precision
+    if settings["select"] == "net":
+        return right - Fraction(str(settings.get("net_lambda", 1))) * wrong
+    recall = min(right / Fraction(settings.get("f1_k") or median(sizes)), 1)
+    return 2 * precision * recall / (precision + recall) if right else Fraction(0)
+
+
+@settings(max_examples=500)
+@given(st.lists(st.text("onuce", max_size=6), max_size=8), SELECTIONS)
+def test_selection_against_exact_fractions(verdicts, given):
+    """The rules once more, over all pairs."""
+    right = "o" + "n" * (given["no_fact"] != "ignore") + "u" * (given["unverifiable"] == "correct")
+    wrong = "c" + "u" * (given["unverifiable"] == "incorrect")
+    sizes = [len(v) for v in verdicts if v]
     usable = {
-        n: (sum(x in "on" for x in v), sum(x in "cu" for x in v))
+        n: counts
         for n, v in enumerate(verdicts)
-        if v and "e" not in v
+        if "e" not in v and any(counts := (sum(x in right for x in v), sum(x in wrong for x in v)))
     }
-    fraction = {n: Fraction(right, right + wrong) for n, (right, wrong) in usable.items()}
+    scores = {n: expected_score(given, *counts, sizes) for n, counts in usable.items()}
+    pairs = [
+        (scores[j] - scores[i], -usable[i][0], -usable[j][1], i, j)  # the smallest is taken
+        for i in usable
+        for j in usable
+        if usable[i][0] and usable[j][1] and scores[i] > scores[j]
+    ]
     if len(usable) < 2:
-        assert reason(*verdicts) == "too_few_candidates"
-    elif len(set(fraction.values())) == 1:
-        assert reason(*verdicts) == "equal_scores"
+        assert reason(*verdicts, **given) == "too_few_candidates"
+    elif len(set(scores.values())) == 1:
+        assert reason(*verdicts, **given) == "equal_scores"
+    elif not pairs:
+        assert given["select"] != "precision", "there it follows from unequal scores"
+        best = max(usable, key=lambda n: (scores[n], usable[n][0]))
+        lacking = "no_incorrect_sentence" if usable[best][0] else "no_correct_sentence"
+        assert reason(*verdicts, **given) == lacking
     else:
-        best = sorted(usable, key=lambda n: (-fraction[n], -usable[n][0], n))[0]
-        worst = sorted(usable, key=lambda n: (fraction[n], -usable[n][1], n))[0]
-        assert select_pair(candidates(*verdicts)) == (best, worst, len(verdicts) - len(usable))
-        # What the paper asks besides unequal scores follows from them.
-        assert usable[best][0] > 0 and usable[worst][1] > 0
+        found = select_pair(candidates(*verdicts), PreferenceConfig(**given))
+        assert found == min(pairs)[3:]
+        if given["select"] == "precision":  # as in the paper: the best and the worst of all
+            assert scores[found.best] == max(scores.values())
+            assert scores[found.worst] == min(scores.values())
+
+
+def test_more_that_is_right_beats_a_short_answer_under_f1_and_net():
+    group = candidates("o", "oooou", "uu")
+    assert select_pair(group).best == 0
+    assert select_pair(group, PreferenceConfig(select="f1@k", f1_k=4)).best == 1
+    assert select_pair(group, PreferenceConfig(select="net")).best == 1
+
+
+def test_k_is_the_median_number_of_sentences_of_those_with_an_answer():
+    group = candidates("o", "oooo", "uuuuu", "", "e" * 9)
+    assert ranking_of(group, PreferenceConfig(select="f1@k")).k == Fraction(9, 2)
+    group[4]["token_ids"] = []
+    assert ranking_of(group, PreferenceConfig(select="f1@k")).k == 4
+
+
+@pytest.mark.parametrize("select", ["precision", "f1@k", "net"])
+def test_a_word_said_fourteen_times_is_no_merit(select):
+    """Sentences without a fact won a tie, for there were more of them."""
+    group = candidates("n" * 14, "on", "ou")
+    assert select_pair(group, PreferenceConfig(select=select)).best == 0
+    ignored = PreferenceConfig(select=select, no_fact="ignore")
+    assert select_pair(group, ignored) == (1, 2)
+    ranking = ranking_of(group, ignored)
+    assert why_left_out(group[0], ranking) == "no_checkable_sentence"
+    # Nor do they decide between two that say the same otherwise.
+    assert select_pair(candidates("on", "onnnn", "u", "un"), ignored) == (0, 2)
+
+
+def test_a_tenth_is_a_tenth():
+    """As floats 3 - 0.1 * 3 is less than 4 - 0.1 * 13, though both are 2.7."""
+    group = candidates("ooo" + "u" * 3, "oooo" + "u" * 13, "u")
+    assert select_pair(group, PreferenceConfig(select="net", net_lambda=0.1)).best == 1
+    group = candidates("oooo" + "u" * 13, "ooo" + "u" * 3, "u")
+    assert select_pair(group, PreferenceConfig(select="net", net_lambda=0.1)).best == 0
+
+
+def test_what_the_paper_asks_besides_unequal_scores():
+    assert reason("u", "uu", select="net") == "no_correct_sentence"
+    assert reason("o", "oo", select="net") == "no_incorrect_sentence"
+    assert reason("o", "oo", select="f1@k") == "no_incorrect_sentence"
+    # The worst of all has nothing incorrect to learn from; another has.
+    assert select_pair(candidates("o", "oooo", "oooou"), PreferenceConfig(select="net")) == (1, 2)
+    assert reason("u", "ouuuu", select="net") == "no_correct_sentence"
+
+
+def test_too_few_says_what_was_left_out():
+    with pytest.raises(NoPair, match="left out: 1 error, 2 no_checkable_sentence"):
+        select_pair(candidates("nn", "n", "e", "o"), PreferenceConfig(no_fact="ignore"))
 
 
 # -- the whole pair -------------------------------------------------------------------------------
@@ -205,6 +293,14 @@ def test_a_side_without_a_token_to_learn_from_is_no_pair(tokenizer):
     assert failure(question(tokenizer, "nu", "uu"), tokenizer, prompt, no_fact="mask") == (
         "zero_weight_chosen"
     )
+
+
+def test_scores_of_a_pair_count_what_counts(tokenizer):
+    row = question(tokenizer, "onu", "nuc")
+    pair = build_pair(row, tokenizer, [7], PreferenceConfig(no_fact="ignore", unverifiable="mask"))
+    assert (pair["chosen"]["score"], pair["rejected"]["score"]) == (1, 0)
+    assert learnt(tokenizer, pair["chosen"]) == ["A0."]
+    assert learnt(tokenizer, pair["rejected"]) == ["B2."]
 
 
 def test_a_prompt_that_fills_max_length_is_no_pair(tokenizer):

@@ -2,6 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from maskdpo_ray.config import PreferenceConfig
 from maskdpo_ray.preference.token_spans import MaskError
 from maskdpo_ray.preference.weights import (
     check_tiling,
@@ -23,10 +24,13 @@ SENTENCES = [sentence(0, 8, "ok"), sentence(8, 16, "contradictory"), sentence(16
 #        A       is      b       .       C        is        d.        Hm        .         end
 SPANS = [(0, 1), (1, 4), (4, 6), (6, 7), (7, 9), (9, 12), (12, 15), (15, 18), (18, 19), (19, 19)]
 OWNERS = owning_sentences(SPANS, RESPONSE, SENTENCES)
+SOFT = PreferenceConfig(weights="confidence")
 
 
 def weights(side, **options):
-    return "".join(str(int(w)) for w in token_weights(OWNERS, SENTENCES, side=side, **options))
+    return "".join(
+        str(int(w)) for w in token_weights(OWNERS, SENTENCES, side, PreferenceConfig(**options))
+    )
 
 
 def test_chosen_learns_correct_and_rejected_incorrect_sentences():
@@ -37,20 +41,38 @@ def test_chosen_learns_correct_and_rejected_incorrect_sentences():
 def test_nofact_can_be_masked_on_both_sides():
     assert weights("chosen", no_fact="mask") == "1111000001"
     assert weights("rejected", no_fact="mask") == "0000111001"
+    assert weights("chosen", no_fact="ignore") == "1111000001"
+    assert weights("rejected", no_fact="ignore") == "0000111001"
+
+
+@pytest.mark.parametrize(
+    ("meaning", "chosen", "rejected"),
+    [
+        ("incorrect", "1111000001", "0000111111"),
+        ("mask", "1111000001", "0000111001"),
+        ("correct", "1111000111", "0000111001"),
+    ],
+)
+def test_unverifiable_sentences_are_learnt_as_the_setting_says(meaning, chosen, rejected):
+    sentences = [*SENTENCES[:2], {**SENTENCES[2], "verdict": "unverifiable"}]
+    settings = PreferenceConfig(unverifiable=meaning)
+    for side, expected in (("chosen", chosen), ("rejected", rejected)):
+        found = token_weights(OWNERS, sentences, side, settings)
+        assert "".join(str(int(w)) for w in found) == expected
 
 
 def test_a_sentence_to_learn_from_can_weigh_the_confidence_of_its_verdict():
     sure = [{**s, "confidence": c} for s, c in zip(SENTENCES, (0.9, 0.75, 0.5), strict=True)]
-    found = token_weights(OWNERS, sure, side="chosen", weights="confidence")
+    found = token_weights(OWNERS, sure, "chosen", SOFT)
     assert found == [0.9] * 4 + [0] * 3 + [0.5] * 2 + [1]
-    found = token_weights(OWNERS, sure, side="rejected", weights="confidence")
+    found = token_weights(OWNERS, sure, "rejected", SOFT)
     assert found == [0] * 4 + [0.75] * 3 + [0] * 2 + [1]
     assert weights("chosen") == "1111000111", "asked for by nobody, it changes nothing"
 
 
 def test_a_verdict_without_the_confidence_that_is_needed_is_an_error():
     with pytest.raises(MaskError, match="annotation.confidence=true"):
-        token_weights(OWNERS, SENTENCES, side="chosen", weights="confidence")
+        token_weights(OWNERS, SENTENCES, "chosen", SOFT)
 
 
 def test_the_end_of_turn_can_be_masked_on_both_sides():
@@ -69,13 +91,14 @@ def test_a_token_belongs_to_the_owner_of_its_last_non_space_character():
 @pytest.mark.parametrize("verdict", ["error", "", "OK", "hallucination", "true"])
 def test_error_and_unknown_verdicts_raise(verdict):
     with pytest.raises(ValueError, match="neither correct nor incorrect"):
-        token_weights([0], [sentence(0, 1, verdict)], side="chosen")
+        token_weights([0], [sentence(0, 1, verdict)], "chosen", PreferenceConfig())
 
 
 @pytest.mark.parametrize("verdict", [v for v in VERDICTS if v != "error"])
 def test_every_verdict_is_learnt_on_exactly_one_side(verdict):
     sides = [
-        token_weights([0], [sentence(0, 1, verdict)], side=side) for side in ("chosen", "rejected")
+        token_weights([0], [sentence(0, 1, verdict)], side, PreferenceConfig())
+        for side in ("chosen", "rejected")
     ]
     assert sorted(sides) == [[0.0], [1.0]]
 
