@@ -32,7 +32,7 @@ def choices(whole: Stages, seed: int, share: float, diversity: float) -> dict[st
     """Ids of the questions that each way chooses."""
     rows = list(whole.questions("train").rows())
     pool, targets = gathered(rows), gathered(whole.questions("test").rows())
-    with ModelEmbedding(whole.model_of(whole.base)) as embedding:
+    with ModelEmbedding(whole.model_of(whole.base), "mean") as embedding:
         vectors, of_targets = (
             embedding.vectors([topic.name for topic in topics]) for topics in (pool, targets)
         )

@@ -25,9 +25,12 @@ class TopicsConfig(Section):
     model: str | None = None
     """Folder, URL or hub id: the policy, or any other model that embeds texts."""
     revision: str | None = None
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Unset, bfloat16 on a GPU and float32 on a CPU, which takes many times as long in 16 bits."""
     trust_remote_code: bool = False
-    pooling: Literal["mean", "mean_all", "last"] = "mean"
+    pooling: Literal["framed", "mean", "mean_all", "last"] | None = None
+    """How a text's states become a vector; unset, `framed` for a causal model, `mean` for an
+    encoder."""
     layer: int | None = Field(default=None, ge=0)
     text: Literal["topic", "topic+questions"] = "topic"
     """What is embedded."""
@@ -55,6 +58,8 @@ class TopicsConfig(Section):
             raise ValueError(f"--out {self.out} must end in .jsonl")
         return self
 
-    def of_model(self) -> ModelConfig:
-        keys = ("revision", "dtype", "trust_remote_code")
-        return ModelConfig(path=self.model, **{key: getattr(self, key) for key in keys})
+    def of_model(self, on_gpu: bool) -> ModelConfig:
+        keys = ("revision", "trust_remote_code")
+        dtype = self.dtype or ("bfloat16" if on_gpu else "float32")
+        given = {key: getattr(self, key) for key in keys}
+        return ModelConfig(path=self.model, dtype=dtype, **given)

@@ -75,7 +75,10 @@ def _source(given: TopicsConfig, name: str) -> Source:
 def _embedding(given: TopicsConfig) -> Embedding:
     if given.embedding == "random":
         return RandomEmbedding(given.seed)
-    return ModelEmbedding(given.of_model(), given.pooling, given.layer)
+    import torch
+
+    model = given.of_model(on_gpu=torch.cuda.is_available())
+    return ModelEmbedding(model, given.pooling, given.layer)
 
 
 def _counts(source: Source, topics: list[Topic], rejected: dict[str, int]) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from maskdpo_ray.training.model import local_snapshot, longest_input
 if TYPE_CHECKING:
     import torch
 
-Pooling = Literal["mean", "mean_all", "last"]
+Pooling = Literal["framed", "mean", "mean_all", "last"]
+FRAME = "Question about {}:"
 TOKENS_AT_ONCE = 8192
 RANDOM_DIMENSIONS = 256
 
@@ -41,19 +42,22 @@ class ModelEmbedding:
 
     Args:
         model: path, revision and dtype; the folder, URL or hub id of any Transformers model.
-        pooling: ``mean`` over the tokens of the text, ``mean_all`` over special tokens too (as
-            text-embedding models are trained), or the ``last`` token.
+        pooling: ``framed``, the last token of ``FRAME`` around the text; ``mean`` over the tokens
+            of the text, ``mean_all`` over special tokens too (as text-embedding models are
+            trained), or the ``last`` token. None takes ``framed`` of a causal model, whose states
+            before the last say how many tokens a name has rather than whose it is, and ``mean`` of
+            an encoder.
         layer: 0 the token embeddings, 1 the first layer and so on; the last, after the final
             norm, where left out.
     """
 
     def __init__(
-        self, model: ModelConfig, pooling: Pooling = "mean", layer: int | None = None
+        self, model: ModelConfig, pooling: Pooling | None = None, layer: int | None = None
     ) -> None:
         import torch
         from transformers import AutoModel
 
-        self._settings, self._pooling, self._layer = model, pooling, layer
+        self._settings, self._layer = model, layer
         self._identity = model_identity(str(model.path), model.revision, "--model")
         self._tokenizer = load_tokenizer(model)
         self._model: Any = AutoModel.from_pretrained(
@@ -66,6 +70,7 @@ class ModelEmbedding:
                 f"{model.path} is an encoder with a decoder: give a model of one part, causal or "
                 "encoder"
             )
+        self._pooling = pooling or ("framed" if is_causal(self._model.config) else "mean")
         self._model.config.use_cache = False
         layers = self._model.config.get_text_config().num_hidden_layers
         if layer is not None and not 0 <= layer <= layers:
@@ -88,7 +93,11 @@ class ModelEmbedding:
         """Raises ``UserError`` for a text without tokens, or longer than the model's context."""
         import torch
 
-        encoded = self._tokenizer(list(texts), return_special_tokens_mask=True)
+        for text in texts:
+            if not text.strip():
+                raise UserError(f"{text!r} has no token: give the topic a name")
+        framed = [FRAME.format(text) for text in texts] if self._pooling == "framed" else texts
+        encoded = self._tokenizer(list(framed), return_special_tokens_mask=True)
         ids, special = encoded["input_ids"], encoded["special_tokens_mask"]
         longest = longest_input(self._model.config)
         for text, row, marks in zip(texts, ids, special, strict=True):
@@ -129,6 +138,7 @@ class ModelEmbedding:
             "identity": self._identity,
             "dtype": self._settings.dtype,
             "pooling": self._pooling,
+            **({"frame": FRAME} if self._pooling == "framed" else {}),
             "layer": "last" if self._layer is None else self._layer,
         }
 
@@ -155,6 +165,15 @@ class RandomEmbedding:
         return {"random": True, "seed": self._seed}
 
 
+def is_causal(config: Any) -> bool:
+    """Whether a model reads from left to right, as policies do, and was not trained as encoder."""
+    from transformers.models.auto import modeling_auto as auto
+
+    kind = config.model_type
+    causal, masked = auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    return kind in causal and kind not in masked
+
+
 def batches(lengths: Sequence[int], tokens: int = TOKENS_AT_ONCE) -> list[list[int]]:
     """Indices of texts of equal length together, at most so many tokens in a batch."""
     same: dict[int, list[int]] = {}
@@ -175,7 +194,7 @@ def pool(hidden: "torch.Tensor", of_text: "torch.Tensor", pooling: Pooling) -> "
         of_text: ``[texts, tokens]``, false where a special token stands.
     """
     hidden = hidden.float()
-    if pooling == "last":
+    if pooling in ("last", "framed"):
         return hidden[:, -1]
     if pooling == "mean_all":
         return hidden.mean(dim=1)

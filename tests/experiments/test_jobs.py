@@ -74,7 +74,7 @@ def lab(tmp_path) -> Lab:
         ("table1", TABLE_1 | {"large": "70b"}, "--large 70b: evaluation.models has no model"),
         ("table5", {"embedding": ["policy=x"], "pooling": []}, "needs a name of its own"),
         ("table5", {"embedding": [], "pooling": ["other=last"]}, "NAME is one of policy, and"),
-        ("table5", {"embedding": [], "pooling": ["policy=max"]}, "one of mean, mean_all, last"),
+        ("table5", {"embedding": [], "pooling": ["policy=max"]}, "of framed, mean, mean_all, last"),
         ("table6", {"samples": 1}, "--samples 1: best of N needs at least 2"),
     ],
 )

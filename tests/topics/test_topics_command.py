@@ -73,7 +73,7 @@ def test_the_nearest_topics_come_out_whole(files, capsys):
     summary = json.loads((files / "chosen.summary.json").read_text())
     assert [topic["topic"] for topic in summary["chosen"]] == wanted
     assert summary["pool"]["topics"] == 12 and summary["questions"] == 8
-    assert summary["embedding"]["pooling"] == "mean"
+    assert summary["embedding"]["pooling"] == "framed"
     assert summary["embedding"]["identity"].startswith("sha256:")
     assert summary["distance"]["chosen"]["most"] <= summary["distance"]["pool"]["most"]
     assert "4 of 12 topics with 8 questions" in capsys.readouterr().out
