@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from maskdpo_ray.evaluation.abstention import abstains
+from maskdpo_ray.evaluation.abstention import COURTESIES, abstains
 from maskdpo_ray.records import VERDICTS, Candidate, Question
 
 
@@ -100,6 +100,6 @@ def read_responses(rows: Iterable[Question], decoding: str) -> Responses:
 
 
 def _opening(candidate: Candidate) -> str:
-    """The first sentence, which says whether it is an answer; it need not be split once more."""
-    sentences = candidate["sentences"]
-    return candidate["response"][: sentences[0]["end"]] if sentences else candidate["response"]
+    """The first sentences, which say whether it is an answer."""
+    sentences = candidate["sentences"][:COURTESIES]
+    return candidate["response"][: sentences[-1]["end"]] if sentences else candidate["response"]

@@ -12,6 +12,7 @@ from maskdpo_ray.config import (
 )
 from maskdpo_ray.engine.chat import load_tokenizer
 from maskdpo_ray.errors import UserError
+from maskdpo_ray.evaluation.abstention import RULES
 from maskdpo_ray.evaluation.factscore.factory import build_factscore
 from maskdpo_ray.evaluation.factscore.knowledge import knowledge_identity
 from maskdpo_ray.identity import commit_of, file_digest, model_identity
@@ -179,7 +180,7 @@ class Evaluation(Training):
     def _factscore(self) -> tuple[dict[str, Any], FactScoreConfig]:
         """What verdicts on facts depend on, and the section with all that it names pinned."""
         section, key = self.config.evaluation.factscore, "evaluation.factscore"
-        settings = section.decides()
+        settings = section.decides() | {"abstention": RULES}
         knowledge = section.knowledge
         if self.world:
             knowledge = world_knowledge(self.world, build=not self._look)

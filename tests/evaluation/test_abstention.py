@@ -1,6 +1,16 @@
+import json
+from pathlib import Path
+
 import pytest
 
 from maskdpo_ray.evaluation.abstention import abstains
+
+
+@pytest.fixture(scope="module")
+def written() -> list[dict]:
+    """Answers that we wrote, labelled."""
+    path = Path(__file__).with_name("abstentions.jsonl")
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def test_people_and_the_rule_agree_on_who_answered(biographies):
@@ -14,10 +24,28 @@ def test_people_and_the_rule_agree_on_who_answered(biographies):
     assert both.count((True, False)) == 0
 
 
-def test_no_summary_abstains(tofueval):
+def test_of_the_summaries_only_those_abstain_that_the_document_says_nothing_for(tofueval):
     answers = [answer["response"] for row in tofueval for answer in row["candidates"]]
     assert len(answers) > 1700
-    assert not any(abstains(answer, "en") for answer in answers)
+    found = [answer for answer in answers if abstains(answer, "en")]
+    assert len(found) == 3
+    assert all(answer.startswith("The provided document does not ") for answer in found)
+
+
+def test_the_rule_agrees_with_400_answers_of_our_own(written):
+    by_rule = [abstains(each["answer"], each["language"]) for each in written]
+    both = list(zip(by_rule, (each["abstains"] for each in written), strict=True))
+    assert len(written) == 400
+    counts = {pair: both.count(pair) for pair in set(both)}
+    # docs/evaluation.md tells them.
+    assert counts == {(True, True): 239, (True, False): 3, (False, True): 1, (False, False): 157}
+
+
+def test_apostrophes_and_scripts_make_no_difference(written):
+    for each in written:
+        found = abstains(each["answer"], each["language"])
+        for one, other in (("'", "’"), ("’", "'"), ("无", "無"), ("没", "沒")):
+            assert abstains(each["answer"].replace(one, other), each["language"]) == found
 
 
 @pytest.mark.parametrize(
@@ -30,6 +58,8 @@ def test_no_summary_abstains(tofueval):
         "As an AI language model, I cannot browse the web.",
         "Unfortunately, there is no reliable information about her.",
         "I am not familiar with Ada Quill. She may be a private person.",
+        "I'm unable to provide that.",
+        "I'm glad you asked! Sadly, I have no information about her.",
     ],
 )
 def test_english_wordings(text):
@@ -43,6 +73,10 @@ def test_english_wordings(text):
         "There is a museum of information technology in Ashcombe.",
         "Ada Quill could not find work and moved to Selby.",
         "The Sorry Business is an album by Ada Quill.",
+        "I Don't Know How She Does It is a 2011 film.",
+        "Sorry to Bother You is a 2018 film.",
+        "I'm glad you asked! Ada Quill is a judge.",
+        "I'm not sure, but I think that she is a judge.",
     ],
 )
 def test_answers_in_english(text):

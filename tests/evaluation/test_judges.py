@@ -9,6 +9,7 @@ import pytest
 from maskdpo_ray.config import build_config
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.evaluation.agreement import same_questions
+from maskdpo_ray.evaluation.intervals import wilson
 from maskdpo_ray.pipeline import evaluate, report
 from maskdpo_ray.rundir import RunDir
 from maskdpo_ray.stages import Stages
@@ -248,17 +249,17 @@ def test_the_report_holds_every_judge_and_its_agreement_with_the_first(opened, c
     )
     other = made["judges"]["other"]["systems"]["base"]
     assert (other["greedy"]["micro"], other["sampled"]["micro"]) == (50, 0)
-    # Of one question, that both have: first o o c c, other o c c c.
+    # Of one question, that both have, so without an interval: first o o c c, other o c c c.
     assert other["agreement"]["sentences"] == 4
     assert other["agreement"]["accuracy"][0] == 0.75
     assert other["agreement"]["kappa"][0] == pytest.approx(0.5)
     same = made["judges"]["same"]["systems"]
     assert same["base"]["greedy"] == made["systems"]["base"]["greedy"]
-    assert same["base"]["agreement"]["accuracy"] == [1.0, 1.0, 1.0]
+    assert same["base"]["agreement"]["accuracy"] == [1.0, pytest.approx(wilson(1.0, 2)[0]), 1.0]
     printed = capsys.readouterr().out.splitlines()
     [row] = [line.split() for line in printed if line.startswith("other ")]
-    assert row[:5] == ["other", "base", "50.0", "50.0-50.0", "2"]
-    assert row[-4:] == ["0.750", "0.750-0.750", "0.500", "0.500-0.500"]
+    assert row[:5] == ["other", "base", "50.0", "n/a", "2"]
+    assert row[-4:] == ["0.750", "n/a", "0.500", "n/a"]
     assert "other: anah two" in printed
     page = stages.dir.folder.read("report.html").decode()
     assert "The same answers under other judges" in page and "other is anah two." in page
