@@ -5,13 +5,15 @@ holder that ended without removing it is known at once on its own machine, where
 gone, and elsewhere by a lock that is no longer renewed.
 
 What it guarantees: on a file system a lock is made by a hard link, which fails where one exists, so
-two drivers that start at once cannot both have it. An object store knows no such thing: the lock is
+two drivers that start at once cannot both have it; a mount that knows no links makes it as a new
+file, to the same end. A file that says nothing of its holder, cut short or not ours, counts as a
+holder's elsewhere, renewed when it was written. An object store knows no such thing: the lock is
 written, and counts when it still stands ``SETTLE`` seconds later. A driver that was held up for
 longer than that between looking and writing can take a lock that another already counts as its
 own; the other sees it when it renews, and stops.
 """
 
-import json
+import errno
 import os
 import platform
 import signal
@@ -30,6 +32,9 @@ BEAT = 10.0  # seconds between renewals
 STALE = 60.0  # a lock that was not renewed for so many seconds has no living holder
 # Interrupts the main thread. Not SIGINT: commands in the background of a script ignore it.
 LOST = signal.SIGUSR1
+KEYS = frozenset(("host", "machine", "pid", "started", "since", "token", "renewed"))
+# What a mount without hard links answers: FAT and exFAT, several FUSE and SMB ones.
+NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES, errno.EINVAL}
 SETTLE = 2.0  # seconds after which a lock in an object store must still stand
 
 
@@ -57,7 +62,7 @@ class DriverLock:
             holder = self._holder()
         except OSError as error:
             raise UserError(f"run_dir {self._folder} cannot be used: {error}") from None
-        if not holder or holder["token"] != self._ours["token"]:
+        if not self._is_ours(holder):
             raise self._refused(holder)
         self._handler = signal.signal(LOST, signal.default_int_handler)
         self._thread.start()
@@ -69,11 +74,20 @@ class DriverLock:
         signal.signal(LOST, self._handler)
         if self._lost:
             raise UserError(self._lost) from None
-        self._folder.remove(LOCK)
+        self._give_back()
+
+    def _give_back(self) -> None:
+        """Remove the lock, unless it is another's by now: one that took it from a driver that was
+        stopped for longer than ``STALE``, and goes on, holds it."""
+        if self._is_ours(self._holder()):
+            self._folder.remove(LOCK)
+
+    def _is_ours(self, holder: dict[str, Any] | None) -> bool:
+        return holder is not None and holder["token"] == self._ours["token"]
 
     def _holder(self) -> dict[str, Any] | None:
         try:
-            return self._folder.read_json(LOCK)
+            return _read(self._folder, LOCK)
         except FileNotFoundError:
             return None
 
@@ -97,7 +111,7 @@ class DriverLock:
             if dead:
                 self._move_away(lock, ours, dead)
             self._folder.write_json(aside, self._ours)
-            os.link(ours, lock)
+            _link(ours, lock)
         except FileExistsError:
             pass  # another driver was faster; the caller reads whose the lock is
         finally:
@@ -108,17 +122,19 @@ class DriverLock:
             os.rename(lock, aside)
         except FileNotFoundError:
             return  # its holder, or another that takes over, removed it
-        with open(aside, encoding="utf-8") as file:
-            moved = json.load(file)
+        moved = _read(self._folder, aside.rpartition("/")[2])
         if moved != dead:  # it changed hands since we looked: give it back
-            os.link(aside, lock)
+            _link(aside, lock)
 
     def _renew(self) -> None:
         renewed = time.monotonic()
         while not self._stop.wait(self._beat):
             try:
+                looked = time.monotonic()
                 holder = self._holder()
-                if holder and holder["token"] == self._ours["token"]:
+                if self._is_ours(holder):
+                    if time.monotonic() - looked > self._stale / 2:
+                        continue  # stopped in between: it may have been taken since
                     self._folder.write_json(LOCK, self._ours | {"renewed": time.time()})
                     renewed = time.monotonic()
                     continue
@@ -143,6 +159,33 @@ class DriverLock:
             f"is gone, try again {self._stale:g} s after its last sign of life "
             f"({_time(holder['renewed'])})"
         )
+
+
+def _read(folder: Folder, name: str) -> dict[str, Any]:
+    """Who holds a lock. Raises ``FileNotFoundError`` where there is none."""
+    try:
+        holder = folder.read_json(name)
+        if isinstance(holder, dict) and KEYS <= holder.keys():
+            return holder
+    except ValueError:
+        pass
+    written = folder.filesystem.get_file_info(folder.path(name)).mtime
+    if written is None:
+        raise FileNotFoundError(name)
+    seconds = written.timestamp()
+    nobody = dict.fromkeys(KEYS, None) | {"host": "an unknown machine", "pid": "unknown"}
+    return nobody | {"since": seconds, "renewed": seconds}
+
+
+def _link(existing: str, name: str) -> None:
+    """Give a file a second name. Raises ``FileExistsError`` where there is one of that name."""
+    try:
+        os.link(existing, name)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        with open(existing, "rb") as source, open(name, "xb") as target:
+            target.write(source.read())
 
 
 def _me() -> dict[str, Any]:

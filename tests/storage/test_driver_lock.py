@@ -1,5 +1,6 @@
 """One driver at a time, with real processes, on a disk and in an object store."""
 
+import errno
 import json
 import os
 import select
@@ -173,6 +174,48 @@ def test_a_process_id_given_anew_is_not_the_old_driver(place):
     Folder(place).write_json(LOCK, lock | {"started": "0", "token": "old"})
     with DriverLock(Folder(place)):
         pass
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"pid": 1}', b"\xff\x00"])
+def test_a_lock_that_says_nothing_of_its_holder(tmp_path, content):
+    """A disk that was full, or a file of somebody else's."""
+    folder, lock = Folder(tmp_path / "run"), tmp_path / "run" / LOCK
+    folder.write(LOCK, content)
+    words = "process id unknown on an unknown machine .since 20"
+    with pytest.raises(UserError, match=words), DriverLock(folder, beat=0.1):
+        pass
+    assert lock.read_bytes() == content
+    os.utime(lock, (time.time() - 61, time.time() - 61))
+    with DriverLock(folder, beat=0.1):
+        assert folder.read_json(LOCK)["pid"] == os.getpid()
+    assert folder.names() == []
+
+
+@pytest.mark.parametrize("refusal", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_mount_without_hard_links(tmp_path, monkeypatch, refusal):
+    def refused(*_):
+        raise OSError(refusal, os.strerror(refusal))
+
+    monkeypatch.setattr(os, "link", refused)
+    folder = Folder(tmp_path / "run")
+    with DriverLock(folder):
+        held = folder.read_json(LOCK)
+        assert held["pid"] == os.getpid()
+        with pytest.raises(UserError, match="is in use by"), DriverLock(folder):
+            pass
+        assert folder.read_json(LOCK) == held
+    folder.write_json(LOCK, held | {"started": "0", "token": "of a dead driver"})
+    with DriverLock(folder):
+        assert folder.read_json(LOCK)["token"] != "of a dead driver"
+    assert folder.names() == []
+
+
+def test_a_driver_that_was_stopped_leaves_the_lock_of_its_successor(place):
+    folder = Folder(place)
+    with DriverLock(folder, beat=3600):  # it will not look before it ends
+        successor = folder.read_json(LOCK) | {"token": "another"}
+        folder.write_json(LOCK, successor)
+    assert folder.read_json(LOCK) == successor
 
 
 def test_commands_that_work_are_refused_and_a_report_is_not(place, drivers, tmp_path, capsys):
