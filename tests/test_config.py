@@ -153,6 +153,33 @@ def test_one_candidate_is_refused_with_the_reason():
             {"training": {"anchor_weight": 0.1}, "systems": {"a": {}, "dpo": {"mask": "none"}}},
             "anchor_weight holds correct sentences up, and mask=none knows none",
         ),
+        ({"training": {"loss": "ipo", "margin": 0.5}}, "margin: loss 'ipo' has no margin"),
+        ({"training": {"loss": "robust", "gap_margin": 1}}, "loss 'robust' has no gap margin"),
+        ({"training": {"loss": "kto_pair", "dpop_weight": 1}}, "'kto_pair' has no dpop weight"),
+        ({"training": {"loss": "fkto", "nll_weight": 1}}, "loss 'fkto' has no nll weight"),
+        (
+            {"training": {"loss": "fkto", "rejected_floor": 5}},
+            "has no rejected floor: set it to null",
+        ),
+        ({"training": {"incorrect_weight": 2}}, "'sigmoid' has no incorrect weight: set it to 1"),
+        (
+            {"training": {"loss": "fkto"}, "systems": {"a": {}, "dpo": {"mask": "none"}}},
+            "takes sentences by their verdicts, and mask=none knows none",
+        ),
+        ({"training": {"ratios": "mean", "ld_alpha": 0.5}}, "set ratios=sum, or remove it"),
+        ({"training": {"loss": "ipo", "ld_alpha": 0.5}}, "set ratios=sum, or remove it"),
+        ({"training": {"reference_free": True}}, "whose sums tell the length: set ratios=mean"),
+        *(
+            (
+                {"training": {"reference_free": True, "ratios": "mean", **against}},
+                "is against the reference: remove it or reference_free",
+            )
+            for against in (
+                {"dpop_weight": 1},
+                {"rejected_floor": 5},
+                {"anchor_weight": 1, "anchor": "reference"},
+            )
+        ),
         ({"training": {"anchor": "reference"}}, "set anchor_weight, or remove it"),
         ({"training": {"rejected_floor_per": "token"}}, "set rejected_floor, or remove it"),
         ({"training": {"rejected_floor": 0}}, "rejected_floor: Input should be greater than 0"),

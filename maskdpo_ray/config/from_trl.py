@@ -21,8 +21,22 @@ FROM_TRL: tuple[tuple[str, str, str], ...] = (
     ),
     ("per_device_eval_batch_size", "training.micro_batch_tokens", "tokens of a pass, not pairs"),
     ("num_train_epochs", "training.epochs", ""),
-    ("loss_type", "training.loss", ""),
+    (
+        "loss_type",
+        "training.loss",
+        "one name; sigmoid_norm is sigmoid with training.ratios: mean, sft beside another is "
+        "training.nll_weight",
+    ),
+    ("loss_weights", "training.nll_weight", "the weight of sft"),
     ("rpo_alpha", "training.nll_weight", "of a mean per pair, not over the tokens of a pass"),
+    ("cpo_alpha", "training.nll_weight", ""),
+    ("simpo_gamma", "training.margin", "with training.reference_free and training.ratios: mean"),
+    ("gamma_beta_ratio", "training.margin", "times β"),
+    (
+        "undesirable_weight",
+        "training.incorrect_weight",
+        "beside a desirable_weight of 1, with training.loss: fkto",
+    ),
     ("warmup_steps", "training.warmup_ratio", "a share of the steps"),
     (
         "lr_scheduler_type",
@@ -43,8 +57,9 @@ FROM_TRL: tuple[tuple[str, str, str], ...] = (
     ("target_modules, lora_target_modules", "training.lora.target_modules", ""),
     ("lora_dropout", "training.lora.dropout", "0: the policy would differ from its reference"),
     (
-        "beta, label_smoothing, learning_rate, weight_decay, max_grad_norm, max_steps, "
-        "warmup_ratio, gradient_checkpointing, use_liger_kernel, load_in_4bit, deepspeed",
+        "beta, label_smoothing, ld_alpha, reference_free, learning_rate, weight_decay, "
+        "max_grad_norm, max_steps, warmup_ratio, gradient_checkpointing, use_liger_kernel, "
+        "load_in_4bit, deepspeed",
         "training.*",
         "",
     ),

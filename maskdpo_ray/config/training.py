@@ -1,6 +1,6 @@
 """Settings of training and of watching it."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -47,7 +47,25 @@ ZERO_REFUSED = {
 }
 Moment = Annotated[float, Field(ge=0, lt=1)]
 
-LossName = Literal["sigmoid", "robust", "hinge", "ipo", "kto_pair", "sppo_hard", "nca_pair"]
+LossName = Literal[
+    "sigmoid", "robust", "hinge", "ipo", "kto_pair", "sppo_hard", "nca_pair", "cal_dpo", "fkto"
+]
+PAIRED: tuple[LossName, ...] = tuple(name for name in get_args(LossName) if name != "fkto")
+"""Losses that compare two answers; the others take every sentence by itself."""
+
+
+READ_BY: dict[str, tuple[LossName, ...]] = {
+    "label_smoothing": ("sigmoid", "robust"),
+    "margin": ("sigmoid", "hinge"),
+    "gap_margin": ("sigmoid", "hinge"),
+    "dpop_weight": ("sigmoid", "hinge"),
+    "reference_free": ("sigmoid", "hinge"),
+    "ld_alpha": PAIRED,
+    "nll_weight": PAIRED,
+    "rejected_floor": PAIRED,
+    "incorrect_weight": ("fkto",),
+}
+"""Settings that some losses alone read; elsewhere they are refused."""
 
 OF_ALL_SYSTEMS = ("attention", "packing", "use_liger_kernel", "load_in_4bit")
 """Keys that no trained system may change: the reference is computed once for all of them."""
@@ -97,8 +115,22 @@ class TrainingConfig(Section):
     """Scale of the log-ratios; `ipo`, `sppo_hard`: the ratios' targets are multiples of 1/beta."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
     """Probability that a preference is flipped (`sigmoid`, `robust`)."""
+    incorrect_weight: float = Field(default=1.0, gt=0)
+    """What an incorrect sentence weighs beside a correct one (`fkto`)."""
+    margin: float = Field(default=0.0, ge=0)
+    """What beta (M_w - M_l) is to exceed (SimPO's gamma; `sigmoid`, `hinge`)."""
+    gap_margin: float = Field(default=0.0, ge=0)
+    """The same times the gap between the scores of the two answers (F-DPO)."""
+    ratios: Literal["sum", "mean"] | None = None
+    """M_w and M_l are sums over tokens, or means per token; unset, means for `ipo` alone."""
+    ld_alpha: float | None = Field(default=None, ge=0, le=1)
+    """What kept tokens weigh that the shorter side has no counterpart of (LD-DPO)."""
+    reference_free: bool = False
+    """Compare log-probabilities instead of log-ratios (SimPO; `sigmoid`, `hinge` with means)."""
     nll_weight: float = Field(default=0.0, ge=0)
     """Weight of the mean negative log-likelihood per kept chosen token (RPO's alpha)."""
+    dpop_weight: float = Field(default=0.0, ge=0)
+    """Times what M_w lies below zero, taken off M_w (DPOP; `sigmoid`, `hinge`)."""
     anchor_weight: float = Field(default=0.0, ge=0)
     """Weight of what holds the correct sentences of *both* answers up, per token."""
     anchor: Literal["nll", "reference"] = "nll"
@@ -156,12 +188,15 @@ class TrainingConfig(Section):
     def _preset_below_given(cls, values: Any) -> Any:
         return {**preset_of(values), **values} if isinstance(values, dict) else values
 
-    @field_validator("label_smoothing")
+    @field_validator(*READ_BY)
     @classmethod
-    def _smoothing_where_read(cls, value: float, info: ValidationInfo) -> float:
-        loss = info.data.get("loss", "sigmoid")
-        if value and loss not in ("sigmoid", "robust"):
-            raise ValueError(f"loss {loss!r} has no label smoothing: set it to 0 or remove it")
+    def _where_read(cls, value: float | None, info: ValidationInfo) -> float:
+        loss, name = info.data.get("loss", "sigmoid"), info.field_name
+        default = cls.model_fields[name].default
+        if value != default and loss not in READ_BY[name]:
+            what = name.replace("_", " ")
+            usual = "null" if default is None else default
+            raise ValueError(f"loss {loss!r} has no {what}: set it to {usual} or remove it")
         return value
 
     @field_validator("deepspeed")
@@ -201,11 +236,43 @@ class TrainingConfig(Section):
                 "anchor_weight holds correct sentences up, and mask=none knows none: set mask="
                 "sentence, or anchor_weight=0 (nll_weight holds the chosen answer up)"
             )
+        if self.mask == "none" and self.loss not in PAIRED:
+            raise ValueError(
+                f"loss={self.loss} takes sentences by their verdicts, and mask=none knows none: "
+                "set mask=sentence"
+            )
+        if self.ld_alpha is not None and self.averages:
+            raise ValueError(
+                "ld_alpha is against sums that grow with the length, and means do not: set "
+                "ratios=sum, or remove it"
+            )
+        if self.reference_free:
+            self._check_reference_free()
         if not self.anchor_weight and self.changed("anchor"):
             raise ValueError("anchor weighs nothing: set anchor_weight, or remove it")
         if self.rejected_floor is None and self.changed("rejected_floor_per"):
             raise ValueError("rejected_floor_per bounds nothing: set rejected_floor, or remove it")
         return self
+
+    def _check_reference_free(self) -> None:
+        if not self.averages:
+            raise ValueError(
+                "reference_free compares log-probabilities, whose sums tell the length: set "
+                "ratios=mean"
+            )
+        against = {
+            "dpop_weight": self.dpop_weight,
+            "rejected_floor": self.rejected_floor,
+            "anchor=reference": self.anchor == "reference",
+        }
+        for name, given in against.items():
+            if given:
+                raise ValueError(f"{name} is against the reference: remove it or reference_free")
+
+    @property
+    def averages(self) -> bool:
+        """Whether the loss compares means per token, and not sums."""
+        return self.ratios == "mean" or (self.ratios is None and self.loss == "ipo")
 
     @model_validator(mode="after")
     def _weights_in_4_bits(self) -> "TrainingConfig":

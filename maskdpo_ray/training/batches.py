@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from maskdpo_ray.config import TrainingConfig
+from maskdpo_ray.config.training import PAIRED
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.preference.weights import SideName
 from maskdpo_ray.records import NO_SENTENCE, Pair
@@ -24,7 +25,7 @@ class Response:
     weights: np.ndarray  # float32
     reference: np.ndarray  # float32, log-probabilities under the frozen base
     owners: np.ndarray | None = None  # int64, the sentence of each; None: they are of one
-    correct: np.ndarray | None = None  # float32, weights in the anchor; None where there is none
+    correct: np.ndarray | None = None  # float32, weights in correct sentences; None: not read
 
     @property
     def listed(self) -> np.ndarray:
@@ -45,6 +46,7 @@ class TrainingPair:
     chosen: Response
     rejected: Response
     weight: float = 1.0  # a factor on its loss
+    gap: float = 0.0  # by how much the chosen answer scores higher, where the loss reads it
 
     @property
     def sides(self) -> tuple[Response, Response]:
@@ -79,11 +81,12 @@ class Batch:
     targets: "Tensor"  # int64 [tokens]
     weights: "Tensor"  # float32 [tokens]
     reference: "Tensor"  # float32 [tokens]
-    correct: "Tensor"  # float32 [tokens], weights in the anchor
+    correct: "Tensor"  # float32 [tokens], weights in correct sentences
     owner: "Tensor"  # int64 [tokens], the sequence a token belongs to
     sentence: "Tensor"  # int64 [tokens], the sentence a token belongs to, counted over the batch
     sentence_owner: "Tensor"  # int64 [sentences], the sequence a sentence belongs to
     pair_weights: "Tensor"  # float32 [pairs], factors on their losses
+    gaps: "Tensor"  # float32 [pairs], between the scores of the two answers
 
     @property
     def sequences(self) -> int:
@@ -136,17 +139,21 @@ def training_pairs(
                 f"pair {name!r} has the weight {pair['weight']}, a factor on its loss: give a "
                 "number above zero, or leave the pair out"
             )
+        chosen = _response(pair, "chosen", reference, settings)
+        rejected = _response(pair, "rejected", reference, settings)
+        if settings.ld_alpha is not None:
+            chosen, rejected = length_desensitised(chosen, rejected, settings.ld_alpha)
         rows[name] = TrainingPair(
             id=name,
             prompt_ids=np.asarray(pair["prompt_ids"], dtype=np.int64),
-            chosen=_response(pair, "chosen", reference, settings),
-            rejected=_response(pair, "rejected", reference, settings),
+            chosen=chosen,
+            rejected=rejected,
             weight=pair["weight"],
+            gap=_gap(pair) if settings.gap_margin else 0.0,
         )
-        if settings.anchor_weight and not any(each.correct.any() for each in rows[name].sides):
+        if settings.loss not in PAIRED and not any(len(each.listed) for each in rows[name].sides):
             raise UserError(
-                f"pair {name!r} has no token of a correct sentence, so there is nothing to hold "
-                "up: leave it out, or set training.anchor_weight=0"
+                f"pair {name!r} has no token of a correct or incorrect sentence: leave it out"
             )
     if not rows:
         raise UserError("there are no preference pairs to train on: the report says why")
@@ -163,7 +170,8 @@ def _response(
     weights = np.asarray(pair[side]["weights"], dtype=np.float32)
     log_probs = np.asarray(reference[side], dtype=np.float32)
     owners = np.asarray(pair[side]["owners"], dtype=np.int64)
-    correct = _anchor_weights(pair, side) if settings.anchor_weight else None
+    by_sentence = settings.loss not in PAIRED
+    correct = _correct(pair, side) if settings.anchor_weight or by_sentence else None
     for what, given in (
         ("weights", weights),
         ("reference log-probabilities", log_probs),
@@ -180,6 +188,15 @@ def _response(
     for given in (weights, weights if correct is None else correct):
         if not ((given >= 0) & (given <= 1)).all():
             raise UserError(f"pair {pair['id']!r}: weights of {side} must lie between 0 and 1")
+    if by_sentence:
+        # All that is known of the answer, whichever side it stands on.
+        return Response(
+            token_ids,
+            np.where(owners == NO_SENTENCE, np.float32(0), np.maximum(weights, correct)),
+            log_probs,
+            owners,
+            correct,
+        )
     if not weights.any():
         raise UserError(
             f"pair {pair['id']!r}: every weight of {side} is zero, so nothing would be learnt "
@@ -194,12 +211,42 @@ def _response(
     return Response(token_ids, weights, log_probs, owners, correct)
 
 
-def _anchor_weights(pair: Pair, side: SideName) -> np.ndarray:
+def length_desensitised(
+    chosen: Response, rejected: Response, alpha: float
+) -> tuple[Response, Response]:
+    """Both with ``alpha`` times the weight for kept tokens beyond the number that both sides have.
+
+    LD-DPO (arXiv:2409.06411) for masked answers: its public length is the smaller number of tokens
+    with a non-zero weight. At ``alpha`` 1 nothing changes, at 0 the longer side is cut.
+    """
+    kept = [np.flatnonzero(side.weights) for side in (chosen, rejected)]
+    public = min(map(len, kept))
+    sides = []
+    for side, tokens in zip((chosen, rejected), kept, strict=True):
+        weights = side.weights.copy()
+        weights[tokens[public:]] *= alpha
+        sides.append(replace(side, weights=weights))
+    return sides[0], sides[1]
+
+
+def _gap(pair: Pair) -> float:
+    """By how much the chosen answer is more factual, never less than nothing (F-DPO)."""
+    scores = [pair[side]["score"] for side in ("chosen", "rejected")]
+    if not all(score is not None and math.isfinite(score) for score in scores):
+        raise UserError(
+            f"pair {pair['id']!r} does not tell the scores of its answers: set training.gap_margin"
+            "=0 (training.margin is the same for all pairs)"
+        )
+    return max(0.0, scores[0] - scores[1])
+
+
+def _correct(pair: Pair, side: SideName) -> np.ndarray:
     known = pair[side].get("correct")
     if known is None:
         raise UserError(
             f"pair {pair['id']!r} does not tell the correct sentences of its {side} answer: set "
-            "training.anchor_weight=0 (training.nll_weight holds up what the chosen one learns)"
+            "training.anchor_weight=0 (training.nll_weight holds up what the chosen one learns) "
+            "and a loss of pairs"
         )
     return np.asarray(known, dtype=np.float32)
 
@@ -252,11 +299,11 @@ def collate(pairs: Sequence[TrainingPair], packed: bool = False) -> Batch:
         sentence=torch.from_numpy(np.concatenate(sentence)),
         sentence_owner=torch.tensor(sentence_owner, dtype=torch.int64),
         pair_weights=torch.tensor([pair.weight for pair in pairs], dtype=torch.float32),
+        gaps=torch.tensor([pair.gap for pair in pairs], dtype=torch.float32),
     )
 
 
 def idle_batch(packed: bool = False) -> Batch:
     """The smallest batch there is, for a worker without pairs in a pass that others need it in."""
-    one = np.ones(1, np.float32)
-    response = Response(np.zeros(1, np.int64), one, np.zeros(1, np.float32), correct=one)
+    response = Response(np.zeros(1, np.int64), np.ones(1, np.float32), np.zeros(1, np.float32))
     return collate([TrainingPair("", np.zeros(1, np.int64), response, response)], packed)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from maskdpo_ray.config import TrainingConfig
 
 
-ROUNDING = 1e-3  # nats
+ROUNDING = 1e-3  # nats: log-ratios no further apart may be equal
 
 
 class KlEstimates(NamedTuple):
@@ -20,6 +20,14 @@ class KlEstimates(NamedTuple):
 
     chosen: float
     rejected: float
+
+
+class SentenceKl(NamedTuple):
+    """What ``fkto`` compares a sentence with: the mean of all of the global batch, at least zero,
+    in nats; and how many of them there are for one pair."""
+
+    estimate: float
+    sentences: float
 
 
 def masked_sums(values: "Tensor", weights: "Tensor", owner: "Tensor", responses: int) -> "Tensor":
@@ -112,7 +120,8 @@ def anchor_losses(
     With c the weight of a token in a correct sentence of either answer, ``sum c a / sum c``, where
     a is ``-log pi`` (``anchor: nll``, as RPO's term for the chosen answer alone) or
     ``max(0, log pi_ref - log pi)`` (``anchor: reference``): nothing as long as a token is no less
-    likely than under the reference, as DPOP's penalty, but per token and outside the sigmoid.
+    likely than under the reference, as DPOP's penalty, but per token and outside the sigmoid. It is
+    zero for a pair without a correct sentence.
 
     Args:
         log_probs, reference: ``[tokens]``, in nats.
@@ -122,7 +131,8 @@ def anchor_losses(
     fallen = -log_probs if settings.anchor == "nll" else fall(log_probs - reference)
     totals = correct.new_zeros(responses).index_add(0, owner, correct)
     of_pairs = masked_sums(fallen, correct, owner, responses).view(2, -1).sum(dim=0)
-    return of_pairs / totals.view(2, -1).sum(dim=0)
+    totals = totals.view(2, -1).sum(dim=0)
+    return of_pairs / totals.where(totals > 0, 1.0)
 
 
 def pair_losses(
@@ -130,21 +140,26 @@ def pair_losses(
     chosen: "Tensor",
     rejected: "Tensor",
     kl: KlEstimates | None = None,
+    gaps: "Tensor | float" = 0.0,
 ) -> "Tensor":
     """Loss of every pair under ``settings.loss``: ``[pairs]``.
 
     Args:
-        chosen, rejected: masked log-ratios ``[pairs]``: sums, for ``ipo`` means.
+        chosen, rejected: masked log-ratios ``[pairs]``: sums, or means per token.
         kl: of the global batch; ``kto_pair`` alone reads it.
+        gaps: between the scores of the answers ``[pairs]``; ``settings.gap_margin`` reads it.
     """
     beta, smoothing = settings.beta, settings.label_smoothing
+    margin = settings.margin + settings.gap_margin * gaps
+    if settings.dpop_weight:
+        chosen = chosen - settings.dpop_weight * fall(chosen)
     match settings.loss:
         case "sigmoid":
-            return masked_dpo_loss(chosen, rejected, beta, smoothing)
+            return masked_dpo_loss(chosen, rejected, beta, smoothing, margin)
         case "robust":
             return robust_loss(chosen, rejected, beta, smoothing)
         case "hinge":
-            return hinge_loss(chosen, rejected, beta)
+            return hinge_loss(chosen, rejected, beta, margin)
         case "ipo":
             return ipo_loss(chosen, rejected, beta)
         case "kto_pair":
@@ -153,6 +168,8 @@ def pair_losses(
             return sppo_hard_loss(chosen, rejected, beta)
         case "nca_pair":
             return nca_pair_loss(chosen, rejected, beta)
+        case "cal_dpo":
+            return cal_dpo_loss(chosen, rejected, beta)
 
 
 def masked_dpo_loss(
@@ -160,18 +177,26 @@ def masked_dpo_loss(
     rejected_log_ratios: "Tensor",
     beta: float,
     label_smoothing: float = 0.0,
+    margin: "Tensor | float" = 0.0,
 ) -> "Tensor":
-    """``-log sigmoid(beta M_w - beta M_l)`` of every pair (equation 5): ``[pairs]``.
+    """``-log sigmoid(beta M_w - beta M_l - margin)`` of every pair (equation 5): ``[pairs]``.
 
-    With all weights one this is vanilla DPO; where policy and reference agree it is ln 2. Label
-    smoothing takes the preference to be flipped with that probability (conservative DPO).
+    With all weights one and no margin this is vanilla DPO; where policy and reference agree it is
+    ln 2, or ``log(1 + exp(margin))``. Label smoothing takes the preference to be flipped with that
+    probability (conservative DPO).
+
+    With means of log-probabilities (``reference_free``) and a constant margin gamma it is SimPO
+    (arXiv:2405.14734, eq. 6). With a margin that is a multiple of the gap in factuality it is F-DPO
+    (arXiv:2601.03027), whose lambda stands within beta: that multiple is beta times its lambda,
+    and the gap, there 0 or 1, is the difference of two scores. With ``M_w - lambda max(0, -M_w)``
+    for M_w it is DPOP (arXiv:2402.13228, eq. 3).
     """
     from torch.nn.functional import logsigmoid
 
-    margin = beta * (chosen_log_ratios - rejected_log_ratios)
+    logits = beta * (chosen_log_ratios - rejected_log_ratios) - margin
     if label_smoothing == 0.0:
-        return -logsigmoid(margin)
-    return -(1 - label_smoothing) * logsigmoid(margin) - label_smoothing * logsigmoid(-margin)
+        return -logsigmoid(logits)
+    return -(1 - label_smoothing) * logsigmoid(logits) - label_smoothing * logsigmoid(-logits)
 
 
 def robust_loss(
@@ -187,16 +212,19 @@ def robust_loss(
     return ((1 - label_smoothing) * right - label_smoothing * flipped) / (1 - 2 * label_smoothing)
 
 
-def hinge_loss(chosen: "Tensor", rejected: "Tensor", beta: float) -> "Tensor":
-    """``max(0, 1 - beta (M_w - M_l))`` (SLiC-HF, arXiv:2305.10425): 1/beta is the margin."""
-    return (1 - beta * (chosen - rejected)).relu()
+def hinge_loss(
+    chosen: "Tensor", rejected: "Tensor", beta: float, margin: "Tensor | float" = 0.0
+) -> "Tensor":
+    """``max(0, 1 + margin - beta (M_w - M_l))`` (SLiC-HF, arXiv:2305.10425): without a margin it
+    ends at 1/beta nats."""
+    return (1 + margin - beta * (chosen - rejected)).relu()
 
 
 def ipo_loss(chosen: "Tensor", rejected: "Tensor", beta: float) -> "Tensor":
     """``(m_w - m_l - 1 / (2 beta))^2`` (IPO, arXiv:2310.12036, eq. 17; beta is its tau).
 
-    m are means per token that counts, as in the released code: the target 1/(2 beta) is one
-    constant for answers of all lengths.
+    Unless told otherwise m are means per token that counts, as in the released code: the target
+    1/(2 beta) is one constant for answers of all lengths.
     """
     return (chosen - rejected - 1 / (2 * beta)) ** 2
 
@@ -222,6 +250,26 @@ def kto_pair_loss(chosen: "Tensor", rejected: "Tensor", beta: float, kl: KlEstim
     return (desired + undesired) / 2
 
 
+def fkto_losses(
+    settings: "TrainingConfig", log_ratios: "Tensor", correct: "Tensor", kl: SentenceKl
+) -> "Tensor":
+    """``1 - sigmoid(beta (R - K))`` of a correct sentence, ``1 - sigmoid(beta (K - R))`` of an
+    incorrect one: ``[sentences]``.
+
+    The sentence-level term of fKTO (FactAlign, arXiv:2410.01691), whose unit is the sentence and
+    not the pair: R is its log-ratio, in its answer's context. K stands for the KL divergence. It is
+    the mean of R over the sentences of the step, at least zero, where the paper takes sentences
+    that belong to other prompts; no gradient passes through it.
+
+    Args:
+        log_ratios: R, ``[sentences]``.
+        correct: bool ``[sentences]``.
+    """
+    apart = settings.beta * (log_ratios - kl.estimate)
+    undesired = settings.incorrect_weight * (1 - (-apart).sigmoid())
+    return (1 - apart.sigmoid()).where(correct, undesired)
+
+
 def sppo_hard_loss(chosen: "Tensor", rejected: "Tensor", beta: float) -> "Tensor":
     """``(M_w - 1/(2 beta))^2 + (M_l + 1/(2 beta))^2`` (SPPO, arXiv:2405.00675, eq. 4.7).
 
@@ -240,3 +288,12 @@ def nca_pair_loss(chosen: "Tensor", rejected: "Tensor", beta: float) -> "Tensor"
 
     won, lost = beta * chosen, beta * rejected
     return -logsigmoid(won) - 0.5 * logsigmoid(-won) - 0.5 * logsigmoid(-lost)
+
+
+def cal_dpo_loss(chosen: "Tensor", rejected: "Tensor", beta: float) -> "Tensor":
+    """``-log sigmoid(M_w - M_l) + (M_w - 1/(2 beta))^2 + (M_l + 1/(2 beta))^2``.
+
+    Cal-DPO (arXiv:2412.14516): the log-ratios themselves have targets, and not their difference
+    alone. Its released code takes half of the squares, in means over a pass.
+    """
+    return masked_dpo_loss(chosen, rejected, 1.0) + sppo_hard_loss(chosen, rejected, beta)

@@ -14,8 +14,8 @@ from maskdpo_ray.config import TrainingConfig
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.training.batch_plan import split_batch
 from maskdpo_ray.training.batches import Batch, TrainingPair, collate, idle_batch
-from maskdpo_ray.training.loss import KlEstimates, kl_estimates
-from maskdpo_ray.training.objective import log_ratios, losses
+from maskdpo_ray.training.loss import KlEstimates, SentenceKl, kl_estimates
+from maskdpo_ray.training.objective import log_ratios, losses, sentences
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -156,26 +156,35 @@ def _kl_estimates(
     batch_size: int,
     settings: TrainingConfig,
     workers: Fellows,
-) -> KlEstimates | None:
-    """What ``kto_pair`` compares every pair of a step with, from a forward over the whole step;
-    other losses compare with nothing.
+) -> KlEstimates | SentenceKl | None:
+    """What ``kto_pair`` compares every pair of a step with, and ``fkto`` every sentence, from a
+    forward over the whole step; other losses compare with nothing.
 
     Estimates of one pass alone would make the loss depend on how the step is cut.
     """
     import torch
 
-    if settings.loss != "kto_pair":
+    if settings.loss not in ("kto_pair", "fkto"):
         return None
     sums = np.zeros(2)
     unsound: list[str] = []
     for rows, tensors in _loaded(engine, pairs, passes):
         with torch.no_grad():
-            ratios = log_ratios(engine(**tensors.inputs()), tensors, settings)
-        if rows:
-            sides = ratios.compared.double().view(2, -1)
+            log_probs = engine(**tensors.inputs())
+        if rows and settings.loss == "fkto":
+            found = sentences(log_probs, tensors, settings)
+            ratios = found.log_ratios.double()
+            sums += (float(ratios.sum()), len(ratios))
+            of_pairs = ratios.new_zeros(len(rows)).index_add(0, found.pair, ratios)
+            unsound += _unsound(rows, of_pairs)
+        elif rows:
+            sides = log_ratios(log_probs, tensors, settings).compared.double().view(2, -1)
             sums += sides.sum(dim=1).cpu().numpy()
             unsound += _unsound(rows, sides.sum(dim=0))
     sums = _over_workers(sums, unsound, engine.device, workers.count)
+    if settings.loss == "fkto":
+        total, count = sums.tolist()
+        return SentenceKl(max(0.0, total / count), count / batch_size)
     return kl_estimates(*(sums / batch_size).tolist())
 
 
@@ -185,13 +194,7 @@ def _sums(
     """Sums over the pairs of one pass; zeros under the same names where it has none."""
     import torch
 
-    chosen, rejected = values["rewards/chosen"], values["rewards/rejected"]
-    values = {
-        "loss": losses.detach(),
-        **values,
-        # A tie is neither won nor lost: where training starts, nothing is told apart.
-        "rewards/accuracies": (chosen > rejected) + 0.5 * (chosen == rejected),
-    }
+    values = {"loss": losses.detach(), **values}
     totals = torch.stack([value.double() for value in values.values()]).sum(dim=1).tolist()
     sums = {"pairs": float(len(rows)), **dict(zip(values, totals, strict=True))}
     for side in ("chosen", "rejected"):
@@ -241,11 +244,21 @@ def _means(sums: dict[str, float]) -> dict[str, float]:
     and ``log_ratios`` the means of ``log pi - log pi_ref`` over them, all without a bound.
     ``nll_loss`` is the mean over these tokens of the chosen answer, whether the loss has the term
     or not. ``kept`` is the share of response tokens with a non-zero weight.
+
+    For a loss of sentences (``counted``: how many there are) chosen means correct ones and rejected
+    incorrect ones, of whichever answer; their means are over sentences.
     """
     sums = dict(sums)
     pairs = sums.pop("pairs")
     tokens = {side: sums.pop(f"tokens/{side}") for side in ("chosen", "rejected")}
-    kept = {f"kept/{side}": sums.pop(f"kept/{side}") / count for side, count in tokens.items()}
-    means = {name: total / pairs for name, total in sums.items()}
+    kept = {f"kept/{side}": sums.pop(f"kept/{side}") / (n or 1) for side, n in tokens.items()}
+    if "counted/chosen" in sums:
+        correct, incorrect = (sums.pop(f"counted/{side}") for side in ("chosen", "rejected"))
+        counts = {"nll_loss": correct, "rewards/accuracies": correct + incorrect}
+        for name in ("rewards", "logps", "log_ratios"):
+            counts |= {f"{name}/chosen": correct, f"{name}/rejected": incorrect}
+    else:
+        counts = {}
+    means = {name: total / (counts.get(name, pairs) or 1.0) for name, total in sums.items()}
     margin = means["rewards/chosen"] - means["rewards/rejected"]
     return {**means, "rewards/margins": margin, **kept}

@@ -332,7 +332,7 @@ def _identity(job: TrainingJob, pairs: list[TrainingPair]) -> str:
     decides = [job.seed, job.settings.decides()]
     digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode())
     for pair in pairs:
-        digest.update(f"{pair.id}\n{pair.weight}\n{len(pair.prompt_ids)}\n".encode())
+        digest.update(f"{pair.id}\n{pair.weight}\n{pair.gap}\n{len(pair.prompt_ids)}\n".encode())
         digest.update(pair.prompt_ids.tobytes())
         for response in (pair.chosen, pair.rejected):
             digest.update(f"{len(response.token_ids)}\n".encode())

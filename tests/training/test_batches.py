@@ -142,6 +142,22 @@ def test_an_anchor_reads_correct_sentences_of_the_rejected_answer_too(make_pair,
     assert anchored.sizes == plain.sizes
 
 
+def test_fkto_reads_all_sentences_of_both_answers_and_nothing_else(make_pair):
+    """Not the end of turn; one of the answers may be missing."""
+    pair = annotated(make_pair(9, prompt=3, chosen=6, rejected=5))
+    (row,) = training_pairs([pair], references_of([pair]), TrainingConfig(loss="fkto"))
+    batch = collate([row])
+    assert batch.weights.tolist() == [1.0] * 7
+    assert batch.correct.tolist() == [1, 1, 1, 1, 1, 0, 0]
+    assert batch.sentence.tolist() == [0, 0, 1, 2, 2, 3, 3]
+    pair["rejected"] = dict.fromkeys(("token_ids", "weights", "owners", "correct"), [])
+    (row,) = training_pairs([pair], references_of([pair]), TrainingConfig(loss="fkto"))
+    for packed in (False, True):
+        batch = collate([row], packed)
+        assert batch.sizes == (7, 3) and batch.owner.tolist() == [0, 0, 0]
+    assert row.tokens(packed=True) == 10
+
+
 def test_an_anchor_alone_decides_how_far_an_answer_is_read(make_pair):
     pair = annotated(make_pair(9, prompt=3, chosen=6, rejected=5))
     pair["rejected"]["correct"] = [0, 0, 0, 0, 0.5]
@@ -163,19 +179,48 @@ def test_sentences_are_counted_over_the_batch(make_pair):
     assert batch.sentence_owner.tolist() == [0] * 4 + [1] * 4 + [2] * 3 + [3] * 3
 
 
+@pytest.mark.parametrize(("alpha", "weight"), [(1.0, 1.0), (0.25, 0.25), (0.0, 0.0)])
+def test_kept_tokens_without_a_counterpart_weigh_less(make_pair, alpha, weight):
+    """Liu et al. 2024, of the tokens that count: three of the chosen answer, five of the other."""
+    pair = make_pair(13, chosen=6, rejected=6)
+    pair["chosen"]["weights"] = [0, 1, 0, 0.5, 1, 0]
+    pair["rejected"]["weights"] = [1, 0, 1, 1, 1, 0.5]
+    (row,) = training_pairs([pair], references_of([pair]), TrainingConfig(ld_alpha=alpha))
+    assert row.chosen.weights.tolist() == pair["chosen"]["weights"]
+    assert row.rejected.weights.tolist() == [1, 0, 1, 1, weight, 0.5 * weight]
+
+
+def test_a_gap_is_of_the_scores_and_never_below_nothing(make_pair):
+    scores = [(1.0, 0.25), (0.5, 0.5), (0.25, 0.75)]
+    pairs = []
+    for number, (chosen, rejected) in enumerate(scores):
+        pair = make_pair(number)
+        pair["chosen"]["score"], pair["rejected"]["score"] = chosen, rejected
+        pairs.append(pair)
+    gaps = [
+        collate(training_pairs(pairs, references_of(pairs), settings)).gaps.tolist()
+        for settings in (TrainingConfig(gap_margin=1.0), MASKED)
+    ]
+    assert gaps == [[0.75, 0.0, 0.0], [0.0, 0.0, 0.0]]
+
+
 def test_what_a_pair_does_not_tell_is_asked_for_by_name(make_pair):
     anchored, bounded = TrainingConfig(anchor_weight=1.0), TrainingConfig(rejected_floor=5.0)
     pair = make_pair(12)
     known = annotated(make_pair(12, chosen=6, rejected=5))
-    nothing = {side: known[side] | {"correct": [0.0] * 6} for side in ("chosen",)}
-    nothing["rejected"] = known["rejected"] | {"correct": [0.0] * 5}
+    fkto = TrainingConfig(loss="fkto")
+    nothing = {"chosen": known["chosen"] | {"correct": [0.0] * 6, "weights": [0.0] * 5 + [1.0]}}
+    blank = {"rejected": dict.fromkeys(("token_ids", "weights", "owners", "correct"), [])}
     short = {"chosen": known["chosen"] | {"correct": [1.0] * 5}}
+    scoreless = {"rejected": known["rejected"] | {"score": float("nan")}}
     odd = {"chosen": known["chosen"] | {"correct": [2.0] * 6}}
     for given, settings, words in (
         (pair, anchored, "does not tell the correct sentences of its chosen answer: set training"),
         (pair, bounded, "the sentences of its rejected answer: set training.rejected_floor_per"),
-        (known | nothing, anchored, "no token of a correct sentence"),
+        (known | nothing | blank, fkto, "no token of a correct or incorrect sentence"),
+        (pair, fkto, "does not tell the correct sentences of its chosen answer"),
         (known | short, anchored, "6 tokens and 5 weights of correct sentences"),
+        (known | scoreless, TrainingConfig(gap_margin=1.0), "the scores of its answers: set"),
         (known | odd, anchored, "weights of chosen must lie between 0 and 1"),
     ):
         with pytest.raises(UserError, match=f"pair 'pair-012'.*{words}"):

@@ -6,7 +6,9 @@ import torch
 
 from maskdpo_ray.config import TrainingConfig
 from maskdpo_ray.training.loss import (
+    SentenceKl,
     anchor_losses,
+    fkto_losses,
     floored_sums,
     kl_estimates,
     masked_dpo_loss,
@@ -100,11 +102,15 @@ def by_hand(loss: str, ratios: list[tuple[float, float]], beta: float, e: float)
             - 0.5 * math.log(sigma(-beta * w))
             - 0.5 * math.log(sigma(-beta * r))
         ),
+        # Xiao et al. 2024
+        "cal_dpo": lambda w, r: (
+            -math.log(sigma(w - r)) + (w - 1 / (2 * beta)) ** 2 + (r + 1 / (2 * beta)) ** 2
+        ),
     }
     return [formulas[loss](w, r) for w, r in ratios]
 
 
-LOSSES = ["sigmoid", "robust", "hinge", "ipo", "kto_pair", "sppo_hard", "nca_pair"]
+LOSSES = ["sigmoid", "robust", "hinge", "ipo", "kto_pair", "sppo_hard", "nca_pair", "cal_dpo"]
 RATIOS = [(3.0, -2.0), (-1.5, 0.5), (0.0, 0.0), (7.0, 4.0), (-2.0, -6.0)]
 
 
@@ -135,6 +141,7 @@ def test_losses_are_those_of_the_papers(loss, beta):
         ("kto_pair", 0.5),
         ("sppo_hard", 50.0),
         ("nca_pair", 2 * math.log(2)),
+        ("cal_dpo", math.log(2) + 50.0),
     ],
 )
 def test_where_each_loss_starts(loss, value):
@@ -285,5 +292,84 @@ def test_an_anchor_at_the_reference_starts_at_nothing():
     settings = TrainingConfig(anchor_weight=1.0, anchor="reference")
     reference = policy.detach() + 1e-5 * torch.tensor([1.0, -1.0]).repeat(5)
     found = anchor_losses(settings, policy, reference, correct, owner, 4)
+    found.sum().backward()
+    assert found.tolist() == [0.0, 0.0] and not policy.grad.any()
+
+
+def of_pairs(ratios: list[tuple[float, float]], gaps=0.0, **settings):
+    """Losses and their gradients by M_w and M_l."""
+    chosen, rejected = torch.tensor(ratios, dtype=torch.float64).T.clone().requires_grad_()
+    gaps = torch.tensor(gaps, dtype=torch.float64)
+    losses = pair_losses(TrainingConfig(**settings), chosen, rejected, gaps=gaps)
+    grads = torch.autograd.grad(losses.sum(), (chosen, rejected))
+    return losses.tolist(), torch.stack(grads).T.tolist()
+
+
+GAPS = [0.25, 1.0, 0.0, 0.5, 0.75]
+
+
+@pytest.mark.parametrize("loss", ["sigmoid", "hinge"])
+def test_margins_are_those_of_the_papers(loss):
+    """SimPO's gamma and F-DPO's lambda, which there stands within beta."""
+    beta, gamma, times = 0.4, 0.3, 1.2
+    losses, grads = of_pairs(RATIOS, GAPS, loss=loss, beta=beta, margin=gamma, gap_margin=times)
+    for (w, r), gap, found, grad in zip(RATIOS, GAPS, losses, grads, strict=True):
+        logit = beta * (w - r - (times / beta) * gap) - gamma
+        by_hand = {"sigmoid": -math.log(sigma(logit)), "hinge": max(0.0, 1 - logit)}[loss]
+        slope = {"sigmoid": sigma(-logit), "hinge": float(logit < 1)}[loss]
+        assert found == pytest.approx(by_hand, rel=1e-12)
+        assert grad == pytest.approx([-beta * slope, beta * slope])
+
+
+def test_a_margin_starts_at_what_it_costs():
+    (found,), _ = of_pairs([(0.0, 0.0)], [0.5], gap_margin=2.0)
+    assert found == pytest.approx(math.log(1 + math.e))
+    (found,), _ = of_pairs([(0.0, 0.0)], [0.0], gap_margin=2.0)
+    assert found == pytest.approx(math.log(2)), "no gap, no margin"
+
+
+@pytest.mark.parametrize("loss", ["sigmoid", "hinge"])
+def test_dpop_is_that_of_the_paper(loss):
+    """Pal et al. 2024: within the sigmoid, and within beta."""
+    beta, times = 0.3, 5.0
+    losses, grads = of_pairs(RATIOS, loss=loss, beta=beta, dpop_weight=times)
+    for (w, r), found, grad in zip(RATIOS, losses, grads, strict=True):
+        logit = beta * (w - r - times * max(0.0, -w))
+        by_hand = {"sigmoid": -math.log(sigma(logit)), "hinge": max(0.0, 1 - logit)}[loss]
+        slope = beta * {"sigmoid": sigma(-logit), "hinge": float(logit < 1)}[loss]
+        assert found == pytest.approx(by_hand, rel=1e-12)
+        assert grad == pytest.approx([-slope * (1 + times * (w < 0)), slope])
+
+
+def test_dpop_starts_at_ln_2_whichever_way_the_reference_was_rounded():
+    losses, grads = of_pairs([(1e-5, 0.0), (-1e-5, 0.0)], dpop_weight=50.0)
+    assert losses == pytest.approx([math.log(2)] * 2, abs=1e-5)
+    assert grads[0] == pytest.approx(grads[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("estimate", [0.0, 1.5])
+def test_fkto_is_that_of_the_paper(estimate):
+    """Huang and Chen 2024: what KTO asks of an answer, of every sentence."""
+    beta, times = 0.3, 1.4
+    ratios = torch.tensor([2.0, -1.0, 0.5, -3.0], dtype=torch.float64, requires_grad=True)
+    correct = torch.tensor([True, True, False, False])
+    settings = TrainingConfig(loss="fkto", beta=beta, incorrect_weight=times)
+    found = fkto_losses(settings, ratios, correct, SentenceKl(estimate, 2.0))
+    found.sum().backward()
+    for ratio, up, loss, grad in zip(
+        ratios.tolist(), correct.tolist(), found.tolist(), ratios.grad.tolist(), strict=True
+    ):
+        value = sigma(beta * (ratio - estimate if up else estimate - ratio))
+        assert loss == pytest.approx((1.0 if up else times) * (1 - value), rel=1e-12)
+        slope = beta * value * (1 - value) * (-1.0 if up else times)
+        assert grad == pytest.approx(slope, rel=1e-9)
+
+
+def test_a_pair_without_a_correct_sentence_has_nothing_to_hold_up():
+    owner, _, _, _, policy, reference = columns()
+    policy.requires_grad_()
+    settings = TrainingConfig(anchor_weight=1.0)
+    nothing = torch.zeros(len(TOKENS))
+    found = anchor_losses(settings, policy, reference, nothing, owner, 4)
     found.sum().backward()
     assert found.tolist() == [0.0, 0.0] and not policy.grad.any()

@@ -5,9 +5,10 @@ import math
 
 import pytest
 
+from maskdpo_ray.config import TrainingConfig
 from maskdpo_ray.errors import UserError
 
-LOSSES = ["sigmoid", "robust", "hinge", "ipo", "kto_pair", "sppo_hard", "nca_pair"]
+LOSSES = ["sigmoid", "robust", "hinge", "ipo", "kto_pair", "sppo_hard", "nca_pair", "cal_dpo"]
 SIDES = ("chosen", "rejected")
 CHANGES = {"robust": {"label_smoothing": 0.2}, "kto_pair": {"nll_weight": 0.3}}
 
@@ -25,25 +26,31 @@ def soft_pairs(pairs) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def told_pairs(soft_pairs) -> list[dict]:
-    """Sentences of three tokens, the last token in none; of the rejected answers the tokens that
-    are not learnt are of correct sentences."""
+    """Sentences of three tokens, the last token in none, correct and incorrect ones in turn; of the
+    rejected answers the correct ones are not learnt."""
     told = json.loads(json.dumps(soft_pairs))
-    for pair in told:
-        for side in ("chosen", "rejected"):
+    for number, pair in enumerate(told):
+        pair["chosen"]["score"] = number % 4 / 4
+        for side in SIDES:
             weights = pair[side]["weights"]
-            pair[side]["owners"] = [n // 3 for n in range(len(weights) - 1)] + [-1]
-            held = side == "chosen"
-            pair[side]["correct"] = [w if held else 0.5 * (w == 0) for w in weights[:-1]] + [0.0]
-        pair["chosen"]["correct"][0] = 1.0
+            owners = pair[side]["owners"] = [n // 3 for n in range(len(weights) - 1)] + [-1]
+            weights[0] = 1.0
+            held = [owner % 2 == (0 if side == "chosen" else 1) for owner in owners]
+            if side == "chosen":
+                pair[side]["correct"] = [h * w for h, w in zip(held, weights, strict=True)]
+            else:
+                pair[side]["weights"] = [(not h) * w for h, w in zip(held, weights, strict=True)]
+                pair[side]["correct"] = [0.5 * h for h in held]
+            pair[side]["correct"][-1] = 0.0
     return told
 
 
-def plain_losses(name, chosen, rejected, beta, smoothing):
+def plain_losses(name, chosen, rejected, beta, smoothing, required=0.0):
     """The formulas once more, on tensors, so that PyTorch finds the gradient."""
     import torch
 
     log_s = torch.nn.functional.logsigmoid
-    margin = beta * (chosen - rejected)
+    margin = beta * (chosen - rejected) - required
     kl_chosen = chosen.mean().clamp(min=0).detach()
     kl_rejected = rejected.mean().clamp(min=0).detach()
     return {
@@ -56,6 +63,9 @@ def plain_losses(name, chosen, rejected, beta, smoothing):
         + 0.5 * (1 - (beta * (kl_chosen - rejected)).sigmoid()),
         "sppo_hard": (chosen - 1 / (2 * beta)).square() + (rejected + 1 / (2 * beta)).square(),
         "nca_pair": -log_s(beta * chosen) - 0.5 * (log_s(-beta * chosen) + log_s(-beta * rejected)),
+        "cal_dpo": -log_s(chosen - rejected)
+        + (chosen - 1 / (2 * beta)).square()
+        + (rejected + 1 / (2 * beta)).square(),
     }[name]
 
 
@@ -78,20 +88,60 @@ def plain_loop(job, steps: int) -> list[dict[str, float]]:
         ids, prompt = pair[name]["token_ids"], pair["prompt_ids"]
         logits = model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]
         log_probs = logits.log_softmax(-1)[range(len(ids)), ids]
-        weights = torch.tensor(pair[name]["weights"])
+        weights = weights_of(pair, name)
         ratios = log_probs - torch.tensor(references[pair["digest"]][name])
+        if settings.reference_free:
+            ratios = log_probs
         counted = bounded(ratios, weights, pair[name]["owners"]) if name == "rejected" else ratios
         ratio = (weights * counted).sum()
-        if settings.loss == "ipo":
+        means = settings.ratios == "mean" or settings.loss == "ipo"
+        if means:
             ratio = ratio / weights.sum()
         correct = torch.tensor(pair[name].get("correct", [0.0] * len(ids)))
         fallen = -ratios * (ratios < -1e-3) if settings.anchor == "reference" else -log_probs
+        taken = torch.maximum(weights, correct)
         return {
+            "sentences": [
+                (
+                    (taken * ratios)[mine].sum() / (taken[mine].sum() if means else 1.0),
+                    bool((correct * mine).sum()),
+                )
+                for mine in each_sentence(pair[name]["owners"])
+                if taken[mine].sum()
+            ],
             "ratio": ratio,
             "nll": -(weights * log_probs).sum() / weights.sum(),
             "fallen": (correct * fallen).sum(),
             "correct": correct.sum(),
         }
+
+    def each_sentence(owners):
+        for owner in sorted(set(owners) - {-1}):
+            yield torch.tensor([each == owner for each in owners])
+
+    def fkto(answers):
+        """Every sentence of the step, compared with the mean of all."""
+        found = [sentence for answer in answers for sentence in answer["sentences"]]
+        kl = max(0.0, sum(ratio.item() for ratio, _ in found) / len(found))
+        return torch.stack(
+            [
+                1 - (settings.beta * (ratio - kl)).sigmoid()
+                if correct
+                else settings.incorrect_weight * (1 - (settings.beta * (kl - ratio)).sigmoid())
+                for ratio, correct in found
+            ]
+        )
+
+    def weights_of(pair, name):
+        """Kept tokens that the shorter side has no counterpart of weigh less."""
+        weights = list(pair[name]["weights"])
+        public = min(sum(w > 0 for w in pair[side]["weights"]) for side in SIDES)
+        seen = 0
+        for n, weight in enumerate(weights):
+            seen += weight > 0
+            if settings.ld_alpha is not None and seen > public:
+                weights[n] = weight * settings.ld_alpha
+        return torch.tensor(weights)
 
     def bounded(ratios, weights, owners):
         """Log-ratios whose weighted sum is bounded, token by token or sentence by sentence."""
@@ -112,12 +162,19 @@ def plain_loop(job, steps: int) -> list[dict[str, float]]:
     for step in range(steps):
         batch = [rows[i] for i in global_batch(step, len(rows), settings.batch_size, job.seed)]
         chosen, rejected = ([side(pair, name) for pair in batch] for name in SIDES)
-        losses = plain_losses(
-            settings.loss,
-            torch.stack([each["ratio"] for each in chosen]),
-            torch.stack([each["ratio"] for each in rejected]),
-            settings.beta,
-            settings.label_smoothing,
+        won = torch.stack([each["ratio"] for each in chosen])
+        gaps = [max(0.0, pair["chosen"]["score"] - pair["rejected"]["score"]) for pair in batch]
+        losses = (
+            fkto(chosen + rejected)
+            if settings.loss == "fkto"
+            else plain_losses(
+                settings.loss,
+                won + settings.dpop_weight * won * (won < -1e-3),
+                torch.stack([each["ratio"] for each in rejected]),
+                settings.beta,
+                settings.label_smoothing,
+                settings.margin + settings.gap_margin * torch.tensor(gaps),
+            )
         )
         nll = torch.stack([each["nll"] for each in chosen])
         loss = losses.mean() + settings.nll_weight * nll.mean()
@@ -133,7 +190,10 @@ def plain_loop(job, steps: int) -> list[dict[str, float]]:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps, settings.learning_rate, 0.1, 0.0)
         optimizer.step()
-        lines.append({"loss": loss.item(), "nll_loss": nll.mean().item(), "grad_norm": norm.item()})
+        line = {"loss": loss.item(), "nll_loss": nll.mean().item(), "grad_norm": norm.item()}
+        if settings.loss == "fkto":
+            del line["nll_loss"]
+        lines.append(line)
     return lines
 
 
@@ -160,35 +220,48 @@ def test_every_loss_follows_a_plain_loop_however_it_is_cut(
     assert abs(expected[5]["loss"] / expected[0]["loss"] - 1) > 1e-3, "the run must move"
 
 
-HELD = {
-    "nll-sentence": {"anchor_weight": 0.5, "rejected_floor": 1.0},
-    "reference-token": {
+OPTIONS = {
+    "anchored": {"anchor_weight": 0.5, "rejected_floor": 1.0},
+    "anchored-at-the-reference": {
         "anchor_weight": 2.0,
         "anchor": "reference",
         "rejected_floor": 0.5,
         "rejected_floor_per": "token",
         "loss": "ipo",
     },
+    "simpo": {"reference_free": True, "ratios": "mean", "beta": 2.0, "margin": 0.5},
+    "fkto": {"loss": "fkto", "incorrect_weight": 1.5, "anchor_weight": 0.2},
+    "fkto-means": {"loss": "fkto", "ratios": "mean", "beta": 1.0},
+    "gap": {"gap_margin": 2.0, "dpop_weight": 5.0, "ld_alpha": 0.25, "loss": "hinge"},
 }
 
 
-@pytest.mark.parametrize("name", HELD)
-def test_anchors_and_bounds_follow_a_plain_loop(name, one_rank, two_ranks, make_job, told_pairs):
+@pytest.mark.parametrize("name", OPTIONS)
+def test_options_follow_a_plain_loop(name, one_rank, two_ranks, make_job, told_pairs):
     fields = {"pairs": lambda: told_pairs}
-    options = {"max_steps": 6, "learning_rate": 3e-3, **HELD[name]}
+    options = {"max_steps": 6, "learning_rate": 3e-3, **OPTIONS[name]}
+    TrainingConfig(**options)
     expected = plain_loop(make_job(fields=fields, **options), 6)
     whole = make_job("whole", fields=fields, micro_batch_tokens=10**6, **options)
     cut = make_job("cut", fields=fields, micro_batch_tokens=1, zero_stage=3, **options)
     for lines in (one_rank.train(whole), two_ranks.train(cut)):
-        for key, tolerance in (("loss", 1e-4), ("nll_loss", 1e-4), ("grad_norm", 1e-3)):
+        for key in expected[0]:
+            tolerance = 1e-3 if key == "grad_norm" else 1e-4
             assert column(lines, key) == pytest.approx(column(expected, key), rel=tolerance)
-        assert column(lines, "at_floor/rejected")[0] == 0.0
-        assert 0.0 < column(lines, "at_floor/rejected")[-1] < 1.0, "the bound must be met"
-    start = {"sigmoid": math.log(2), "ipo": 25.0}[options.get("loss", "sigmoid")]
-    held = column(lines, "anchor_loss")[0]
-    assert lines[0]["loss"] == pytest.approx(start + options["anchor_weight"] * held, rel=1e-6)
-    assert lines[0]["rewards/accuracies"] == 0.5
-    assert lines[0]["log_ratios/rejected"] == pytest.approx(0.0, abs=1e-6)
+        if name != "simpo":  # nothing is told apart yet
+            assert column(lines, "rewards/accuracies")[0] == 0.5
+        if "rejected_floor" in options:
+            assert column(lines, "at_floor/rejected")[0] == 0.0
+            assert 0.0 < column(lines, "at_floor/rejected")[-1] < 1.0, "the bound must be met"
+    first = lines[0]
+    if name == "fkto-means":
+        assert first["loss"] == pytest.approx(0.5, rel=1e-6)
+    if name.startswith("anchored"):
+        start = {"sigmoid": math.log(2), "ipo": 25.0}[options.get("loss", "sigmoid")]
+        held = options["anchor_weight"] * first["anchor_loss"]
+        assert first["loss"] == pytest.approx(start + held, rel=1e-6)
+    assert first["log_ratios/rejected"] == pytest.approx(0.0, abs=1e-6)
+    assert abs(expected[5]["loss"] / expected[0]["loss"] - 1) > 1e-3, "the run must move"
 
 
 def test_the_nll_term_holds_the_chosen_answers_up(one_rank, make_job):

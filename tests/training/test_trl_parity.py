@@ -20,9 +20,18 @@ TRL_PYTHON = os.environ.get("MASKDPO_TRL_PYTHON")
 EOS = 1  # of the tiny model's tokenizer; TRL would append it where it is missing
 
 
+# Our settings and theirs.
+SAME = {
+    "dpo": ({}, {"beta": 0.1}),
+    "ld-dpo": ({"ld_alpha": 0.3}, {"beta": 0.1, "ld_alpha": 0.3}),
+    "means": ({"ratios": "mean", "beta": 2.0}, {"beta": 2.0, "loss_type": ["sigmoid_norm"]}),
+}
+
+
 @pytest.mark.skipif(not TRL_PYTHON, reason=f"MASKDPO_TRL_PYTHON is not set. {__doc__}")
+@pytest.mark.parametrize("name", SAME)
 def test_vanilla_dpo_has_the_losses_of_trl(
-    one_rank, make_job, make_pair, model_config, tiny_llama, tmp_path
+    name, one_rank, make_job, make_pair, model_config, tiny_llama, tmp_path
 ):
     from maskdpo_ray.training.batch_plan import global_batch
     from maskdpo_ray.training.logprobs import LogProbModel
@@ -41,12 +50,14 @@ def test_vanilla_dpo_has_the_losses_of_trl(
         for side in ("chosen", "rejected"):
             pair[side]["token_ids"][-1] = EOS
     references = reference_log_probs(LogProbModel(load_policy(model), 64).eval(), pairs, 512)
+    settings, options = SAME[name]
     job = make_job(
         fields={"model": model, "pairs": lambda: pairs, "references": lambda: references},
         mask="none",
         epochs=5,
         warmup_ratio=0.0,
         learning_rate=2e-3,
+        **settings,
     )
     ours = one_rank.train(job)
 
@@ -56,7 +67,7 @@ def test_vanilla_dpo_has_the_losses_of_trl(
         "scratch": str(tmp_path / "scratch"),
         "batch_size": 4,
         "learning_rate": 2e-3,
-        "beta": job.settings.beta,
+        "options": options,
         "rows": [
             {
                 "prompt": text(pair["prompt_ids"]),
@@ -78,7 +89,9 @@ def test_vanilla_dpo_has_the_losses_of_trl(
     ]
     losses = [line["loss"] for line in ours]
     worst = max(abs(a / b - 1) for a, b in zip(losses, theirs["losses"], strict=True))
-    print(f"20 steps, loss {losses[0]:.6f} -> {losses[-1]:.6f}, worst difference {worst:.1e}")
+    print(
+        f"{name}: 20 steps, loss {losses[0]:.6f} -> {losses[-1]:.6f}, worst difference {worst:.1e}"
+    )
     assert losses == pytest.approx(theirs["losses"], rel=1e-4)
     assert min(losses) < 0.5, "the run must move, or anything would agree"
     norms = [line["grad_norm"] for line in ours]

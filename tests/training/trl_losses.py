@@ -35,7 +35,7 @@ def main(source: str, target: str) -> None:
         learning_rate=task["learning_rate"],
         lr_scheduler_type="cosine",
         warmup_steps=0,
-        beta=task["beta"],
+        **task["options"],
         max_length=None,
         max_grad_norm=1.0,
         weight_decay=0.0,
