@@ -12,6 +12,7 @@ from maskdpo_ray.evaluation.agreement import agreement, same_questions
 from maskdpo_ray.evaluation.best_answers import best_answers
 from maskdpo_ray.preference.processor import not_selected
 from maskdpo_ray.preference.public_format import to_public
+from maskdpo_ray.preference.weighted_format import to_weighted
 from maskdpo_ray.progress import say
 from maskdpo_ray.records import Pair
 from maskdpo_ray.report.table import (
@@ -64,19 +65,22 @@ def prepare(stages: Stages, start: Policy, paired: Callable[[Stages], None]) -> 
     """Pairs from answers of ``start``, and their log-probabilities under it."""
     take_pairs(stages, start)
     # One streaming execution: while a question is annotated the next is being sampled.
-    graph = (stages.sample(start), stages.annotate(start), stages.pair(start))
+    _say_given_pairs(stages)
+    graph = (*stages.before_pairs(start), stages.pair(start))
     stream(stages, stages.questions("train"), *graph)
-    publish(stages.pair(start).store)
+    publish(stages, start)
     paired(stages)
     stream(stages, some_pairs(stages, start), stages.reference(start))
 
 
 def sample(stages: Stages) -> None:
+    _refuse_given_pairs(stages)
     for start in starts(stages):
         stream(stages, stages.questions("train"), stages.sample(start))
 
 
 def annotate(stages: Stages) -> None:
+    _refuse_given_pairs(stages)
     for start in starts(stages):
         stream(stages, finished(stages.sample(start).store), stages.annotate(start))
 
@@ -84,8 +88,23 @@ def annotate(stages: Stages) -> None:
 def pair(stages: Stages) -> None:
     for start in starts(stages):
         take_pairs(stages, start)
-        stream(stages, finished(stages.annotate(start).store), stages.pair(start))
-        publish(stages.pair(start).store)
+        _say_given_pairs(stages)
+        stream(stages, finished(stages.source_of_pairs(start)), stages.pair(start))
+        publish(stages, start)
+
+
+def _say_given_pairs(stages: Stages) -> None:
+    """Of pairs that are given, what became of the file's rows: what is not read is not learnt."""
+    if stages.config.data.weighted:
+        say(stages.questions("train").summary())
+
+
+def _refuse_given_pairs(stages: Stages) -> None:
+    if stages.config.data.weighted:
+        raise UserError(
+            "data.format=weighted_pairs brings pairs: nothing is sampled or annotated; go on with "
+            "`maskdpo pair`, or `maskdpo run`"
+        )
 
 
 def reference(stages: Stages) -> None:
@@ -212,11 +231,18 @@ def take_pairs(stages: Stages, start: Policy) -> None:
     part.write_outcomes(ids, kept, stages.config.resources.questions_per_block)
 
 
-def publish(pairs: StageStore) -> None:
-    """``pairs.jsonl`` beside the pairs: the public Mask-DPO format, for other trainers."""
-    if not pairs.folder.exists("pairs.jsonl"):
-        rows = sorted(pairs.rows(), key=lambda row: row["id"])
-        pairs.folder.write_jsonl("pairs.jsonl", map(to_public, rows))
+def publish(stages: Stages, start: Policy) -> None:
+    """The pairs for other trainers, beside them: ``weighted_pairs.jsonl``, exact token by token,
+    and ``pairs.jsonl``, the public Mask-DPO format, which holds sentences with verdicts."""
+    store = stages.pair(start).store
+    formats: dict[str, Callable[[Pair], dict]] = {
+        "weighted_pairs.jsonl": lambda pair: to_weighted(pair, stages.prompt_of(pair)),
+        **({} if stages.config.data.weighted else {"pairs.jsonl": to_public}),
+    }
+    for name, written in formats.items():
+        if not store.folder.exists(name):
+            rows = sorted(store.rows(), key=lambda row: row["id"])
+            store.folder.write_jsonl(name, map(written, rows))
 
 
 def train_system(stages: Stages, system: str, round: int) -> None:
@@ -245,7 +271,7 @@ def some_pairs(stages: Stages, start: Policy) -> StageStore:
     """
     pairs = finished(stages.pair(start).store)
     if not pairs.finished()[0]:
-        answers = (stages.sample(start).store, stages.annotate(start).store)
+        answers = (stage.store for stage in stages.before_pairs(start))
         graph = (stages.questions("train"), *answers, pairs)
         lost = "; ".join(store.summary() for store in graph)
         last = next(store for store in graph if not store.finished()[0])  # let nothing through

@@ -17,8 +17,9 @@ from typing import Any
 from maskdpo_ray.config import ColumnsConfig, DataConfig
 from maskdpo_ray.errors import RowRejected, UserError
 from maskdpo_ray.preference.public_format import from_public, public_id
+from maskdpo_ray.preference.weighted_format import from_weighted
 from maskdpo_ray.progress import say
-from maskdpo_ray.records import Candidate, Question, Sentence
+from maskdpo_ray.records import Candidate, Question, Sentence, WeightedPair
 from maskdpo_ray.rundir import StageStore, fingerprint
 from maskdpo_ray.sources import Source
 from maskdpo_ray.splits import comparable, part_of
@@ -237,6 +238,49 @@ def read_pairs(source: Source | str | Path, limit: int | None = None) -> Iterato
         raise UserError(f"{source} holds no pair")
 
 
+def read_weighted(
+    source: Source | str | Path, limit: int | None = None
+) -> Iterator[tuple[str, WeightedPair | RowRejected]]:
+    """Weighted pairs, each under its own id or else its position in the source.
+
+    Raises:
+        UserError: the source is missing or empty.
+    """
+    if not isinstance(source, Source):
+        source = Source(source, what="pair")
+    seen: dict[str, str] = {}
+    count = 0
+    for place, record in islice(source.rows(), limit):
+        row_id, problem = _pair_id(record.get("id"), count)
+        count += 1
+        if row_id in seen:
+            again = fingerprint(row_id, place)
+            detail = f"{place}: id {row_id!r} stands in {seen[row_id]} already: give it its own"
+            yield again, RowRejected("repeated_id", detail)
+            continue
+        seen[row_id] = place
+        if problem:
+            yield row_id, RowRejected("malformed_pair", f"{place}: {problem}")
+            continue
+        try:
+            yield row_id, from_weighted(record, row_id, place)
+        except RowRejected as rejected:
+            yield row_id, rejected
+    if not count:
+        raise UserError(f"{source} holds no pair")
+
+
+def _pair_id(given: Any, position: int) -> tuple[str, str | None]:
+    """What a pair is called, and what is wrong with the name that it came with."""
+    own = f"pair-{position:06}"
+    if given is None:
+        return own, None
+    if type(given) not in (str, int):
+        return own, f"'id' must be a string, not {type(given).__name__}"
+    name = _writable(str(given))
+    return (name, None) if name.strip() else (own, "'id' is empty; leave it out, or give a name")
+
+
 def source_of(data: DataConfig, split: str) -> Source:
     """Where the questions, or pairs, of ``train`` or ``test`` are read.
 
@@ -247,7 +291,7 @@ def source_of(data: DataConfig, split: str) -> Source:
     if given is None:
         raise UserError(f"data.{split} is missing: a file or data set of questions")
     key = f"data.{'train' if data.split else split}"
-    if split == "train" and data.format == "pairs":
+    if split == "train" and data.brings_pairs:
         return Source(given, None, "train", "pair", key)
     columns_key = f"{key}.columns" if given.columns else "data.columns"
     default = "train" if data.split else split
@@ -290,8 +334,9 @@ def import_questions(
 
 
 def _read(source: Source | str, data: DataConfig, split: str) -> Iterator[Outcome]:
-    if split == "train" and data.format == "pairs":
-        return read_pairs(source, data.limit)
+    if split == "train" and data.brings_pairs:
+        read = read_weighted if data.format == "weighted_pairs" else read_pairs
+        return read(source, data.limit)
     taken = data.split
     wanted = taken and (lambda topic: part_of(topic, taken) == split)
     return read_questions(source, data.limit, wanted)

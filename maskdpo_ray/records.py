@@ -63,8 +63,9 @@ class Side(TypedDict):
     owners: list[int]  # one per token: position in ``sentences`` of its own, or NO_SENTENCE
     # One per token: what it weighs in a correct sentence, whatever the side; None: not known.
     correct: NotRequired[list[float] | None]
-    sentences: list[Sentence]
-    score: float  # share of correct sentences among those that count (preference/verdicts.py)
+    sentences: list[Sentence]  # empty where nobody judged: a weighted pair from outside
+    # Share of correct sentences among those that count (preference/verdicts.py); None as above.
+    score: float | None
 
 
 class Pair(TypedDict):
@@ -78,6 +79,46 @@ class Pair(TypedDict):
     rejected: Side
     digest: str  # names the token ids of prompt and both responses: the key of the reference
     weight: float  # a factor on the pair's loss, above zero; 1 as a rule
+
+
+class Message(TypedDict):
+    """One message of a conversation."""
+
+    role: str
+    content: str
+
+
+class LearntSpan(TypedDict):
+    """Characters of an answer that are learnt from: ``response[start:end]``."""
+
+    start: int
+    end: int
+    weight: float  # of each of its tokens
+    correct: float | None  # of each of its tokens in the anchor (``Side``); None: not known
+
+
+class WeightedSide(TypedDict):
+    """One answer of a weighted pair as it came: text, token ids, or both, and what is learnt."""
+
+    response: str | None
+    token_ids: list[int] | None
+    weights: list[float] | None  # one per token id
+    owners: list[int] | None  # one per token id, as in Side
+    correct: list[float] | None  # one per token id, as in Side
+    spans: list[LearntSpan] | None
+
+
+class WeightedPair(TypedDict):
+    """A pair that brings its weights along: nothing of it is selected or judged."""
+
+    id: str
+    topic: str
+    question: str  # what the user said last; empty where only the prompt's token ids are known
+    prompt: list[Message] | None
+    prompt_ids: list[int] | None  # this or ``prompt`` is there
+    chosen: WeightedSide
+    rejected: WeightedSide
+    weight: float
 
 
 class Fact(TypedDict):
@@ -180,6 +221,37 @@ PAIR_SCHEMA = pa.schema(
         ("chosen", SIDE),
         ("rejected", SIDE),
         ("digest", _STRING),
+        ("weight", pa.float64()),
+    ]
+)
+MESSAGE = pa.struct([("role", _STRING), ("content", _STRING)])
+LEARNT_SPAN = pa.struct(
+    [
+        ("start", pa.int32()),
+        ("end", pa.int32()),
+        ("weight", pa.float64()),
+        ("correct", pa.float64()),
+    ]
+)
+WEIGHTED_SIDE = pa.struct(
+    [
+        ("response", _STRING),
+        ("token_ids", _INTS),
+        ("weights", _FLOATS),
+        ("owners", _INTS),
+        ("correct", _FLOATS),
+        ("spans", pa.list_(LEARNT_SPAN)),
+    ]
+)
+WEIGHTED_SCHEMA = pa.schema(
+    [
+        ("id", _STRING),
+        ("topic", _STRING),
+        ("question", _STRING),
+        ("prompt", pa.list_(MESSAGE)),
+        ("prompt_ids", _INTS),
+        ("chosen", WEIGHTED_SIDE),
+        ("rejected", WEIGHTED_SIDE),
         ("weight", pa.float64()),
     ]
 )

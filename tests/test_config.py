@@ -254,7 +254,7 @@ def test_what_answers_the_test_questions_may_be_set_only_where_there_are_any():
         ),
         ({"train": "q.jsonl", "test": "t.jsonl", "split": {"test": 0.1}}, "remove it, or test"),
         ({"train": "q.jsonl", "split": {"test": 1}}, "data.split.test: Input should be less than"),
-        ({"train": "q", "format": "pairs", "split": {"test": 0.1}}, "brings answers, not test"),
+        ({"train": "q", "format": "pairs", "split": {"test": 0.1}}, "brings no test questions"),
         ({"train": "q", "format": "pairs", "columns": {"topic": "t"}}, "remove columns"),
         ({"train": {"path": "q", "columns": {}}, "format": "pairs"}, "remove train.columns"),
     ],

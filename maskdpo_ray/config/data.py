@@ -82,8 +82,9 @@ class DataConfig(Section):
     """In place of `test`: the share of topics of `train` to hold out, e.g. `{test: 0.1}`."""
     columns: ColumnsConfig = ColumnsConfig()
     """Column names of `train` and `test`."""
-    format: Literal["questions", "pairs"] = "questions"
-    """Of `train`: questions (docs/data.md), or preference pairs in the public Mask-DPO format."""
+    format: Literal["questions", "pairs", "weighted_pairs"] = "questions"
+    """Of `train`: questions (docs/data.md), preference pairs in the public Mask-DPO format, or
+    pairs that bring token weights along and are taken as they are."""
     limit: int | None = Field(default=None, ge=1)
     """Use only the first questions of each source; a split is made of these."""
 
@@ -100,13 +101,23 @@ class DataConfig(Section):
     def _nothing_ignored(self) -> "DataConfig":
         if self.split and self.test:
             raise ValueError("split takes the test questions out of train: remove it, or test")
-        if self.format == "pairs" and self.split:
-            raise ValueError("format=pairs brings answers, not test questions: remove split")
-        if self.format == "pairs" and self.train and self.train.columns:
-            raise ValueError("format=pairs has fixed names: remove train.columns")
-        if self.format == "pairs" and not self.test and self.changed("columns"):
-            raise ValueError("format=pairs has fixed names: remove columns")
+        if self.brings_pairs and self.split:
+            raise ValueError(f"format={self.format} brings no test questions: remove split")
+        if self.brings_pairs and self.train and self.train.columns:
+            raise ValueError(f"format={self.format} has fixed names: remove train.columns")
+        if self.brings_pairs and not self.test and self.changed("columns"):
+            raise ValueError(f"format={self.format} has fixed names: remove columns")
         return self
+
+    @property
+    def brings_pairs(self) -> bool:
+        """Whether ``train`` holds pairs, of fixed keys."""
+        return self.format != "questions"
+
+    @property
+    def weighted(self) -> bool:
+        """Whether these pairs bring their weights along: nothing is sampled or annotated."""
+        return self.format == "weighted_pairs"
 
     @property
     def tested(self) -> bool:

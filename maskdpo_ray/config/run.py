@@ -30,7 +30,8 @@ class Config(Section):
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     sampling: SamplingConfig = SamplingConfig()
-    annotation: AnnotationConfig
+    annotation: AnnotationConfig | None = None
+    """Left out where nothing is annotated: of pairs that bring their weights along."""
     preference: PreferenceConfig = PreferenceConfig()
     training: TrainingConfig = TrainingConfig()
     rounds: int = Field(default=1, ge=1)
@@ -53,10 +54,39 @@ class Config(Section):
         return values
 
     @model_validator(mode="after")
+    def _annotated_or_weighted(self) -> "Config":
+        if not self.data.weighted:
+            if self.annotation is None and (self.systems or not self.evaluation.annotation):
+                raise ValueError(
+                    "annotation is missing: who says which sentences are true, e.g. "
+                    "{annotator: judge, model: PATH}"
+                )
+            return self
+        given = "data.format=weighted_pairs takes pairs as they are"
+        if not self.data.train:
+            raise ValueError(f"{given}, and there are none: give data.train")
+        if sampling := self.sampling.changed(*_all_but(SamplingConfig, "engine")):
+            raise ValueError(f"{given}, nothing is sampled: remove sampling.{sampling[0]}")
+        read = ("eos", "max_length")
+        if preference := self.preference.changed(*_all_but(PreferenceConfig, *read)):
+            raise ValueError(f"{given}, nothing is selected: remove preference.{preference[0]}")
+        if self.annotation and (self.evaluation.annotation or not self.evaluates):
+            raise ValueError(f"{given}, nothing is annotated: remove annotation")
+        if self.evaluates and self.evaluation_annotation is None:
+            raise ValueError(
+                f"{given}, and who examines the answers to the test questions is not said: set "
+                "evaluation.annotation"
+            )
+        if self.rounds > 1:
+            raise ValueError(f"{given}, and a round samples its own: set rounds=1")
+        return self
+
+    @model_validator(mode="after")
     def _policy_and_questions(self) -> "Config":
         if self.world is not None:
             # Answers that exist already may be about its people.
-            train = () if self.sampling.source == "input" else ("train",)
+            brought = self.sampling.source == "input" or self.data.weighted
+            train = () if brought else ("train",)
             if given := self.data.changed(*train, "test", "split", "columns"):
                 keys = ", ".join(f"data.{key}" for key in given)
                 raise ValueError(f"world provides the questions: remove {keys} or world")
@@ -70,7 +100,8 @@ class Config(Section):
             raise ValueError(f"data.train is missing: a file or data set of questions{only}")
         elif not self.model.path and (given := self.model.changed(*ModelConfig.model_fields)):
             raise ValueError(f"model.{given[0]} is of a policy, and there is none: give model.path")
-        if self.data.format == "pairs" and self.annotation.annotator != "labels":
+        annotator = self.annotation and self.annotation.annotator
+        if self.data.format == "pairs" and annotator != "labels":
             raise ValueError(
                 "data.format=pairs brings answers and verdicts along: set annotation.annotator="
                 "labels and sampling.source=input"
@@ -82,16 +113,18 @@ class Config(Section):
                 "data.format=pairs knows correct and incorrect sentences and nothing between: "
                 f"remove preference.{given[0]}"
             )
-        if self.annotation.annotator == "labels" and self.sampling.source != "input":
+        if annotator == "labels" and self.sampling.source != "input":
             raise ValueError(
                 "annotator 'labels' takes the verdicts of the input: set sampling.source=input"
             )
-        if self.preference.weights == "confidence" and not self.annotation.confident:
+        confident = self.annotation and self.annotation.confident
+        if self.preference.weights == "confidence" and not confident:
             raise ValueError(
                 "preference.weights=confidence needs verdicts that come with one: set "
                 "annotation.confidence=true (annotator judge), or remove it"
             )
-        if self.preference.shared_openings == "mask" and self.annotation.prune:
+        prune = self.annotation and self.annotation.prune
+        if self.preference.shared_openings == "mask" and prune:
             raise ValueError(
                 "preference.shared_openings=mask reads the correct sentences of all candidates, "
                 "and pruned ones are not judged: set annotation.prune=false, or remove it"
@@ -107,7 +140,7 @@ class Config(Section):
             )
         if self.sampling.endpoint and self.world is not None:
             raise ValueError("no server has the world's policy: remove sampling.endpoint")
-        engineless = self.sampling.endpoint or self.sampling.source == "input"
+        engineless = self.sampling.endpoint or self.sampling.source == "input" or self.data.weighted
         if engineless and self.sampling.engine and not self.evaluates:
             raise ValueError(
                 "sampling.engine would start only to answer data.test: remove it, or give that"
@@ -136,8 +169,9 @@ class Config(Section):
     def _policy_as_judge(self) -> AnnotationConfig | None:
         """The judge beside a first examiner that is another model, or asks in another way."""
         first, model = self.evaluation_annotation, self.model
-        itself = first.annotator == "judge" and first.asked == model.path
-        if not first.asks_model or not model.path or itself:
+        if first is None or not first.asks_model or not model.path:
+            return None
+        if first.annotator == "judge" and first.asked == model.path:
             return None
         return AnnotationConfig(
             annotator="judge",
@@ -161,7 +195,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _examiner(self) -> "Config":
         evaluates = self.evaluates
-        examiners = {self.annotation.annotator}
+        examiners = {self.annotation.annotator} if self.annotation else set()
         if evaluates:
             examiners |= {examiner.annotator for examiner in self.examiners.values()}
         if self.world is None and "closed_world" in examiners:
@@ -249,7 +283,7 @@ class Config(Section):
     def _engines_fit_their_pools(self) -> "Config":
         for pool, engine in (
             ("sampler", self.sampling.engine),
-            ("annotator", self.annotation.engine),
+            *([("annotator", self.annotation.engine)] if self.annotation else []),
             *(("sampler", other.engine or {}) for other in self.evaluation.models.values()),
             *((self.pool_of(name), examiner.engine) for name, examiner in self.examiners.items()),
             ("factscore", self.evaluation.factscore.engine if self.evaluation.factscore else {}),
@@ -269,20 +303,26 @@ class Config(Section):
         return TrainingConfig.model_validate(given)
 
     @property
-    def evaluation_annotation(self) -> AnnotationConfig:
-        """The examiner's, who judges every sentence."""
-        return self.evaluation.annotation or self.annotation.model_copy(update={"prune": False})
+    def evaluation_annotation(self) -> AnnotationConfig | None:
+        """The examiner's, who judges every sentence; None where there is nothing to judge."""
+        made = self.annotation and self.annotation.model_copy(update={"prune": False})
+        return self.evaluation.annotation or made
 
     @property
     def examiners(self) -> dict[str | None, AnnotationConfig]:
         """All who judge the answers to the test questions: the first as None, judges by name."""
-        return {None: self.evaluation_annotation, **(self.evaluation.judges or {})}
+        first = self.evaluation_annotation
+        return {**({None: first} if first else {}), **(self.evaluation.judges or {})}
 
     def pool_of(self, examiner: str | None) -> Literal["sampler", "annotator"]:
         """Where an examiner works: the policy as judge where it answers, with whichever engine."""
         given, policy = self.examiners[examiner], self._policy_as_judge
         here = policy and policy == given.model_copy(update={"engine": policy.engine})
         return "sampler" if here else "annotator"
+
+
+def _all_but(section: type[Section], *keys: str) -> list[str]:
+    return [key for key in section.model_fields if key not in keys]
 
 
 def _merged(tree: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -74,8 +74,15 @@ def prompt_token_ids(
         UserError: the tokenizer has no chat template, or the template fails.
         RowRejected: ``not_unicode``, the question holds a lone surrogate.
     """
-    system = [{"role": "system", "content": system_prompt}] if system_prompt else []
-    return chat_token_ids(tokenizer, [*system, {"role": "user", "content": question}])
+    asked = conversation([{"role": "user", "content": question}], system_prompt)
+    return chat_token_ids(tokenizer, asked)
+
+
+def conversation(messages: Messages, system_prompt: str | None) -> Messages:
+    """The messages, behind the policy's system prompt unless they bring one of their own."""
+    if not system_prompt or messages[0]["role"] == "system":
+        return messages
+    return [{"role": "system", "content": system_prompt}, *messages]
 
 
 def chat_token_ids(tokenizer: Any, messages: Messages) -> list[int]:

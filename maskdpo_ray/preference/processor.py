@@ -26,7 +26,7 @@ class PairBuilder:
         self.preference = preference
         self.selected = selected
         self.tokenizer = load_tokenizer(model)
-        _check_context(model, preference.max_length)
+        check_context(model, preference.max_length)
 
     async def __call__(self, rows: list[Question]) -> list[Pair | RowRejected]:
         return [self._build(row) for row in rows]
@@ -52,7 +52,12 @@ def not_selected(row_id: str, preference: PreferenceConfig) -> RowRejected:
     )
 
 
-def _check_context(model: ModelConfig, max_length: int) -> None:
+def check_context(model: ModelConfig, max_length: int) -> int:
+    """How many words the model knows.
+
+    Raises:
+        UserError: ``max_length`` is over its positions.
+    """
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(
@@ -65,3 +70,4 @@ def _check_context(model: ModelConfig, max_length: int) -> None:
             f"preference.max_length={max_length} is over the {context} positions of {model.path}: "
             f"set preference.max_length={context} or less"
         )
+    return config.get_text_config().vocab_size

@@ -39,7 +39,7 @@ def token_spans(tokenizer: Any, token_ids: list[int], response: str) -> list[Spa
     Raises:
         MaskError: ``mask_text_differs``, the tokens do not spell ``response`` to the character.
     """
-    special = _special_ids(tokenizer)
+    special = special_ids(tokenizer)
     written = [i for i in token_ids if i not in special]
     spell = _spans_by_bytes if _is_byte_level(tokenizer) else _spans_by_window
     spans = iter(spell(tokenizer, written, response))
@@ -53,7 +53,7 @@ def token_spans(tokenizer: Any, token_ids: list[int], response: str) -> list[Spa
 
 
 @lru_cache(maxsize=16)
-def _special_ids(tokenizer: Any) -> frozenset[int]:
+def special_ids(tokenizer: Any) -> frozenset[int]:
     """What ``skip_special_tokens`` leaves out."""
     return frozenset(i for i, token in tokenizer.added_tokens_decoder.items() if token.special)
 

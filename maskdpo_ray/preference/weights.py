@@ -152,4 +152,5 @@ def truncate(side: Side, max_tokens: int) -> Side:
     Response, sentences and score stay whole: they tell what was judged.
     """
     aligned = ("token_ids", "weights", "owners", "correct")
-    return {**side, **{name: side[name][:max_tokens] for name in aligned}}
+    known = (name for name in aligned if side.get(name) is not None)
+    return {**side, **{name: side[name][:max_tokens] for name in known}}

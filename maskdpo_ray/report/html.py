@@ -89,7 +89,9 @@ def pieces(side: Mapping[str, Any]) -> list[dict[str, Any]]:
         for position in range(start, min(end, len(response))):
             weights[position] = weight
     sentences = []
-    for sentence in side["sentences"]:
+    # Nobody cut or judged the answers of weighted pairs: each is one piece without a verdict.
+    whole = [{"start": 0, "end": len(response), "verdict": "", "detail": ""}] if response else []
+    for sentence in side["sentences"] or whole:
         start, end = sentence["start"], sentence["end"]
         inner = start + len(response[start:end].rstrip())
         sentences.append(

@@ -3,13 +3,14 @@
 import heapq
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from maskdpo_ray.annotation.calls import count_calls
 from maskdpo_ray.engine.chat import load_tokenizer, response_text
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.evaluation.factscore.score import factscore
-from maskdpo_ray.preference.token_spans import token_spans
+from maskdpo_ray.preference.token_spans import MaskError, token_spans
 from maskdpo_ray.progress import say
 from maskdpo_ray.records import Pair, is_correct
 from maskdpo_ray.report.build import (
@@ -72,7 +73,7 @@ def write_report(stages: "Stages") -> dict[str, Any]:
         seed=config.seed,
         versions=stages.versions,
         config=config.saved(),
-        manifests=[_manifest(store, config.annotation.annotator != "labels") for store in done],
+        manifests=[_manifest(store, _asks(config)) for store in done],
         systems=systems,
         best=best,
         judges=judges,
@@ -197,6 +198,11 @@ def _factscores(stages: "Stages", store: "StageStore") -> dict[str, dict[str, An
     return found
 
 
+def _asks(config: "Config") -> bool:
+    """Whether the verdicts on the candidates were asked for."""
+    return config.annotation is not None and config.annotation.annotator != "labels"
+
+
 def _manifest(store: "StageStore", asks: bool) -> dict[str, Any]:
     """Of a complete stage; where its annotator asks a model, with what was asked and saved."""
     manifest = store.manifest()
@@ -223,7 +229,11 @@ def _examples(stages: "Stages") -> list[dict[str, Any]]:
     if not pairs:
         return []
     tokenizer = load_tokenizer(stages.model_of(stages.base))
-    return [with_spans(pair, tokenizer) for pair in pairs]
+    examples = []
+    for pair in pairs:
+        with suppress(MaskError):  # token ids that were given need not spell a text
+            examples.append(with_spans(pair, tokenizer))
+    return examples
 
 
 def telling_pairs(pairs: Iterable[Pair], count: int) -> list[Pair]:

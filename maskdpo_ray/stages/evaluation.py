@@ -213,8 +213,14 @@ class Evaluation(Training):
             UserError: there is nothing to check.
         """
         config = self.config
+        if config.data.weighted:
+            raise UserError(
+                "data.format=weighted_pairs brings no labels to check against: give labelled "
+                "answers as data.train, with data.format=questions"
+            )
+        made = config.annotation and config.annotation.model_copy(update={"prune": False})
         examiners = {
-            "annotation": (config.annotation.model_copy(update={"prune": False}), "annotator"),
+            **({"annotation": (made, "annotator")} if made else {}),
             "evaluation.annotation": (config.evaluation_annotation, "annotator"),
             **{
                 f"evaluation.judges.{name}": (judge, config.pool_of(name))
@@ -224,8 +230,8 @@ class Evaluation(Training):
         examiners = {key: each for key, each in examiners.items() if each[0].asks_model}
         if not examiners:
             raise UserError(
-                f"annotator {self.config.annotation.annotator!r} has no judgement to check: set "
-                "annotation, evaluation.annotation or one of evaluation.judges to anah or judge"
+                f"annotator {config.evaluation_annotation.annotator!r} has no judgement to check: "
+                "set annotation, evaluation.annotation or one of evaluation.judges to anah or judge"
             )
         labelled = self._import("train")
         checks: dict[str, tuple[str, AnnotationConfig, StreamStage]] = {}

@@ -7,7 +7,7 @@ from maskdpo_ray.config import Config, ModelConfig
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.identity import commit_of, model_identity, versions
 from maskdpo_ray.questions import check_disjoint, import_questions, source_of
-from maskdpo_ray.records import QUESTION_SCHEMA
+from maskdpo_ray.records import QUESTION_SCHEMA, WEIGHTED_SCHEMA
 from maskdpo_ray.rundir import RunDir, StageStore
 from maskdpo_ray.sources import Source
 from maskdpo_ray.stages.policy import Policy, settings_of
@@ -92,7 +92,8 @@ class Inputs:
             "columns": source.columns,
             "split": data.split and data.split.model_dump(),
         }
-        store = self.dir.store(f"questions-{split}", settings, QUESTION_SCHEMA)
+        schema = WEIGHTED_SCHEMA if split == "train" and data.weighted else QUESTION_SCHEMA
+        store = self.dir.store(f"questions-{split}", settings, schema)
         if self._look:
             if not store.complete:
                 raise UserError(f"{self.dir.folder}: the questions are not there yet")

@@ -14,10 +14,10 @@ class Stages(Evaluation):
         starts: list[Policy] = []
         for system, round in self.trainings():
             start = self.start(system, round)
-            stages = (self.sample, self.annotate, self.pair, self.reference)
             if start not in starts:  # systems share the first round's pairs
                 starts.append(start)
-                made += [stage(start).store for stage in stages]
+                made += [stage.store for stage in self.before_pairs(start)]
+                made += [self.pair(start).store, self.reference(start).store]
             made.append(self.train(system, round))
         if self.config.evaluates:
             made.append(self.questions("test"))

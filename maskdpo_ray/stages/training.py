@@ -5,10 +5,19 @@ from functools import cached_property, partial
 import pyarrow as pa
 
 from maskdpo_ray.config import AnnotationConfig, PreferenceConfig
+from maskdpo_ray.engine.chat import conversation
 from maskdpo_ray.errors import RowRejected, UserError
+from maskdpo_ray.preference.given_pairs import GivenPairs
 from maskdpo_ray.preference.processor import PairBuilder
 from maskdpo_ray.questions import read_questions
-from maskdpo_ray.records import PAIR_SCHEMA, QUESTION_SCHEMA, REFERENCE_SCHEMA, Question
+from maskdpo_ray.records import (
+    PAIR_SCHEMA,
+    QUESTION_SCHEMA,
+    REFERENCE_SCHEMA,
+    Message,
+    Pair,
+    Question,
+)
 from maskdpo_ray.rundir import StageStore, fingerprint
 from maskdpo_ray.sampling.factory import build_endpoint_sampler, build_given, build_sampler
 from maskdpo_ray.sampling.sampler import decoding_of
@@ -64,8 +73,15 @@ class Training(Inputs):
         return StreamStage(store, build, config.resources.sampler)
 
     def annotate(self, policy: Policy | None = None) -> StreamStage:
+        """Verdicts on the candidates.
+
+        Raises:
+            UserError: nobody gives any.
+        """
         policy = policy or self.base
         annotation, preference = self.config.annotation, self.config.preference
+        if annotation is None:
+            raise UserError("annotation is missing: who says which sentences are true")
         store = self.dir.store(
             policy.stage("annotate"),
             annotation_settings(annotation, "annotation", preference),
@@ -73,6 +89,27 @@ class Training(Inputs):
             self.sample(policy).store,
         )
         return self.annotation_stage(store, annotation, "annotation", preference=preference)
+
+    def before_pairs(self, policy: Policy) -> tuple[StreamStage, ...]:
+        """The stages between the questions and the pairs: none where pairs are given."""
+        return () if self.config.data.weighted else (self.sample(policy), self.annotate(policy))
+
+    def source_of_pairs(self, policy: Policy) -> StageStore:
+        """What the pairs are made of."""
+        before = self.before_pairs(policy)
+        return before[-1].store if before else self.questions("train")
+
+    @cached_property
+    def _given_prompts(self) -> dict[str, list[Message] | None]:
+        """By the ids of weighted pairs."""
+        return {row["id"]: row["prompt"] for row in self.questions("train").rows(["id", "prompt"])}
+
+    def prompt_of(self, pair: Pair) -> list[Message] | None:
+        """The messages that a pair's prompt was built from; None where its token ids alone came."""
+        messages: list[Message] | None = [{"role": "user", "content": pair["question"]}]
+        if self.config.data.weighted:
+            messages = self._given_prompts[pair["id"]]
+        return messages and conversation(messages, self.config.model.system_prompt)
 
     def pair(self, policy: Policy | None = None) -> StreamStage:
         return self._pair(policy or self.base, self.selected)
@@ -91,9 +128,12 @@ class Training(Inputs):
         if selected is not None:
             settings["questions"] = fingerprint(sorted(selected))
         store = self.dir.store(
-            policy.stage("pair"), settings, PAIR_SCHEMA, self.annotate(policy).store
+            policy.stage("pair"), settings, PAIR_SCHEMA, self.source_of_pairs(policy)
         )
-        build = partial(PairBuilder, self.model_of(policy), preference, selected)
+        model = self.model_of(policy)
+        build = partial(PairBuilder, model, preference, selected)
+        if self.config.data.weighted:
+            build = partial(GivenPairs, model, preference)
         return StreamStage(store, build, self.config.resources.pair)
 
     @cached_property
@@ -188,10 +228,13 @@ class Training(Inputs):
     def _origin(self, start: Policy) -> dict[str, str]:
         """What the pairs of a policy came from, row counts and drops by reason included."""
         annotation = self.config.annotation
-        stages = (self.sample(start), self.annotate(start), self.pair(start))
+        who = "none: the pairs brought their weights along"
+        if annotation and not self.config.data.weighted:
+            who = f"{annotation.annotator} {annotation.asked or ''}".strip()
+        stages = (*self.before_pairs(start), self.pair(start))
         counts = (stage.store.summary().split(": ", 1) for stage in stages)
         return {
-            "annotator": f"{annotation.annotator} {annotation.asked or ''}".strip(),
+            "annotator": who,
             **dict(counts),
             **{f"{package} version": version for package, version in self.versions.items()},
         }
