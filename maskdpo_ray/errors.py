@@ -20,3 +20,8 @@ class RowRejected(Exception):
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+
+
+def first_line(error: BaseException) -> str:
+    """The message of an error on one line, its type where it has no message."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))

@@ -166,7 +166,9 @@ class TrainingConfig(Section):
     """Further DeepSpeed settings (e.g. offload) that say how the work is done; a run may go on with
     others. Keys that this tree sets, or that change what is learnt, are refused."""
     gradient_checkpointing: How[bool] = False
-    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
+    """The kernel; `auto` is PyTorch's (`sdpa`), or the model's own code (`eager`) where its
+    attention is more than that computes: a soft cap, sinks."""
     use_liger_kernel: bool = False
     """Fused norms, rotary embedding and activation on GPUs (extra `liger`)."""
     load_in_4bit: bool = False

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from maskdpo_ray.config import ModelConfig
-from maskdpo_ray.errors import RowRejected, UserError
+from maskdpo_ray.errors import RowRejected, UserError, first_line
 from maskdpo_ray.imports import lasting_imports
 from maskdpo_ray.model_files import local_folder
 
@@ -129,11 +129,6 @@ def check_unicode(text: str, what: str) -> None:
             "not_unicode",
             f"{what} holds a lone surrogate at character {error.start}: re-encode the input",
         ) from None
-
-
-def first_line(error: BaseException) -> str:
-    """The message of an error on one line, its type where it has no message."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
 
 
 def _render(tokenizer: Any, messages: Messages, *, reply: bool) -> str:

@@ -133,12 +133,12 @@ class Engine:
         self._engine.step()
         return float(self._engine.get_global_grad_norm() if norm is None else norm)
 
-    def named_parameters(self) -> list[tuple[str, "nn.Parameter"]]:
-        """Trained parameters under the names of the policy's own state dict."""
+    def named_parameters(self, frozen: bool = False) -> list[tuple[str, "nn.Parameter"]]:
+        """Trained parameters, or all, under the names of the policy's own state dict."""
         return [
             (name.removeprefix("policy."), parameter)
             for name, parameter in self.module.named_parameters()
-            if parameter.requires_grad
+            if parameter.requires_grad or frozen
         ]
 
     def full_state(self, parameter: "nn.Parameter") -> dict[str, "Tensor"]:

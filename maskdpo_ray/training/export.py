@@ -1,4 +1,9 @@
-"""The trained policy as an ordinary Hugging Face folder, whatever the ZeRO stage."""
+"""The trained policy as an ordinary Hugging Face folder, whatever the ZeRO stage.
+
+An export is its base with other numbers: the same names and shapes of tensors, those that no text
+passes through included (a vision tower, heads that draft tokens), and the same files beside them.
+That it will be is seen before the first step, from names and shapes alone.
+"""
 
 import hashlib
 import json
@@ -11,7 +16,9 @@ import pyarrow as pa
 
 from maskdpo_ray.config import LoraConfig, ModelConfig
 from maskdpo_ray.engine.chat import load_tokenizer
+from maskdpo_ray.errors import UserError
 from maskdpo_ray.storage import Folder
+from maskdpo_ray.training.base_files import BaseFiles
 from maskdpo_ray.training.engine import Engine, gathered
 from maskdpo_ray.training.lora import merged, save_adapters
 from maskdpo_ray.training.model import local_snapshot
@@ -20,14 +27,28 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def gather_weights(engine: Engine, keep: bool) -> "dict[str, Tensor]":
-    """Whole trained weights on the CPU where ``keep``; every worker takes part."""
+def gather_weights(engine: Engine, keep: bool, frozen: bool) -> "dict[str, Tensor]":
+    """Whole weights on the CPU where ``keep``; every worker takes part.
+
+    Args:
+        frozen: those that were not trained, too, and the buffers that belong to a model's state.
+    """
     weights = {}
-    for name, parameter in engine.named_parameters():
+    for name, parameter in engine.named_parameters(frozen):
         with gathered(parameter) as whole:
             if keep:
                 weights[name] = whole.to("cpu", copy=True)
+    if keep and frozen:
+        weights |= {
+            name: buffer.to("cpu", copy=True) for name, buffer in _buffers(engine.module.policy)
+        }
     return weights
+
+
+def _buffers(policy: Any) -> "list[tuple[str, Tensor]]":
+    """The buffers that are saved with a model."""
+    named = dict(policy.named_buffers())
+    return [(name, named[name]) for name in policy.state_dict() if name in named]
 
 
 def weights_digest(weights: "dict[str, Tensor]") -> str:
@@ -43,6 +64,71 @@ def weights_digest(weights: "dict[str, Tensor]") -> str:
         digest.update(f"{name}\n{tensor.dtype}\n{tuple(tensor.shape)}\n".encode())
         digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def rehearse_export(policy: Any, model: ModelConfig) -> None:
+    """Find what would stop the export of this policy.
+
+    Args:
+        policy: as it is trained; its weights are not read and may lie anywhere.
+
+    Raises:
+        UserError: its weights have no place among those of the base.
+    """
+    base = BaseFiles(local_snapshot(model.path, model.revision)).shapes()
+    stored = _as_stored(policy, _hollow(policy))
+    problems = [
+        f"{name} of shape {list(tensor.shape)} is "
+        + (f"{list(base[name])} there" if name in base else "not there")
+        for name, tensor in _written(policy, stored, base).items()
+        if base.get(name) != tuple(tensor.shape)
+    ]
+    if base and problems:
+        raise UserError(
+            f"{type(policy).__name__} ({model.path}) could be trained but not saved as its base "
+            f"is: {len(problems)} of its weights have other names or shapes than the base's, first "
+            f"{problems[0]}. Save the base anew with this version of Transformers and take that"
+        )
+
+
+def _hollow(policy: Any) -> "dict[str, Tensor]":
+    """Tensors without content in the place of a policy's weights and saved buffers."""
+    import torch
+
+    parameters = [(n, getattr(p, "ds_shape", p.shape), p) for n, p in policy.named_parameters()]
+    buffers = [(name, buffer.shape, buffer) for name, buffer in _buffers(policy)]
+    return {
+        name: torch.empty(shape, dtype=tensor.dtype, device="meta")
+        for name, shape, tensor in (*parameters, *buffers)
+    }
+
+
+def _as_stored(policy: Any, weights: "dict[str, Tensor]") -> "dict[str, Tensor]":
+    """Weights under the names, and in the pieces, of checkpoints; tied ones under each name."""
+    from transformers.core_model_loading import revert_weight_conversion
+
+    first: dict[int, str] = {}
+    every = dict(weights)
+    for name, parameter in policy.named_parameters(remove_duplicate=False):
+        owner = first.setdefault(id(parameter), name)
+        if owner in weights:
+            every[name] = weights[owner]
+    return revert_weight_conversion(policy, every)
+
+
+def _written(
+    policy: Any, stored: "dict[str, Tensor]", base: dict[str, tuple[int, ...]]
+) -> "dict[str, Tensor]":
+    """Of tied weights the names that the base has, or one where it has none."""
+    tied = {alias for alias in _aliases(policy) if alias not in base}
+    return {name: tensor for name, tensor in stored.items() if name not in tied}
+
+
+def _aliases(policy: Any) -> set[str]:
+    """Further names of tied weights."""
+    own = {name for name, _ in policy.named_parameters()}
+    every = {name for name, _ in policy.named_parameters(remove_duplicate=False)}
+    return every - own
 
 
 def write_model(
@@ -94,25 +180,41 @@ def _write_files(
     folder: Path,
     card: str,
 ) -> None:
+    load_tokenizer(model).save_pretrained(folder)
     if lora is not None and lora.export == "adapter":
         save_adapters(policy, weights, model.path, folder)
     else:
-        if lora is None:
-            policy.save_pretrained(folder, state_dict=weights)
-        else:
-            merged(policy, weights, model).save_pretrained(folder)
-        _write_config(model, folder)
-    load_tokenizer(model).save_pretrained(folder)
+        if lora is not None:
+            policy = merged(policy, weights, model)
+            weights = policy.state_dict()
+        base = BaseFiles(local_snapshot(model.path, model.revision))
+        _write_weights(policy, weights, base, folder)
+        _write_config(model, base, folder)
+        base.copy_others(folder)
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-def _write_config(model: ModelConfig, folder: Path) -> None:
+def _write_weights(
+    policy: Any, weights: "dict[str, Tensor]", base: BaseFiles, folder: Path
+) -> None:
+    """All tensors of the base: those of the policy as they are now, others as they were."""
+    from huggingface_hub import save_torch_state_dict
+
+    shapes = base.shapes()
+    written = _written(policy, _as_stored(policy, weights), shapes)
+    written |= dict(base.tensors(set(shapes) - set(written)))
+    # Tied weights that the base has twice are two tensors there, too.
+    seen: set[int] = set()
+    for name, tensor in written.items():
+        if tensor.data_ptr() in seen:
+            written[name] = tensor.clone()
+        seen.add(tensor.data_ptr())
+    save_torch_state_dict(written, folder, metadata={"format": "pt"})
+
+
+def _write_config(model: ModelConfig, base: BaseFiles, folder: Path) -> None:
     """The source's own file, since training switched dropout off in the loaded one; with the
-    dtype of these weights, and the code that the file names where the model brought its own."""
-    source = local_snapshot(model.path, model.revision)
-    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    dtype of these weights."""
+    config = json.loads((base.folder / "config.json").read_text(encoding="utf-8"))
     config["torch_dtype" if "torch_dtype" in config else "dtype"] = model.dtype
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    if "auto_map" in config:
-        for code in source.glob("*.py"):
-            shutil.copyfile(code, folder / code.name)

@@ -7,7 +7,8 @@ them are small enough to be kept.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, Literal
 
@@ -17,15 +18,22 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from maskdpo_ray.errors import UserError
-from maskdpo_ray.training.packing import attention_arguments, use_packing
+from maskdpo_ray.training.exact import (
+    HeadNotMeasured,
+    HeadShape,
+    Probe,
+    accepted,
+    base_hidden,
+    disagreement,
+    measure_head,
+    probe,
+    require,
+)
+from maskdpo_ray.training.packing import attention_arguments, packing_obstacle, read_packed_rows
 
 log = logging.getLogger(__name__)
 
-# Settings by which a model caps its logits. Those that stay far below the cap are as if there were
-# none, so comparing a few does not tell.
-_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
-_PROBE = 8  # tokens that are compared
-
+PLAIN = HeadShape()
 # Logits held at a time, and of how many positions unless told. On a CPU a tile that stays in the
 # cache saves most of the softmax's time; a GPU needs tiles large enough to fill it, and more
 # positions at a time, which spare it sums of the weight's gradient.
@@ -52,6 +60,7 @@ class _SelectedLogProbs(torch.autograd.Function):
         targets: Tensor,
         weight: Tensor,
         bias: Tensor | None,
+        shape: HeadShape,
         chunk: int,
         in_place: bool,
         keep: bool,
@@ -64,24 +73,26 @@ class _SelectedLogProbs(torch.autograd.Function):
         # The logits; in full precision exp(logits - the largest of their row and tile), which
         # spares backward the exp, and these largest.
         tile_store = hidden.new_empty(hidden.shape[0] * weight.shape[0]) if keep else None
-        powers = keep and hidden.dtype == precise
+        # Nor are there logits left then, whose size says how far a cap bent them.
+        powers = keep and hidden.dtype == precise and shape.cap is None
         largest = hidden.new_empty(len(tiles), hidden.shape[0]) if powers else None
         for number, words in enumerate(tiles):
             for part in _slices(hidden.shape[0], chunk):
                 kept = _tile(tile_store, hidden, words, part) if keep else None
-                logits = _logits(hidden[part], weight, bias, words, kept)
+                logits = _shaped(_logits(hidden[part], weight, bias, words, kept), shape)
                 place, inside = _place(targets[part], words)
                 picked[part] += logits.gather(1, place).squeeze(1) * inside
                 if powers:
                     largest[number, part] = top = logits.amax(dim=1)
                     log_sum = top + logits.sub_(top[:, None]).exp_().sum(dim=1).log()
                 else:
-                    log_sum = log_sum_exp(logits, precise)
+                    spent = logits.clone() if keep and hidden.dtype == precise else logits
+                    log_sum = log_sum_exp(spent, precise)
                 log_norms[part] = log_norms[part].logaddexp(log_sum)
         log_probs = picked - log_norms
         saved = (hidden, targets, weight, bias, log_norms, log_probs, tile_store, largest)
         ctx.save_for_backward(*saved)
-        ctx.chunk, ctx.in_place = chunk, in_place
+        ctx.shape, ctx.chunk, ctx.in_place = shape, chunk, in_place
         return log_probs
 
     @staticmethod
@@ -106,17 +117,21 @@ class _SelectedLogProbs(torch.autograd.Function):
             bias_sum = torch.zeros_like(bias[words], dtype=precise) if wants_bias else None
             for part in _slices(hidden.shape[0], ctx.chunk):
                 if tile_store is None:
-                    kept = _logits(hidden[part], weight, bias, words)
+                    kept = _shaped(_logits(hidden[part], weight, bias, words), ctx.shape)
                 else:
                     kept = _tile(tile_store, hidden, words, part)
+                slope = _slope(kept, ctx.shape)
                 if largest is None:
-                    grad = scaled_softmax(kept, log_norms[part], -upstream[part])
+                    spent = kept.clone() if tile_store is not None else kept
+                    grad = scaled_softmax(spent, log_norms[part], -upstream[part])
                 else:
                     scales = (largest[number, part] - log_norms[part]).exp_() * -upstream[part]
                     grad = kept * scales[:, None]
                 place, inside = _place(targets[part], words)
                 own = of_targets[part, None].to(grad.dtype)
                 grad.scatter_(1, place, own.where(inside[:, None], grad.gather(1, place)))
+                if slope is not None:
+                    grad *= slope
                 if wants_bias:
                     bias_sum += grad.sum(dim=0, dtype=precise)
                 if wants_hidden:
@@ -132,6 +147,7 @@ class _SelectedLogProbs(torch.autograd.Function):
             None,
             grad_weight,
             grad_bias,
+            None,
             None,
             None,
             None,
@@ -188,6 +204,24 @@ def _logits(
         return torch.mm(hidden, weight[words].t(), out=out)
     # In one operation, as above: in low precision two would round twice.
     return torch.addmm(offset, hidden, weight[words].t(), out=out)
+
+
+def _shaped(logits: Tensor, shape: HeadShape) -> Tensor:
+    """Scaled and capped, in place and step by step as model code does it."""
+    if shape.scale != 1.0:
+        logits.mul_(shape.scale)
+    if shape.cap is not None:
+        logits.div_(shape.cap).tanh_().mul_(shape.cap)
+    return logits
+
+
+def _slope(logits: Tensor, shape: HeadShape) -> Tensor | float | None:
+    """Derivative of ``_shaped`` where it gave ``logits``; None where it is one everywhere."""
+    if shape.plain:
+        return None
+    if shape.cap is None:
+        return shape.scale
+    return (1 - (logits / shape.cap).square()).mul_(shape.scale)
 
 
 def _tile(kept: Tensor, hidden: Tensor, words: slice, part: slice) -> Tensor:
@@ -262,8 +296,9 @@ def selected_log_probs(
     chunk: int | None = None,
     in_place: bool = False,
     keep: bool = True,
+    shape: HeadShape = PLAIN,
 ) -> Tensor:
-    """``log softmax(hidden @ weight.T + bias)[targets]``.
+    """``log softmax(logits)[targets]``, with ``logits = hidden @ weight.T + bias``.
 
     Args:
         hidden: ``[positions, width]``, what the LM head reads.
@@ -276,6 +311,7 @@ def selected_log_probs(
             autograd another tensor of that size. Hooks on the weight's gradient then see nothing.
         keep: all tiles for backward where together they are no larger than 96 MiB, on a GPU a 32nd
             of its memory; never with a ``chunk``.
+        shape: a scale and a cap of the logits.
 
     Returns:
         Natural log-probabilities in fp32 (float64 for float64 inputs), ``[positions]``.
@@ -283,7 +319,9 @@ def selected_log_probs(
     size = hidden.element_size() * hidden.shape[0] * weight.shape[0]
     keep &= chunk is None and torch.is_grad_enabled() and size <= _most_kept(hidden.device)
     chunk = chunk or _POSITIONS.get(hidden.device.type, _POSITIONS["cuda"])
-    return _SelectedLogProbs.apply(hidden, targets, weight, bias, chunk, in_place, keep)
+    return _SelectedLogProbs.apply(
+        hidden, targets, weight, bias, shape, chunk, in_place, keep
+    )
 
 
 class LogProbHead(nn.Module):
@@ -294,19 +332,37 @@ class LogProbHead(nn.Module):
     of the head it replaces: names and tied embeddings stay as they are.
     """
 
-    def __init__(self, linear: nn.Linear, chunk: int | None, keep: bool = True) -> None:
+    def __init__(
+        self, linear: nn.Linear, chunk: int | None, keep: bool = True, shape: HeadShape = PLAIN
+    ) -> None:
         super().__init__()
         self.weight = linear.weight
         self.bias = linear.bias
         self.chunk = chunk
         self.keep = keep
+        self.shape = shape
         self.in_place = False
+        self._heard: list[Tensor] | None = None
 
     def forward(self, hidden: Tensor, targets: Tensor | None = None) -> Tensor:
+        if self._heard is not None:
+            self._heard.append(hidden)
+            return hidden.new_empty(*hidden.shape[:-2], 0, self.weight.shape[0])
         if targets is None:
             return functional.linear(hidden, self.weight, self.bias)
-        how = (self.chunk, self.in_place, self.keep)
+        if self.shape.read not in (None, 1.0):
+            hidden = hidden * self.shape.read
+        how = (self.chunk, self.in_place, self.keep, self.shape)
         return selected_log_probs(hidden, targets, self.weight, self.bias, *how)
+
+    @contextmanager
+    def listening(self) -> Iterator[list[Tensor]]:
+        """What the head is given to read inside; it gives no logits meanwhile."""
+        self._heard = []
+        try:
+            yield self._heard
+        finally:
+            self._heard = None
 
 
 class LeanEmbedding(nn.Module):
@@ -325,32 +381,57 @@ class LogProbModel(nn.Module):
     """A causal language model that returns log-probabilities of chosen positions.
 
     Args:
-        policy: a Hugging Face causal language model whose logits are its LM head's output, without
-            dropout, where it can be computed: a few tokens are, to see that this is so.
+        policy: a Hugging Face causal language model without dropout, where it can be computed: a
+            few tokens are, in training mode, padded or packed, and compared with its own logits.
         chunk: see :func:`selected_log_probs`.
-        packing: see :func:`~maskdpo_ray.training.packing.use_packing`; ``packed`` is its answer.
+        packing: whether the sequences of a pass stand behind one another; ``auto`` where this
+            model can be computed so. ``packed`` is the answer.
 
     Raises:
-        UserError: if the model's logits are anything else, or its head is no plain linear layer.
+        UserError: ours would not be the log-probabilities of the policy itself, or it is to be
+            packed and cannot be.
     """
 
     def __init__(
         self, policy: nn.Module, chunk: int | None, packing: Literal["auto"] | bool = False
     ) -> None:
         super().__init__()
-        _check_uncapped(policy)
         head = policy.get_output_embeddings()
         if not isinstance(head, nn.Linear):
-            raise UserError(
-                f"{type(policy).__name__} has a {type(head).__name__} as its LM head; "
-                "training reads the weight of a plain linear head"
+            require(
+                f"it has a {type(head).__name__} as its LM head, and training reads the weight of "
+                "a plain linear head",
+                policy,
             )
+        own = probe(policy)
+        try:
+            self._shape = measure_head(policy, head)
+        except HeadNotMeasured as error:
+            require(str(error), policy)
         # Who computes activations twice to save memory has none for logits.
         keep = not getattr(policy, "is_gradient_checkpointing", False)
-        policy.set_output_embeddings(LogProbHead(head, chunk, keep))
+        policy.set_output_embeddings(LogProbHead(head, chunk, keep, self._shape))
         self.policy = policy
-        self._check_plain_logits()
-        self.packed = use_packing(policy, packing)
+        self.packed = self._packs(packing, own)
+        if not self.packed:
+            require(disagreement(self, own, packed=False), policy)
+
+    def _packs(self, packing: Literal["auto"] | bool, own: Probe) -> bool:
+        if packing is False:
+            return False
+        obstacle = packing_obstacle(self.policy)
+        if obstacle is None and self._shape.read is None:
+            obstacle = f"{type(self.policy).__name__} has layers between its base and its LM head"
+        if obstacle is None:
+            attention = self.policy.config._attn_implementation
+            read_packed_rows(self.policy)
+            obstacle = disagreement(self, own, packed=True)
+            if obstacle is None:
+                return True
+            self.policy.set_attn_implementation(attention)
+        if packing is True:
+            raise UserError(f"training.packing=true: {obstacle}. Set it to auto")
+        return False
 
     def accumulate_in_place(self) -> None:
         """Add the gradients of head and embedding to ``weight.grad`` where they arise.
@@ -358,8 +439,8 @@ class LogProbModel(nn.Module):
         Autograd would hold two more tensors of the vocabulary's size in every pass. Only for
         engines that read ``weight.grad`` when the step is done: ZeRO's hooks would see nothing.
         """
-        self.policy.get_output_embeddings().in_place = True
-        embedding = self.policy.get_input_embeddings()
+        head, embedding = self.policy.get_output_embeddings(), self.policy.get_input_embeddings()
+        head.in_place = head.weight.requires_grad
         options = ("max_norm", "scale_grad_by_freq", "sparse")
         plain = type(embedding) is nn.Embedding and not any(getattr(embedding, o) for o in options)
         if plain and embedding.weight.requires_grad:
@@ -387,58 +468,19 @@ class LogProbModel(nn.Module):
         Returns:
             fp32 ``[selected]``, in nats.
         """
-        packed = attention_arguments(sizes, input_ids.device) if attention_mask is None else {}
-        hidden = self.policy.base_model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            use_cache=False,
-            **packed,
-        ).last_hidden_state
+        if attention_mask is None:
+            inputs = {"position_ids": position_ids, **attention_arguments(sizes, input_ids.device)}
+        else:
+            # Models count the positions of padded rows by themselves, some from another number.
+            inputs = {"attention_mask": attention_mask}
+        hidden = self._hidden(input_ids=input_ids, **inputs)
         selected = hidden.flatten(0, 1).index_select(0, positions)
         return self.policy.get_output_embeddings()(selected, targets)
 
-    @torch.no_grad()
-    def _check_plain_logits(self) -> None:
-        """Compare with the policy's own logits, on a few random tokens.
-
-        The reference would share an error, and the first loss would be ln 2 all the same.
-        """
-        policy, head = self.policy, self.policy.get_output_embeddings()
-        words = policy.get_input_embeddings().weight.shape[0]
-        random = torch.Generator().manual_seed(0)
-        ids = torch.randint(words, (1, _PROBE), generator=random).to(head.weight.device)
-        places = torch.arange(_PROBE, device=ids.device)
-        row = {
-            "input_ids": ids,
-            "attention_mask": torch.ones_like(ids),
-            "position_ids": places[None],
-        }
-        logits = policy(**row, use_cache=False).logits[0]
-        # What a scale or a cap moves most.
-        positions, targets = places.repeat(2), torch.cat([logits.argmax(-1), logits.argmin(-1)])
-        ours = self(**row, positions=positions, targets=targets)
-        theirs = logits.to(ours.dtype).log_softmax(-1)[positions, targets]
-        apart = float((ours - theirs).abs().max())
-        # A product of another shape may round a logit, and all that it is normalised by, to the
-        # next number of the head's dtype. The least logit may be infinite; its log-probability
-        # here is not.
-        largest = float(logits.amax(-1).abs().max() + ours.max() - ours.min())
-        if apart > 1e-4 + 2 * torch.finfo(head.weight.dtype).eps * largest:
-            raise UserError(
-                f"{type(policy).__name__} ({policy.config.name_or_path}) cannot be trained here: "
-                "its log-probabilities are not those of its LM head alone (up to "
-                f"{apart:.2g} apart), so it changes its logits or what the head reads. Use a model "
-                "with a plain LM head"
-            )
-
-
-def _check_uncapped(policy: nn.Module) -> None:
-    config = policy.config.get_text_config()
-    for name in _CAPS:
-        value = getattr(config, name, None)
-        if value is not None:
-            raise UserError(
-                f"{type(policy).__name__} sets {name}={value}: its logits are changed after the LM "
-                "head, which training does not support. Use a model without this setting"
-            )
+    def _hidden(self, **inputs: Any) -> Tensor:
+        """What the head reads, but for its ``read``, ``[rows, length, width]``."""
+        if self._shape.read is not None:
+            return base_hidden(self.policy, **inputs)
+        with self.policy.get_output_embeddings().listening() as heard:
+            self.policy(**accepted(self.policy, use_cache=False, **inputs))
+        return heard[0]

@@ -1,5 +1,6 @@
 """Load the policy for training and for its reference log-probabilities."""
 
+import logging
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,10 @@ from maskdpo_ray.imports import lasting_imports
 from maskdpo_ray.model_files import local_folder
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PretrainedConfig, PreTrainedModel
+
+log = logging.getLogger(__name__)
 
 
 def local_snapshot(path: str, revision: str | None = None) -> Path:
@@ -53,17 +57,21 @@ def load_policy(model: ModelConfig, settings: TrainingConfig = PLAIN) -> "PreTra
         _check_liger()
     folder = local_snapshot(_required(model.path), model.revision)
     config = AutoConfig.from_pretrained(folder, trust_remote_code=model.trust_remote_code)
-    for name, value in config.to_dict().items():
-        if ("dropout" in name or name.endswith("pdrop")) and isinstance(value, float):
-            setattr(config, name, 0.0)
-    policy = AutoModelForCausalLM.from_pretrained(
+    switch_noise_off(config)
+    policy, found = AutoModelForCausalLM.from_pretrained(
         folder,
         config=config,
         dtype=getattr(torch, model.dtype),
-        attn_implementation=settings.attention,
+        attn_implementation=attention_of(config, settings.attention),
         trust_remote_code=model.trust_remote_code,
+        output_loading_info=True,
         **(_in_4_bits(model.dtype) if settings.load_in_4bit else {}),
     )
+    _check_whole(policy, found)
+    for module in policy.modules():
+        if isinstance(module, torch.nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+    set_right_buffers(policy)
     if settings.load_in_4bit:
         _compute_in_one_way(policy)
     if settings.use_liger_kernel:
@@ -71,6 +79,105 @@ def load_policy(model: ModelConfig, settings: TrainingConfig = PLAIN) -> "PreTra
     if settings.gradient_checkpointing:
         policy.gradient_checkpointing_enable({"use_reentrant": False})
     return policy
+
+
+_NOISE = ("dropout", "pdrop", "layerdrop", "drop_path", "jitter")
+
+
+def switch_noise_off(config: "PretrainedConfig") -> None:
+    """Set what would make two forwards of one input differ to zero, in all parts of a
+    configuration: dropout, and the noise that some routers of experts add in training."""
+    for name, value in list(vars(config).items()):
+        if isinstance(value, float) and any(noise in name for noise in _NOISE):
+            setattr(config, name, 0.0)
+        elif hasattr(value, "to_dict"):
+            switch_noise_off(value)
+
+
+def attention_of(config: "PretrainedConfig", wanted: str) -> str:
+    """The attention kernel: what is wanted, or for ``auto`` PyTorch's, or the model's own where
+    its attention is more than PyTorch's computes.
+
+    Raises:
+        UserError: PyTorch's is wanted, and would leave something out.
+    """
+    missing = _beyond_sdpa(config)
+    if wanted == "auto":
+        if missing:
+            log.warning("attention is computed by the model's own code (eager): it %s", missing)
+        return "eager" if missing else "sdpa"
+    if wanted == "sdpa" and missing:
+        raise UserError(
+            f"training.attention=sdpa: this model {missing}: set training.attention=auto"
+        )
+    return wanted
+
+
+def _beyond_sdpa(config: "PretrainedConfig") -> str | None:
+    """What a model's attention does that PyTorch's kernel does not; it would drop a soft cap
+    without a word."""
+    from transformers import AutoModelForCausalLM
+
+    text = config.get_text_config()
+    for name, value in vars(text).items():
+        if value and "attn" in name and "softcap" in name:
+            return f"caps its attention ({name}={value:g}), which PyTorch's kernel cannot"
+    kind = AutoModelForCausalLM._model_mapping.get(type(config), None)
+    kinds = kind if isinstance(kind, (tuple, list)) else [kind]
+    if any(each is not None and not each._supports_sdpa for each in kinds):
+        return "has no other"
+    return None
+
+
+def _check_whole(policy: "PreTrainedModel", found: dict[str, Any]) -> None:
+    """Raise ``UserError`` where weights were not in the files, and are random."""
+    lacking = sorted(found["missing_keys"]) + sorted(str(m) for m in found["mismatched_keys"])
+    if lacking:
+        raise UserError(
+            f"{type(policy).__name__} ({policy.config.name_or_path}): {len(lacking)} weights are "
+            f"not in its files, or have another shape there, first {lacking[0]}: they would be "
+            "random. The files are of another kind of model, or incomplete"
+        )
+
+
+def set_right_buffers(policy: "PreTrainedModel") -> None:
+    """Give buffers that are not in the files (rotary frequencies, masks) what the model's own code
+    computes for them: loading leaves those of some remote code as it found the memory."""
+    import torch
+    from accelerate import init_empty_weights
+
+    saved = set(policy.state_dict())
+    computed = {n: b for n, b in policy.named_buffers() if n not in saved}
+    if not computed:
+        return
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(policy.dtype if policy.dtype.is_floating_point else usual)
+    try:
+        with init_empty_weights(include_buffers=False), torch.no_grad():
+            fresh = dict(type(policy)(policy.config).named_buffers())
+    finally:
+        torch.set_default_dtype(usual)
+    wrong = [n for n, b in computed.items() if n in fresh and not _same(b, fresh[n])]
+    for name in wrong:
+        computed[name].data = fresh[name].to(computed[name].device)
+    if wrong:
+        log.warning("%d buffers were loaded wrong and are computed anew: %s", len(wrong), wrong[0])
+
+
+def _same(loaded: "Tensor", fresh: "Tensor") -> bool:
+    """Whether two buffers are one but for rounding; what cannot be compared is left alone."""
+    import torch
+
+    if fresh.is_meta:
+        return True
+    if loaded.shape != fresh.shape:
+        return False
+    if not loaded.is_floating_point():
+        return torch.equal(loaded.cpu(), fresh)
+    rounding = max(torch.finfo(each.dtype).eps for each in (loaded, fresh))
+    return torch.allclose(
+        loaded.cpu().double(), fresh.double(), rtol=2 * rounding, atol=0.0, equal_nan=False
+    )
 
 
 def longest_input(config: "PretrainedConfig") -> float:

@@ -6,43 +6,28 @@ per sequence, so nothing of the quadratic mask of a whole row exists.
 """
 
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal
-
-from maskdpo_ray.errors import UserError
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PretrainedConfig, PreTrainedModel
 
 PACKED_SDPA = "packed_sdpa"
+_NOT_COMPUTED = ("softcap", "s_aux", "position_bias")  # PyTorch's kernels drop them without a word
 _LAYERS = {"full_attention", "sliding_attention"}
 
 
-def use_packing(policy: "PreTrainedModel", packing: Literal["auto"] | bool) -> bool:
-    """Decide whether this policy's passes are packed, and make its attention read packed rows.
-
-    Args:
-        packing: ``auto`` packs where it can be done.
-
-    Raises:
-        UserError: packing is asked for and this model or attention cannot do it.
-    """
-    if packing is False:
-        return False
-    obstacle = _obstacle(policy)
-    if obstacle is not None:
-        if packing is True:
-            raise UserError(f"training.packing=true: {obstacle}. Set it to auto")
-        return False
+def read_packed_rows(policy: "PreTrainedModel") -> None:
+    """Make a policy's attention read packed rows; there must be no :func:`packing_obstacle`."""
     if policy.config._attn_implementation == "sdpa":
         from transformers import AttentionInterface
 
         AttentionInterface.register(PACKED_SDPA, packed_sdpa)
         policy.set_attn_implementation(PACKED_SDPA)
-    return True
 
 
-def _obstacle(policy: "PreTrainedModel") -> str | None:
+def packing_obstacle(policy: "PreTrainedModel") -> str | None:
+    """Why the sequences of a packed row would not be kept apart, as far as a look can tell."""
     config: PretrainedConfig = policy.config.get_text_config()
     attention = policy.config._attn_implementation
     if attention not in ("sdpa", "flash_attention_2", PACKED_SDPA):
@@ -100,6 +85,8 @@ def packed_sdpa(
     """
     import torch
 
+    if any(kwargs.get(name) is not None for name in _NOT_COMPUTED):
+        raise ValueError(f"{type(module).__name__}: packed attention has no sinks and no soft cap")
     if _has_varlen(query.device, query.dtype, query.shape[-1]):
         from torch.nn.attention.varlen import varlen_attn
 

@@ -190,7 +190,8 @@ def _export(
     from maskdpo_ray.training.card import model_card
     from maskdpo_ray.training.export import gather_weights, weights_digest, write_model
 
-    weights = gather_weights(engine, keep=workers.rank == 0)
+    adapters = job.settings.lora is not None
+    weights = gather_weights(engine, keep=workers.rank == 0, frozen=not adapters)
     if workers.rank != 0:
         return {}
     card = model_card(job.model, job.settings, job.seed, counts | job.origin, last)
@@ -225,6 +226,7 @@ def _load(job: TrainingJob) -> "tuple[list[TrainingPair], list[TrainingPair], Lo
     as it was before training, where the engine will have it."""
     import torch
 
+    from maskdpo_ray.training.export import rehearse_export
     from maskdpo_ray.training.logprobs import LogProbModel
     from maskdpo_ray.training.lora import add_adapters
     from maskdpo_ray.training.model import load_policy, longest_input
@@ -237,6 +239,7 @@ def _load(job: TrainingJob) -> "tuple[list[TrainingPair], list[TrainingPair], Lo
     pairs = training_pairs(learnt, references, job.settings)
     held_out = training_pairs(examined, references, job.settings) if examined else []
     policy = load_policy(job.model, job.settings)
+    rehearse_export(policy, job.model)
     longest = max(pairs + held_out, key=lambda pair: pair.length)
     limit = longest_input(policy.config)
     if longest.length > limit:

@@ -1,3 +1,4 @@
+import copy
 from unittest import mock
 
 import numpy as np
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.training import logprobs
+from maskdpo_ray.training.exact import measure_head
 from maskdpo_ray.training.logprobs import LogProbHead, LogProbModel, selected_log_probs
 
 
@@ -104,13 +106,10 @@ def test_the_weight_gets_one_gradient_however_many_chunks():
 def test_model_matches_full_logits(tiny_llama, pairs, mask, words, in_place, monkeypatch):
     """Through the whole model, tied embeddings included, in float64; the whole vocabulary at once
     or in tiles, gradients handed over or added where they arise."""
-    from transformers import AutoModelForCausalLM
-
     from maskdpo_ray.training.batches import collate
     from maskdpo_ray.training.reference import _unmasked
 
-    plain_model = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float64)
-    ours = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float64)
+    plain_model, ours = double_model(tiny_llama), double_model(tiny_llama)
     group = [_unmasked(pair) for pair in pairs[:3]]
     for number, pair in enumerate(group):
         if mask == "some":
@@ -145,28 +144,12 @@ def test_model_matches_full_logits(tiny_llama, pairs, mask, words, in_place, mon
 def test_names_and_tied_weights_stay(tiny_llama):
     from transformers import AutoModelForCausalLM
 
-    policy = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    policy = AutoModelForCausalLM.from_pretrained(tiny_llama, attention_dropout=0.0)
     before = list(policy.state_dict())
     LogProbModel(policy, 4)
     assert list(policy.state_dict()) == before
     assert policy.lm_head.weight is policy.model.embed_tokens.weight
     assert isinstance(policy.lm_head, LogProbHead)
-
-
-def test_a_model_that_caps_its_logits_is_refused_however_small_they_are():
-    from transformers import Gemma2Config, Gemma2ForCausalLM
-
-    config = Gemma2Config(
-        vocab_size=16,
-        hidden_size=8,
-        intermediate_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=1,
-        num_key_value_heads=1,
-        head_dim=8,
-    )
-    with pytest.raises(UserError, match="final_logit_softcapping=30.0"):
-        LogProbModel(Gemma2ForCausalLM(config), 4)
 
 
 TINY = {
@@ -204,25 +187,96 @@ def inkling():
     return InklingForCausalLM(InklingTextConfig(**TINY, head_dim=16))
 
 
+def gemma2(**settings):
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    return Gemma2ForCausalLM(
+        Gemma2Config(**TINY, head_dim=16, attn_implementation="eager", **settings)
+    )
+
+
+def cohere():
+    from transformers import CohereConfig, CohereForCausalLM
+
+    return CohereForCausalLM(CohereConfig(**TINY, logit_scale=0.0625, pad_token_id=0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("make", "scale", "cap", "read"),
+    [
+        (granite, 1 / 8, None, 1.0),
+        (cohere, 1 / 16, None, 1.0),
+        (inkling, 1.0, None, 1 / 24),
+        (gemma2, 1.0, 30.0, 1.0),
+        (lambda: gemma2(final_logit_softcapping=0.5), 1.0, 0.5, 1.0),
+        (lambda: llama(lambda logits: logits * 1.1), 1.1, None, 1.0),
+        (lambda: llama(lambda logits: 5 * (2 * logits / 5).tanh()), 2.0, 5.0, 1.0),
+    ],
+    ids=["granite", "cohere", "inkling", "gemma2", "bent", "scaled", "both"],
+)
+def test_what_a_model_does_to_its_logits_is_measured_and_learnt_through(
+    make, scale, cap, read, dtype
+):
+    """However small the logits are: those of fresh weights stay far below a cap of 30."""
+    torch.manual_seed(0)
+    if make is inkling and dtype == torch.float64:
+        pytest.skip("its experts' kernel has no float64")
+    policy = make().to(dtype).eval()
+    shape = measure_head(policy, policy.get_output_embeddings())
+    close = {"rel": 1e-6 if dtype != torch.bfloat16 else 1e-2}
+    assert shape.scale == pytest.approx(scale, **close)
+    assert shape.cap == (None if cap is None else pytest.approx(cap, **close))
+    assert shape.read == pytest.approx(read, **close)
+    if dtype != torch.float64:
+        if (make, dtype) != (inkling, torch.bfloat16):  # rounding decides which expert is asked
+            LogProbModel(policy, 4)
+        return
+    ids = torch.arange(1, 9)[None]
+    scores = policy(ids, use_cache=False).logits[0].log_softmax(-1)
+    targets = torch.arange(20, 28)
+    weights = torch.linspace(-1, 2, 8, dtype=dtype)
+    wanted = scores[torch.arange(8), targets]
+    parameters = list(policy.parameters())
+    expected = torch.autograd.grad((weights * wanted).sum(), parameters)
+    for chunk in (None, 3):
+        other = LogProbModel(copy.deepcopy(policy), chunk)
+        ours = other(ids, torch.ones_like(ids), None, torch.arange(8), targets, (8,))
+        assert torch.allclose(ours, wanted, rtol=0, atol=1e-9)
+        own = list(other.policy.parameters())
+        for got, want in zip(
+            torch.autograd.grad((weights * ours).sum(), own), expected, strict=True
+        ):
+            assert torch.allclose(got, want, rtol=0, atol=1e-9)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
-    "make",
+    ("change", "words"),
     [
-        granite,
-        inkling,
-        lambda: llama(lambda logits: logits * 1.1),
-        lambda: llama(lambda logits: 5 * (logits / 5).tanh()),
-        lambda: llama(lambda logits: logits.index_fill(-1, torch.arange(60, 64), -torch.inf)),
-        lambda: llama(lambda logits: logits[..., :48]),
+        (
+            lambda logits: logits.index_fill(-1, torch.arange(60, 64), -torch.inf),
+            "it turns the logit .* of word 6[0-3] into -inf, which is neither a scale nor a cap",
+        ),
+        (lambda logits: logits[..., :48], r"it returns \(8, 48\) logits for \(8, 64\)"),
+        (lambda logits: logits.relu(), "it turns the logit .* into 0"),
+        (lambda logits: logits * torch.nan, "its logits are not finite"),
+        (lambda logits: logits.flip(1), "depend on tokens that come later .* no causal language"),
     ],
-    ids=["granite", "inkling", "scaled", "capped", "masked", "shorter"],
+    ids=["masked", "shorter", "bent", "not a number", "not causal"],
 )
-def test_logits_that_are_not_the_heads_are_refused(make, dtype):
-    policy = make().to(dtype)
+def test_logits_that_cannot_be_learnt_through_are_refused(change, words, dtype):
+    policy = llama(change).to(dtype)
     policy.config.name_or_path = "some/model"
-    words = r"ForCausalLM \(some/model\) cannot be trained here: .* \(up to .* apart\)"
+    with pytest.raises(UserError, match=r"ForCausalLM \(some/model\) cannot be trained here: "):
+        LogProbModel(policy, 4)
     with pytest.raises(UserError, match=words):
         LogProbModel(policy, 4)
+
+
+def test_a_policy_that_is_another_in_training_is_refused():
+    with pytest.raises(UserError, match="in training are not those of its own logits"):
+        LogProbModel(llama(attention_dropout=0.5), 4)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -238,7 +292,7 @@ def test_rounding_of_large_logits_is_not_refused(dtype, upcast):
 def double_model(folder):
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, attention_dropout=0.0)
 
 
 # Most tokens are masked or kept whole; some have a weight between.

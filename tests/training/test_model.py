@@ -5,7 +5,7 @@ import torch
 
 from maskdpo_ray.config import ModelConfig, TrainingConfig
 from maskdpo_ray.errors import UserError
-from maskdpo_ray.training.model import load_policy
+from maskdpo_ray.training.model import load_policy, set_right_buffers
 from maskdpo_ray.training.reference import ReferenceProcessor
 from maskdpo_ray.training.worker import _load
 
@@ -24,18 +24,87 @@ def test_liger_is_refused_where_it_cannot_run(model_config):
         load_policy(model_config, TrainingConfig(use_liger_kernel=True))
 
 
-def test_a_model_that_scales_its_logits_is_refused_before_anything_is_computed(
+def test_a_model_that_cannot_be_learnt_through_is_refused_before_anything_is_computed(
     tmp_path, settings, make_job
 ):
-    from transformers import GraniteConfig, GraniteForCausalLM
+    from transformers import BertConfig, BertLMHeadModel
 
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
-    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
-    config = GraniteConfig(vocab_size=64, **sizes, **heads, logits_scaling=8.0)
-    GraniteForCausalLM(config).save_pretrained(tmp_path / "scaled")
-    model = ModelConfig(path=str(tmp_path / "scaled"), dtype="float32")
-    words = rf"GraniteForCausalLM \({tmp_path}/scaled\) cannot be trained here"
+    config = BertConfig(vocab_size=64, **sizes, num_attention_heads=2, initializer_range=0.2)
+    BertLMHeadModel(config).save_pretrained(tmp_path / "both-ways")
+    model = ModelConfig(path=str(tmp_path / "both-ways"), dtype="float32")
+    words = rf"BertLMHeadModel \({tmp_path}/both-ways\) cannot be trained here: .* come later"
     with pytest.raises(UserError, match=words):
         ReferenceProcessor(model, settings)
     with pytest.raises(UserError, match=words):
         _load(make_job(fields={"model": model}))
+
+
+def tiny(name, **settings):
+    """Configuration of a family with one layer of two heads."""
+    from transformers import CONFIG_MAPPING
+
+    return CONFIG_MAPPING[name](
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=16,
+        **settings,
+    )
+
+
+def saved(config, folder, change=lambda model: None) -> ModelConfig:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_config(config)
+    change(model)
+    model.save_pretrained(folder)
+    return ModelConfig(path=str(folder), dtype="float32")
+
+
+@pytest.mark.parametrize("name", ["gemma2", "gpt_oss"])
+def test_attention_that_pytorchs_kernel_would_change_is_the_models_own(name, tmp_path, caplog):
+    """The kernel drops a soft cap without a word; sinks it cannot compute at all."""
+    model = saved(tiny(name), tmp_path / "model")
+    policy = load_policy(model)
+    assert policy.config._attn_implementation == "eager"
+    assert "attention is computed by the model's own code" in caplog.text
+    with pytest.raises(UserError, match="training.attention=sdpa: .* set training.attention=auto"):
+        load_policy(model, TrainingConfig(attention="sdpa"))
+
+
+def test_attention_without_a_cap_is_pytorchs(tmp_path):
+    model = saved(tiny("gemma2", attn_logit_softcapping=None), tmp_path / "model")
+    assert load_policy(model).config._attn_implementation == "sdpa"
+
+
+def test_noise_of_routers_and_dropout_is_off_in_every_part(tmp_path):
+    noise = {"router_jitter_noise": 0.01, "attention_dropout": 0.1, "num_local_experts": 4}
+    config = load_policy(saved(tiny("mixtral", **noise), tmp_path / "moe")).config
+    assert config.router_jitter_noise == 0.0 and config.attention_dropout == 0.0
+
+
+def test_weights_that_are_not_in_the_files_are_refused(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    model = saved(tiny("llama", tie_word_embeddings=False), tmp_path / "model")
+    file = tmp_path / "model" / "model.safetensors"
+    weights = load_file(file)
+    del weights["lm_head.weight"]
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(UserError, match="1 weights are not in its files.* first lm_head.weight"):
+        load_policy(model)
+
+
+def test_buffers_that_are_not_in_the_files_are_what_the_models_code_computes(tmp_path, caplog):
+    policy = load_policy(saved(tiny("llama"), tmp_path / "model"))
+    wanted = policy.model.rotary_emb.inv_freq.clone()
+    set_right_buffers(policy)
+    assert not caplog.text
+    policy.model.rotary_emb.inv_freq.fill_(torch.nan)
+    set_right_buffers(policy)
+    assert torch.equal(policy.model.rotary_emb.inv_freq, wanted)
+    assert "1 buffers were loaded wrong" in caplog.text

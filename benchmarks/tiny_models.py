@@ -1,0 +1,128 @@
+"""A tiny random model of any causal language model that Transformers knows.
+
+The family's own default configuration, made small by the names of its settings; what a family wants
+besides stands in ``FAMILIES``.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+LAYERS = 4  # enough for a layer of most kinds
+LENGTH = 256  # positions
+
+# What the settings of these names become, in whichever part of a configuration they stand.
+SIZES: list[tuple[int, str]] = [
+    (64, "hidden_size d_model n_embd dim emb_dim embedding_dim embedding_size word_embed_proj_dim "
+    "attention_hidden_size backbone_hidden_size input_embedding_size output_embedding_size "
+    "lru_width moe_latent_size dim_model_base"),
+    (128, "intermediate_size encoder_ffn_dim decoder_ffn_dim ffn_dim ffn_hidden_size n_inner dff "
+    "dim_ff d_inner intermediate_size_mlp dense_intermediate_size feed_forward_size "
+    "shared_intermediate_size shared_expert_intermediate_size prompt_mid_dim mamba_d_ssm "
+    "mamba_intermediate_size"),
+    (LAYERS, "num_hidden_layers n_layer n_layers num_layers encoder_layers decoder_layers "
+    "num_encoder_layers num_decoder_layers num_blocks"),
+    (4, "num_attention_heads n_head n_heads num_heads encoder_attention_heads attention_heads "
+    "decoder_attention_heads num_encoder_attention_heads num_decoder_attention_heads "
+    "num_local_experts num_experts n_routed_experts moe_num_experts zero_expert_num "
+    "mamba_num_heads linear_num_heads swa_num_attention_heads index_n_heads depth head_num"),
+    (2, "num_key_value_heads num_kv_heads num_experts_per_tok moe_topk moe_k top_k_experts "
+    "swa_num_key_value_heads linear_num_key_heads num_key_value_groups num_query_groups"),
+    (16, "head_dim attention_head_size attention_head_dim d_head dim_head kv_channels d_kv "
+    "swa_head_dim v_head_dim swa_v_head_dim linear_head_dim global_head_dim index_head_dim "
+    "qk_nope_head_dim linear_key_head_dim linear_value_head_dim query_pre_attn_scalar d_rel "
+    "mamba_d_state state_size ssm_state_size mamba_head_dim mamba_d_head mamba_headdim"),
+    (8, "qk_rope_head_dim rotary_dim time_step_rank mamba_dt_rank"),
+    (32, "moe_intermediate_size expert_ffn_hidden_size q_lora_rank kv_lora_rank o_lora_rank "
+    "moe_shared_expert_intermediate_size hidden_size_per_layer_input router_hidden_size "
+    "adapter_rank laurel_rank gated_norm_rank hc_lowrank sliding_window sliding_window_size "
+    "window_size attention_window_size local_attention attention_chunk_size rel_extent "
+    "chunk_size mamba_chunk_size"),
+    (LENGTH, "max_position_embeddings n_positions n_ctx max_seq_len max_target_positions "
+    "max_source_positions model_max_length"),
+]
+BY_NAME = {name: size for size, names in SIZES for name in names.split()}
+VOCABULARIES = ("vocab_size", "vocab_size_per_layer_input", "decoder_vocab_size")
+# Lists with an entry for every layer, which the family makes anew.
+PER_LAYER = (
+    "mlp_layer_types", "indexer_types", "layer_rope_theta", "activation_sparsity_pattern",
+    "num_attention_heads_per_layer", "full_attn_idxs", "no_rope_layers", "moe_layers",
+    "per_layer_config", "attention_layers", "block_types",
+)  # fmt: skip
+
+# By type of model: settings beside those above; a dotted name reaches into a part.
+HEADS = {"num_attention_heads": 4, "num_key_value_heads": 4}  # of latent attention
+MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 16, "mamba_expand": 2}
+FAMILIES: dict[str, dict[str, Any]] = {
+    **{name: HEADS for name in ("axk1", "axk2", "deepseek_v2", "deepseek_v3", "deepseek_v32",
+                                "glm4_moe_lite", "minicpm3", "youtu")},
+    "longcat_flash": HEADS,
+    "bamba": MAMBA,
+    "falcon_h1": MAMBA,
+    "granitemoehybrid": MAMBA,
+    "hunyuan_v1_dense": {"head_dim": 16},
+    "hunyuan_v1_moe": {"head_dim": 16},
+    "mamba2": {"num_heads": 8, "head_dim": 16, "expand": 2},
+    "nemotron": {"num_key_value_heads": 2, "head_dim": 16},
+    "nemotron_h": {"n_groups": 2},
+    "reformer": {"is_decoder": True},
+    "xmod": {"default_language": "en_XX"},
+    "zaya": {"num_experts_per_tok": 1},
+}
+
+
+def tiny_config(model_type: str, tokenizer: Any) -> "PretrainedConfig":
+    """The family's configuration, made small, for the words of a tokenizer."""
+    from transformers import CONFIG_MAPPING
+
+    kind = CONFIG_MAPPING[model_type]
+    values = FAMILIES.get(model_type, {})
+    made = _small(kind().to_dict(), tokenizer)
+    for name, value in values.items():
+        *path, last = name.split(".")
+        part = made
+        for step in path:
+            part = part[step]
+        if value is None:
+            part.pop(last, None)
+        else:
+            part[last] = value
+    return kind.from_dict(made)
+
+
+def _small(values: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
+    small = {}
+    for name, value in values.items():
+        if isinstance(value, dict) and name.endswith("config"):
+            small[name] = _small(value, tokenizer)
+        elif name in VOCABULARIES and value is not None:
+            small[name] = len(tokenizer)
+        elif name in BY_NAME and isinstance(value, int) and not isinstance(value, bool):
+            small[name] = BY_NAME[name]
+        elif name in ("layer_types", "layers_block_type") and value:
+            small[name] = _one_of_each(value)
+        elif name in PER_LAYER:
+            continue
+        elif name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            small[name] = getattr(tokenizer, name)
+        else:
+            small[name] = value
+    return small
+
+
+def _one_of_each(kinds: list[str]) -> list[str]:
+    """As many kinds of layers as there are, each at least once."""
+    found = list(dict.fromkeys(kinds))
+    return (found * LAYERS)[:LAYERS]
+
+
+def tiny_model(model_type: str, tokenizer: Any, seed: int = 0) -> "PreTrainedModel":
+    """Random weights, biases and buffers: nothing that is saved is zero or one throughout."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    config = tiny_config(model_type, tokenizer)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(config)
