@@ -51,13 +51,24 @@ PER_LAYER = (
     "per_layer_config", "attention_layers", "block_types",
 )  # fmt: skip
 
+IMPLIED = ("_name_or_path", "output_attentions", "architectures", "id2label", "label2id")
+
 # By type of model: settings beside those above; a dotted name reaches into a part.
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 4}  # of latent attention
 MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 16, "mamba_expand": 2}
+LEFT_OUT: dict[str, str] = {}  # by type of model: why
+LATENT = HEADS | {"head_dim": 8, "qk_head_dim": 24, "v_head_dim": 16, "n_group": 1,
+                  "topk_group": 1, "first_k_dense_replace": 1}  # fmt: skip
+DECODERS = (
+    "bert", "bert-generation", "big_bird", "camembert", "data2vec-text", "electra", "ernie",
+    "megatron-bert", "rembert", "roberta", "roberta-prelayernorm", "roc_bert", "roformer",
+    "xlm-roberta", "xlm-roberta-xl", "xmod", "reformer", "git", "prophetnet",
+)  # fmt: skip
 FAMILIES: dict[str, dict[str, Any]] = {
-    **{name: HEADS for name in ("axk1", "axk2", "deepseek_v2", "deepseek_v3", "deepseek_v32",
-                                "glm4_moe_lite", "minicpm3", "youtu")},
-    "longcat_flash": HEADS,
+    **{name: {"is_decoder": True} for name in DECODERS},
+    **{name: LATENT for name in ("axk1", "axk2", "deepseek_v2", "deepseek_v3", "deepseek_v32",
+                                 "glm4_moe_lite", "minicpm3", "youtu", "glm_moe_dsa", "dots1",
+                                 "kimi_linear", "longcat_flash")},
     "bamba": MAMBA,
     "falcon_h1": MAMBA,
     "granitemoehybrid": MAMBA,
@@ -66,8 +77,30 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "mamba2": {"num_heads": 8, "head_dim": 16, "expand": 2},
     "nemotron": {"num_key_value_heads": 2, "head_dim": 16},
     "nemotron_h": {"n_groups": 2},
-    "reformer": {"is_decoder": True},
-    "xmod": {"default_language": "en_XX"},
+    "reformer": {"is_decoder": True, "axial_pos_embds": False},
+    "xmod": {"is_decoder": True, "default_language": "en_XX"},
+    "big_bird": {"is_decoder": True, "attention_type": "original_full"},
+    "bigbird_pegasus": {"attention_type": "original_full"},
+    "ministral": {"head_dim": 16},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
+    "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
+    "zamba": {"attention_hidden_size": 128, "attention_head_dim": 32},
+    "zamba2": {"attention_hidden_size": 128, "attention_head_dim": 32, "n_mamba_heads": 8,
+               "num_key_value_heads": 4, "hybrid_layer_ids": [1, 3]},
+    "gemma3n_text": {"intermediate_size": 128, "num_kv_shared_layers": 2},
+    "gemma3n": {"text_config.intermediate_size": 128, "text_config.num_kv_shared_layers": 2},
+    "cohere_compass_text": {"rope_parameters": None, "layer_types": None},
+    "deepseek_v2": LATENT | {"num_experts_per_tok": 2},
+    "dots1": {"n_shared_experts": 1, "n_routed_experts": 4, "n_group": 1, "topk_group": 1},
+    "kimi_linear": LATENT | {"num_expert_group": 1, "num_experts": 4},
+    "gemma4_text": {"per_layer_config": None},
+    "gemma4": {"text_config.per_layer_config": None, "vision_config": None, "audio_config": None},
+    "gemma4_unified": {"text_config.per_layer_config": None},
+    "gemma4_unified_text": {"per_layer_config": None},
+    "dbrx": {"attn_config": None, "ffn_config": None},
+    "qwen4_exp_text": {"ple_embed_dim": 64, "ngram_vocab_size_base": 500, "split_ngram_parts": 2,
+                       "indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 16,
+                       "indexer_budget": 64, "indexer_compress_ratio": 4},
     "zaya": {"num_experts_per_tok": 1},
 }
 
@@ -102,7 +135,7 @@ def _small(values: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
             small[name] = BY_NAME[name]
         elif name in ("layer_types", "layers_block_type") and value:
             small[name] = _one_of_each(value)
-        elif name in PER_LAYER:
+        elif name in PER_LAYER or name in IMPLIED:
             continue
         elif name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             small[name] = getattr(tokenizer, name)
@@ -125,4 +158,24 @@ def tiny_model(model_type: str, tokenizer: Any, seed: int = 0) -> "PreTrainedMod
     config = tiny_config(model_type, tokenizer)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return AutoModelForCausalLM.from_config(config)
+        model = AutoModelForCausalLM.from_config(config)
+        with torch.no_grad():
+            for tensor in (*model.parameters(), *_saved_buffers(model)):
+                if tensor.is_floating_point():
+                    _stir(tensor)
+    return model
+
+
+def _saved_buffers(model: "PreTrainedModel") -> list[Any]:
+    named = dict(model.named_buffers())
+    return [named[name] for name in model.state_dict() if name in named]
+
+
+def _stir(tensor: Any) -> None:
+    """Larger where all is small, noise where all is alike."""
+    import torch
+
+    if tensor.numel() > 1 and tensor.min() == tensor.max():
+        tensor.add_(0.1 * torch.randn_like(tensor))
+    elif tensor.ndim > 1 and 0 < float(tensor.std()) < 0.05:
+        tensor.mul_(4)

@@ -198,18 +198,26 @@ def _write_weights(
     policy: Any, weights: "dict[str, Tensor]", base: BaseFiles, folder: Path
 ) -> None:
     """All tensors of the base: those of the policy as they are now, others as they were."""
-    from huggingface_hub import save_torch_state_dict
+    import torch
+    from huggingface_hub import split_torch_state_dict_into_shards
+    from safetensors.torch import save_file
 
     shapes = base.shapes()
     written = _written(policy, _as_stored(policy, weights), shapes)
     written |= dict(base.tensors(set(shapes) - set(written)))
-    # Tied weights that the base has twice are two tensors there, too.
-    seen: set[int] = set()
-    for name, tensor in written.items():
-        if tensor.data_ptr() in seen:
-            written[name] = tensor.clone()
-        seen.add(tensor.data_ptr())
-    save_torch_state_dict(written, folder, metadata={"format": "pt"})
+    # Stored are pieces of the policy's tensors, and tied ones more than once: of a shard at a time
+    # each gets memory of its own, as safetensors wants it.
+    whole = {name: tensor.to("meta") for name, tensor in written.items()}
+    shards = split_torch_state_dict_into_shards(whole)
+    for file, names in shards.filename_to_tensors.items():
+        save_file(
+            {name: written[name].clone(memory_format=torch.contiguous_format) for name in names},
+            folder / file,
+            metadata={"format": "pt"},
+        )
+    if shards.is_sharded:
+        index = {"metadata": shards.metadata, "weight_map": shards.tensor_to_filename}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
 def _write_config(model: ModelConfig, base: BaseFiles, folder: Path) -> None:
