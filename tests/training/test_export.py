@@ -166,7 +166,7 @@ def test_weights_without_a_place_in_the_base_are_found_before_the_first_step(mak
     policy = load_policy(model)
     rehearse_export(policy, model)
     policy.model.layers[0].extra = torch.nn.Linear(3, 5)
-    words = "could be trained but not saved as its base is: 2 .* extra.bias .* is not there"
+    words = "could be trained but not saved as its base is: 2 .*extra.bias .* is not there"
     with pytest.raises(UserError, match=words):
         rehearse_export(policy, model)
     policy = load_policy(model)
