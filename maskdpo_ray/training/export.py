@@ -20,6 +20,7 @@ from maskdpo_ray.errors import UserError
 from maskdpo_ray.storage import Folder
 from maskdpo_ray.training.base_files import BaseFiles
 from maskdpo_ray.training.engine import Engine, gathered
+from maskdpo_ray.training.internlm2 import internlm2_weights, is_internlm2
 from maskdpo_ray.training.lora import merged, save_adapters
 from maskdpo_ray.training.model import local_snapshot
 
@@ -66,21 +67,27 @@ def weights_digest(weights: "dict[str, Tensor]") -> str:
     return digest.hexdigest()
 
 
-def rehearse_export(policy: Any, model: ModelConfig) -> None:
+def rehearse_export(policy: Any, model: ModelConfig, lora: LoraConfig | None = None) -> None:
     """Find what would stop the export of this policy.
 
     Args:
-        policy: as it is trained; its weights are not read and may lie anywhere.
+        policy: as it is trained, without adapters; its weights are not read and may lie anywhere.
 
     Raises:
         UserError: its weights have no place among those of the base.
     """
-    base = BaseFiles(local_snapshot(model.path, model.revision)).shapes()
-    stored = _as_stored(policy, _hollow(policy))
+    folder = local_snapshot(model.path, model.revision)
+    if lora is not None and lora.export == "adapter" and is_internlm2(folder):
+        raise UserError(
+            "training.lora.export=adapter: InternLM2 is trained as the Llama that it is, and "
+            "adapters for that fit no InternLM2: set training.lora.export=merged"
+        )
+    base = BaseFiles(folder).shapes()
+    stored = _as_stored(policy, _hollow(policy), folder)
     problems = [
         f"{name} of shape {list(tensor.shape)} is "
         + (f"{list(base[name])} there" if name in base else "not there")
-        for name, tensor in _written(policy, stored, base).items()
+        for name, tensor in _written(stored, base).items()
         if base.get(name) != tuple(tensor.shape)
     ]
     if base and problems:
@@ -103,8 +110,9 @@ def _hollow(policy: Any) -> "dict[str, Tensor]":
     }
 
 
-def _as_stored(policy: Any, weights: "dict[str, Tensor]") -> "dict[str, Tensor]":
-    """Weights under the names, and in the pieces, of checkpoints; tied ones under each name."""
+def _as_stored(policy: Any, weights: "dict[str, Tensor]", folder: Path) -> "dict[str, Tensor]":
+    """Weights under the names, and in the pieces, of the base's checkpoint in ``folder``; tied ones
+    under each name."""
     from transformers.core_model_loading import revert_weight_conversion
 
     first: dict[int, str] = {}
@@ -113,22 +121,20 @@ def _as_stored(policy: Any, weights: "dict[str, Tensor]") -> "dict[str, Tensor]"
         owner = first.setdefault(id(parameter), name)
         if owner in weights:
             every[name] = weights[owner]
-    return revert_weight_conversion(policy, every)
+    stored = revert_weight_conversion(policy, every)
+    if is_internlm2(folder):
+        return internlm2_weights(stored, policy.config)
+    return stored
 
 
-def _written(
-    policy: Any, stored: "dict[str, Tensor]", base: dict[str, tuple[int, ...]]
-) -> "dict[str, Tensor]":
+def _written(stored: "dict[str, Tensor]", base: dict[str, tuple[int, ...]]) -> "dict[str, Tensor]":
     """Of tied weights the names that the base has, or one where it has none."""
-    tied = {alias for alias in _aliases(policy) if alias not in base}
-    return {name: tensor for name, tensor in stored.items() if name not in tied}
-
-
-def _aliases(policy: Any) -> set[str]:
-    """Further names of tied weights."""
-    own = {name for name, _ in policy.named_parameters()}
-    every = {name for name, _ in policy.named_parameters(remove_duplicate=False)}
-    return every - own
+    names: dict[tuple, list[str]] = {}
+    for name, tensor in stored.items():
+        place = (tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor.shape)
+        names.setdefault(place, []).append(name)
+    kept = [[n for n in tied if n in base] or tied[:1] for tied in names.values()]
+    return {name: stored[name] for tied in kept for name in tied}
 
 
 def write_model(
@@ -203,7 +209,7 @@ def _write_weights(
     from safetensors.torch import save_file
 
     shapes = base.shapes()
-    written = _written(policy, _as_stored(policy, weights), shapes)
+    written = _written(_as_stored(policy, weights, base.folder), shapes)
     written |= dict(base.tensors(set(shapes) - set(written)))
     # Stored are pieces of the policy's tensors, and tied ones more than once: of a shard at a time
     # each gets memory of its own, as safetensors wants it.

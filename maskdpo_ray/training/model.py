@@ -2,6 +2,7 @@
 
 import logging
 import math
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from maskdpo_ray.errors import UserError
 from maskdpo_ray.identity import hub_snapshot
 from maskdpo_ray.imports import lasting_imports
 from maskdpo_ray.model_files import local_folder
+from maskdpo_ray.training.internlm2 import is_internlm2, llama_config, load_internlm2
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,17 +58,21 @@ def load_policy(model: ModelConfig, settings: TrainingConfig = PLAIN) -> "PreTra
     if settings.use_liger_kernel:
         _check_liger()
     folder = local_snapshot(_required(model.path), model.revision)
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=model.trust_remote_code)
-    switch_noise_off(config)
-    policy, found = AutoModelForCausalLM.from_pretrained(
-        folder,
-        config=config,
-        dtype=getattr(torch, model.dtype),
-        attn_implementation=attention_of(config, settings.attention),
-        trust_remote_code=model.trust_remote_code,
-        output_loading_info=True,
+    load = {
+        "dtype": getattr(torch, model.dtype),
         **(_in_4_bits(model.dtype) if settings.load_in_4bit else {}),
-    )
+    }
+    trust = {"trust_remote_code": model.trust_remote_code}
+    if is_internlm2(folder):
+        config, loaded = llama_config(folder), load_internlm2
+    else:
+        config = AutoConfig.from_pretrained(folder, **trust)
+        loaded = partial(
+            AutoModelForCausalLM.from_pretrained, output_loading_info=True, **trust
+        )
+    switch_noise_off(config)
+    load["attn_implementation"] = attention_of(config, settings.attention)
+    policy, found = loaded(folder, config=config, **load)
     _check_whole(policy, found)
     for module in policy.modules():
         if isinstance(module, torch.nn.modules.dropout._DropoutNd):

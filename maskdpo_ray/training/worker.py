@@ -239,7 +239,7 @@ def _load(job: TrainingJob) -> "tuple[list[TrainingPair], list[TrainingPair], Lo
     pairs = training_pairs(learnt, references, job.settings)
     held_out = training_pairs(examined, references, job.settings) if examined else []
     policy = load_policy(job.model, job.settings)
-    rehearse_export(policy, job.model)
+    rehearse_export(policy, job.model, job.settings.lora)
     longest = max(pairs + held_out, key=lambda pair: pair.length)
     limit = longest_input(policy.config)
     if longest.length > limit:
