@@ -28,11 +28,11 @@ from typing import Any
 
 from scripted_llama import build_scripted_llama
 
-from maskdpo_ray.annotation.anah import AnahAnnotator, read_anah_templates
-from maskdpo_ray.annotation.annotator import Annotate
+from maskdpo_ray.annotation.annotate import Annotate
+from maskdpo_ray.annotation.annotators.anah import AnahAnnotator, read_anah_templates
+from maskdpo_ray.annotation.annotators.closed_world import ClosedWorldAnnotator
+from maskdpo_ray.annotation.annotators.judge import JudgeAnnotator, read_judge_templates
 from maskdpo_ray.annotation.calls import count_calls
-from maskdpo_ray.annotation.closed_world import ClosedWorldAnnotator
-from maskdpo_ray.annotation.judge import JudgeAnnotator, read_judge_templates
 from maskdpo_ray.annotation.pruning import next_sentences
 from maskdpo_ray.annotation.sentences import split_sentences
 from maskdpo_ray.config import PreferenceConfig

@@ -27,7 +27,7 @@ from types import SimpleNamespace
 
 from byte_bpe import train_byte_bpe
 
-from maskdpo_ray.annotation.annotator import Annotate
+from maskdpo_ray.annotation.annotate import Annotate
 from maskdpo_ray.config import ModelConfig, PoolConfig, PreferenceConfig, ResourcesConfig
 from maskdpo_ray.preference.processor import PairBuilder
 from maskdpo_ray.records import PAIR_SCHEMA, QUESTION_SCHEMA

@@ -41,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         if given.verb == "knowledge":
             return _knowledge(given.out, given.pages)
+        if given.verb == "annotators":
+            return _annotators()
         if given.verb == "demo":
             config = read_config(DEMO_CONFIG, given.overrides)
         else:
@@ -118,7 +120,18 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         help=".jsonl, .parquet, .xml or .xml.bz2; several are put together",
     )
+    verbs.add_parser("annotators", help="who can annotate, and with which settings")
     return parser
+
+
+def _annotators() -> int:
+    from maskdpo_ray.annotation.registry import annotator_named, known
+
+    for name in known():
+        annotator = annotator_named(name)
+        settings = ", ".join(key for key in annotator.Settings.model_fields if key != "annotator")
+        print(f"{name}: {(annotator.__doc__ or '').partition(chr(10))[0]} ({settings})")
+    return 0
 
 
 def _knowledge(out: str, pages: list[str]) -> int:

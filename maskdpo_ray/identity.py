@@ -5,10 +5,14 @@ import os
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.model_files import local_folder
 from maskdpo_ray.storage import open_file
+
+if TYPE_CHECKING:
+    from maskdpo_ray.config import ChatModelConfig
 
 PACKAGES = (
     "maskdpo-ray",
@@ -78,6 +82,44 @@ def model_identity(path: str, revision: str | None = None, key: str = "model.pat
             f"{key} {path!r} is neither a folder here nor a hub id of the form owner/name"
         )
     return f"{path}@{_hub_commit(path, revision)}"
+
+
+def content_identity(path: str, key: str) -> str:
+    """A name for what a file holds, or the model in a folder or on the hub.
+
+    Args:
+        key: the setting that ``path`` comes from, for errors.
+
+    Raises:
+        UserError: there is neither.
+    """
+    is_model = os.path.isdir(path) or (path.count("/") == 1 and not os.path.exists(path))
+    return model_identity(path, key=key) if is_model else file_digest(path)
+
+
+def chat_model_identity(section: "ChatModelConfig", key: str) -> dict[str, str]:
+    """What a section's chat model is, beside its settings.
+
+    Args:
+        key: where the section stands in the configuration, for errors.
+    """
+    found = {}
+    if section.chat_template:
+        found["chat_template"] = file_digest(section.chat_template)
+    if section.model:
+        found["model"] = model_identity(section.model, section.revision, f"{key}.model")
+    return found
+
+
+Section = TypeVar("Section", bound="ChatModelConfig")
+
+
+def pinned(section: Section, key: str) -> Section:
+    """The section with the commit that a branch is at, so that every node loads that one."""
+    if not section.model:
+        return section
+    identity = model_identity(section.model, section.revision, f"{key}.model")
+    return section.model_copy(update={"revision": commit_of(identity)})
 
 
 def commit_of(identity: str) -> str | None:

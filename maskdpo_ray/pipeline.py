@@ -40,6 +40,8 @@ def run(stages: Stages) -> None:
             "there is nothing to run: systems={} trains none, and without data.test nothing is "
             "evaluated: set either, or make pairs alone (`maskdpo sample`, `annotate`, `pair`)"
         )
+    if stages.config.systems and not stages.config.data.weighted:
+        _ = stages.config.annotator
     complete(stages, report)
     report(stages)
 
@@ -50,6 +52,8 @@ def complete(stages: Stages, paired: Callable[[Stages], None] = lambda stages: N
     Args:
         paired: called when there are new pairs, before training takes its time.
     """
+    if stages.config.evaluates:
+        _ = stages.config.evaluation_annotation  # before training takes its time
     ready: list[Policy] = []  # systems share the pairs of the first round
     for system, round in stages.trainings():
         start = stages.start(system, round)
@@ -126,7 +130,12 @@ def starts(stages: Stages) -> list[Policy]:
 
 
 def evaluate(stages: Stages) -> None:
-    """Answer the test questions with all that is evaluated, and examine the answers."""
+    """Answer the test questions with all that is evaluated, and examine the answers.
+
+    Raises:
+        UserError: nobody can judge new answers.
+    """
+    _ = stages.config.evaluation_annotation
     if alone := stages.config.lone_examiner:
         say(f"only one examiner judges the answers, {alone}: name another in evaluation.judges")
     for training in stages.trainings():

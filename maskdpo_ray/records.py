@@ -9,14 +9,17 @@ from typing import NotRequired, TypedDict
 
 import pyarrow as pa
 
-CORRECT_VERDICTS = ("ok", "nofact")
-INCORRECT_VERDICTS = ("contradictory", "unverifiable")
-ERROR_VERDICT = "error"
-VERDICTS = (*CORRECT_VERDICTS, *INCORRECT_VERDICTS, ERROR_VERDICT)
-# Stands where no annotator was asked (annotation/pruning.py). No annotator may answer it.
-SKIPPED_VERDICT = "skipped"
+from maskdpo_ray.verdicts import (  # noqa: F401 (a row is read with these words)
+    CORRECT_VERDICTS,
+    ERROR_VERDICT,
+    FACT_VERDICTS,
+    INCORRECT_VERDICTS,
+    SKIPPED_VERDICT,
+    VERDICTS,
+    is_correct,
+)
+
 NO_SENTENCE = -1  # owner of a token that stands in no sentence, as the end of turn
-FACT_VERDICTS = ("supported", "not_supported", ERROR_VERDICT)  # on atomic facts
 
 
 class Sentence(TypedDict):
@@ -286,20 +289,3 @@ FACT_SCHEMA = pa.schema(
 # ``id`` is the pair's digest; log-probs for every token of the response, whatever its weight.
 REFERENCE_SCHEMA = pa.schema([("id", _STRING), ("chosen", _FLOATS), ("rejected", _FLOATS)])
 REJECTED_SCHEMA = pa.schema([("id", _STRING), ("reason", _STRING), ("detail", _STRING)])
-
-
-def is_correct(verdict: str) -> bool:
-    """Whether a sentence with this verdict counts as correct (paper, section 2.2).
-
-    Raises:
-        ValueError: for ``error``, ``skipped`` and any word that is no verdict. An annotator that
-            failed or was not asked says nothing about the sentence, so there is no default.
-    """
-    if verdict in CORRECT_VERDICTS:
-        return True
-    if verdict in INCORRECT_VERDICTS:
-        return False
-    raise ValueError(
-        f"verdict {verdict!r} is neither correct nor incorrect; "
-        f"expected one of {', '.join(CORRECT_VERDICTS + INCORRECT_VERDICTS)}"
-    )

@@ -10,7 +10,7 @@ from maskdpo_ray.config import (
     differing_keys,
     read_config,
 )
-from maskdpo_ray.config.errors import _fields_at
+from maskdpo_ray.config.errors import section_at
 from maskdpo_ray.config.from_trl import FROM_TRL, OURS
 from maskdpo_ray.errors import UserError
 
@@ -82,7 +82,7 @@ def test_the_page_shows_the_names_of_other_trainers_as_they_are_known():
 def test_what_other_names_lead_to_exists():
     for name, (key, _) in OURS.items():
         *parents, leaf = key.split(".")
-        assert leaf in _fields_at(Config, parents), (name, key)
+        assert leaf in section_at(Config, parents, {}).model_fields, (name, key)
 
 
 def test_one_candidate_is_refused_with_the_reason():
@@ -92,8 +92,11 @@ def test_one_candidate_is_refused_with_the_reason():
 @pytest.mark.parametrize(
     ("sections", "words"),
     [
-        ({"annotation": {"annotator": "anah"}}, "needs annotation.model"),
-        ({"annotation": {"annotator": "closed_world", "model": "m"}}, "uses no model"),
+        ({"annotation": {"annotator": "anah"}}, "annotation: model or endpoint is missing"),
+        (
+            {"annotation": {"annotator": "closed_world", "model": "m"}},
+            "of annotator anah and judge",
+        ),
         ({"annotation": {"annotator": "labels"}}, "set sampling.source=input"),
         ({"world": None}, "model.path is missing"),
         ({"data": {"test": "t.jsonl"}}, "world provides the questions: remove data.test or world"),
@@ -123,10 +126,19 @@ def test_one_candidate_is_refused_with_the_reason():
         ({"sampling": {"temperature": 0}}, "sampling.temperature: Input should be greater than 0"),
         ({"sampling": {"candidates": 100_000}}, "set at most that"),
         ({"sampling": {"source": "input"}}, "the closed world brings no answers"),
-        ({"annotation": {"annotator": "closed_world", "max_tokens": 9}}, "uses no max_tokens"),
-        ({"annotation": {"annotator": "closed_world", "confidence": True}}, "remove confidence"),
+        (
+            {"annotation": {"annotator": "closed_world", "max_tokens": 9}},
+            "of annotator anah and judge",
+        ),
+        (
+            {"annotation": {"annotator": "closed_world", "confidence": True}},
+            "is of annotator judge",
+        ),
         ({"annotation": {"annotator": "closed_world", "error_rate": 0.5}}, "less than 0.5"),
-        ({"annotation": {"annotator": "anah", "model": "m", "error_rate": 0.1}}, "is of annotator"),
+        (
+            {"annotation": {"annotator": "anah", "model": "m", "error_rate": 0.1}},
+            "is of annotator closed_world",
+        ),
         ({"preference": {"weights": "confidence"}}, "needs verdicts that come with one"),
         (
             {

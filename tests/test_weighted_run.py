@@ -171,10 +171,10 @@ def test_what_such_a_run_would_ignore_is_refused(tmp_path, sections, words):
 
 
 def test_annotation_is_asked_for_where_something_is_annotated(tmp_path):
-    with pytest.raises(UserError, match="annotation is missing: who says which sentences"):
-        built(tmp_path, data={"format": "questions"})
+    with pytest.raises(UserError, match="annotation is missing: set annotation.annotator"):
+        _ = built(tmp_path, data={"format": "questions"}).annotator
     alone = {"train": None, "test": "t", "format": "questions"}
     config = built(tmp_path, data=alone, systems={}, evaluation={"annotation": JUDGE})
     assert config.evaluation_annotation.annotator == "judge"
-    with pytest.raises(UserError, match="annotation is missing"):
-        built(tmp_path, data=alone, systems={})
+    with pytest.raises(UserError, match="nobody is there to judge new answers"):
+        _ = built(tmp_path, data=alone, systems={}).evaluation_annotation

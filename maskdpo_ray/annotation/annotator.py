@@ -1,159 +1,161 @@
-"""From candidates to sentences with verdicts."""
+"""What an annotator is: docs/your_annotator.md.
 
-import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import NamedTuple, Protocol
+One class says everything of it: its settings, what it needs, what its verdicts depend on, how it is
+built, and one of two calls. It is found by its name (``registry.py``); nothing else knows it.
+"""
 
-from maskdpo_ray.annotation.labels import check_labels
-from maskdpo_ray.annotation.pruning import next_sentences
-from maskdpo_ray.annotation.sentences import split_sentences, unit_kind
-from maskdpo_ray.config import PreferenceConfig
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+
+from maskdpo_ray.config.annotation import AnnotationConfig
+from maskdpo_ray.config.section import Kind, kinds_of
 from maskdpo_ray.errors import RowRejected
-from maskdpo_ray.preference.select import ranking_of
-from maskdpo_ray.records import (
-    ERROR_VERDICT,
-    SKIPPED_VERDICT,
-    VERDICTS,
-    Candidate,
-    Question,
-    Sentence,
-)
 
-Span = tuple[int, int]
+if TYPE_CHECKING:
+    from maskdpo_ray.annotation.annotate import Annotate
+    from maskdpo_ray.config import PreferenceConfig
+    from maskdpo_ray.records import Question
+    from maskdpo_ray.storage import Folder
+
+Need = Literal["document", "gpu", "world", "verdicts"]
 
 
 class Verdict(NamedTuple):
     """On one sentence."""
 
     verdict: str  # one of records.VERDICTS
-    detail: str  # behind it
+    detail: str = ""  # behind it
     confidence: float | None = None  # the annotator's probability of it, where it tells
 
 
-SKIPPED = Verdict(SKIPPED_VERDICT, "not asked: this answer can be neither best nor worst")
+class Mark(NamedTuple):
+    """On the characters ``response[start:end]`` of an answer (``marks.py``)."""
+
+    start: int
+    end: int
+    verdict: str
+    detail: str = ""
+    confidence: float | None = None
 
 
-CODE = Verdict("nofact", "code: a fence states nothing")
+class Annotator:
+    """Says which sentences of an answer are true. A class of one's own defines one of
 
+    ``verdict(question, sentence)``: a verdict (``records.VERDICTS``), or a ``Verdict`` with what is
+    behind it. It is asked once about a sentence that several answers to a question share.
 
-class Annotator(Protocol):
-    """Says whether one sentence of an answer is true.
+    ``verdicts(question, response, sentences)``: about a whole answer, a list: a verdict for each
+    sentence, or a ``Mark`` for each stretch of the answer that it has something to say of.
 
-    Where it fails on a sentence it answers ``("error", reason)``: there is no default verdict.
-    Where a whole question cannot be judged it raises ``RowRejected``.
+    Either may be ``async``. ``question`` is a row (``records.Question``). Where it fails on a
+    sentence it raises, or answers ``error``: there is no default verdict. Where a whole question
+    cannot be judged it raises ``RowRejected``.
+
+    Attributes:
+        Settings: its keys of the section ``annotation``.
+        needs: ``document``: questions without one are rejected; ``gpu``: its pool must have one;
+            ``world``: the embedded closed world; ``verdicts``: those of the input.
+        tells_confidence: its verdicts come with a probability.
+        default: it is taken where none is named.
+        version: names what is in its code; None: the file of the class does, so that a changed
+            file annotates again.
+        failures: exceptions that concern the sentence alone, which gets the verdict ``error``.
     """
 
-    async def verdict(self, question: Question, sentence: str) -> Verdict: ...
+    Settings: ClassVar[type[AnnotationConfig]] = AnnotationConfig
+    needs: ClassVar[frozenset[Need] | set[Need]] = frozenset()
+    tells_confidence: ClassVar[bool] = False
+    default: ClassVar[bool] = False
+    version: ClassVar[str | None] = None
+    failures: ClassVar[tuple[type[Exception], ...]] = (Exception,)
 
+    verdict: Callable[[Question, str], Verdict | str | Awaitable[Verdict | str]]
+    verdicts: Callable[[Question, str, list[str]], Sequence[Any] | Awaitable[Sequence[Any]]]
 
-class Annotate:
-    """Splits every candidate and asks ``annotator`` about each distinct sentence of a question.
+    def __init__(self, settings: Any) -> None:
+        """In the actor: what takes long is loaded here."""
+        self.settings = settings
 
-    All questions of a row are asked at once, so an engine behind the annotator stays full, and a
-    sentence that several candidates share is asked once: white space around it does not count.
-    A candidate with an empty response, or one of the input that is not usable for pairs (a text
-    without token ids), has no sentences. A given answer to a test question that people labelled
-    keeps their sentences, so that the two can be compared. Fenced code is ``nofact``, nobody asked.
+    # -- asked where the configuration is read, before anything starts ----------------------------
 
-    Args:
-        prune: ask in rounds, and only what best and worst candidate depend on (``pruning.py``)
-            under these settings; the other sentences are ``skipped``.
-    """
+    @classmethod
+    def by_answer(cls) -> bool:
+        """Whether it judges whole answers."""
+        return hasattr(cls, "verdicts")
 
-    def __init__(
-        self,
-        annotator: Annotator,
-        split: Callable[[str, str], list[Span]] = split_sentences,
-        *,
-        prune: PreferenceConfig | None = None,
-    ) -> None:
-        self._annotator = annotator
-        self._split = split
-        self._prune = prune
+    @classmethod
+    def why_not_pruned(cls) -> str | None:
+        """Why sentences cannot be left out, in words."""
+        return "judges whole answers" if cls.by_answer() else None
 
-    async def __call__(self, rows: list[Question]) -> list[Question | RowRejected]:
-        return await asyncio.gather(*map(self._annotate, rows))
+    @classmethod
+    def identity(cls, settings: Any, key: str) -> dict[str, Any]:
+        """What its verdicts depend on: the settings that decide, the content of what others name
+        (``Content``), and its code.
 
-    async def _annotate(self, row: Question) -> Question | RowRejected:
-        spans = [self._spans(candidate, row["language"]) for candidate in row["candidates"]]
-        texts = [
-            [candidate["response"][start:end].strip() for start, end in cut]
-            for candidate, cut in zip(row["candidates"], spans, strict=True)
-        ]
+        Args:
+            key: where the section stands in the configuration, for errors.
 
-        def candidates(found: dict[str, Verdict]) -> list[Candidate]:
-            return [
-                {**candidate, "sentences": _sentences(cut, of_candidate, found)}
-                for candidate, cut, of_candidate in zip(
-                    row["candidates"], spans, texts, strict=True
-                )
-            ]
+        Raises:
+            UserError: something that is named is not there.
+        """
+        from maskdpo_ray.identity import content_identity, file_digest
 
-        following = all_sentences
-        if self._prune:
-            following = partial(next_sentences, ranking=ranking_of(candidates({}), self._prune))
-        found: dict[str, Verdict] = {}
-        try:
-            while asked := following(texts, {text: said.verdict for text, said in found.items()}):
-                answers = await asyncio.gather(*(self._ask(row, text) for text in asked))
-                found.update(zip(asked, answers, strict=True))
-        except RowRejected as rejected:
-            return rejected
-        return {**row, "candidates": candidates(found)}
+        named = [name for name, kind in kinds_of(type(settings)).items() if kind is Kind.CONTENT]
+        contents = {
+            name: content_identity(value, f"{key}.{name}")
+            for name in named
+            if (value := getattr(settings, name)) is not None
+        }
+        return settings.decides() | contents | {"code": cls.version or file_digest(cls.source())}
 
-    def _spans(self, candidate: Candidate, language: str) -> list[Span]:
-        if candidate["sentences"] and candidate["decoding"] != "input":
-            return _cut(candidate)
-        # Answers that are only examined need no ids.
-        usable = candidate["token_ids"] or candidate["decoding"] != "input"
-        response = candidate["response"]
-        return self._split(response, language) if response and usable else []
+    @classmethod
+    def source(cls) -> str:
+        """The file of its code."""
+        return inspect.getfile(cls)
 
-    async def _ask(self, row: Question, text: str) -> Verdict:
-        if not text:
-            return Verdict(ERROR_VERDICT, "nothing but white space")
-        if unit_kind(text) == "code":
-            return CODE
-        said = Verdict(*await self._annotator.verdict(row, text))
-        if said.verdict not in VERDICTS:
-            raise ValueError(
-                f"{type(self._annotator).__name__} answered {said.verdict!r} on question "
-                f"{row['id']!r}; a verdict is one of {', '.join(VERDICTS)}"
-            )
-        return said
+    @classmethod
+    def pinned(cls, settings: Any, key: str) -> Any:
+        """The settings with which every node loads the same, though what they name moves on."""
+        return settings
 
+    @classmethod
+    def needs_document(cls, settings: Any, language: str) -> bool:
+        """Whether it rejects a question of this language that has no document."""
+        return "document" in cls.needs
 
-class AnnotateLabelled(Annotate):
-    """Asks about the sentences that the input has labels on, as they were cut there."""
+    # -- in the actor -----------------------------------------------------------------------------
 
-    async def _annotate(self, row: Question) -> Question | RowRejected:
-        try:
-            check_labels(row)
-        except RowRejected as rejected:
-            return rejected
-        return await super()._annotate(row)
+    @classmethod
+    def build(cls, settings: Any, world: Folder | None) -> Annotator:
+        """The annotator of these settings; ``world`` is the folder of the closed world."""
+        return cls(settings)
 
-    def _spans(self, candidate: Candidate, language: str) -> list[Span]:
-        return _cut(candidate)
+    @classmethod
+    def processor(
+        cls,
+        settings: Any,
+        world: Folder | None = None,
+        labelled: bool = False,
+        preference: PreferenceConfig | None = None,
+    ) -> Annotate:
+        """What the stage runs.
 
+        Args:
+            labelled: ask about the labelled sentences of the input, not about those of our
+                splitter.
+            preference: how pairs are selected, for ``annotation.prune``; the paper's way by
+                default.
+        """
+        from maskdpo_ray.annotation.annotate import Annotate, AnnotateLabelled
+        from maskdpo_ray.config import PreferenceConfig
 
-def _cut(candidate: Candidate) -> list[Span]:
-    return [(sentence["start"], sentence["end"]) for sentence in candidate["sentences"]]
-
-
-def all_sentences(candidates: Sequence[Sequence[str]], verdicts: Mapping[str, str]) -> list[str]:
-    """The distinct sentences that have no verdict yet, in order."""
-    texts = dict.fromkeys(text for candidate in candidates for text in candidate)
-    return [text for text in texts if text not in verdicts]
-
-
-def _sentences(spans: list[Span], texts: list[str], found: dict[str, Verdict]) -> list[Sentence]:
-    sentences: list[Sentence] = []
-    for (start, end), text in zip(spans, texts, strict=True):
-        said = found.get(text, SKIPPED)
-        sentences.append({"start": start, "end": end, **said._asdict()})
-    return sentences
+        annotator = cls.build(settings, world)
+        prune = (preference or PreferenceConfig()) if settings.prune else None
+        return (AnnotateLabelled if labelled else Annotate)(annotator, prune=prune)
 
 
 def document_of(question: Question) -> str:
@@ -162,7 +164,7 @@ def document_of(question: Question) -> str:
         raise RowRejected(
             "document_missing",
             f"question {question['id']!r} has no document and this annotator needs one: add the "
-            "key 'document' to the row, or let annotator 'judge' go by what its model knows "
-            "(`templates: closed_book`)",
+            "key 'document' to the row, or take an annotator that goes by what its model knows "
+            "(docs/annotators.md, `templates: closed_book`)",
         )
     return question["document"]

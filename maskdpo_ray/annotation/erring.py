@@ -1,14 +1,17 @@
 """An annotator that errs at a known rate, to see what its errors do to training."""
 
+from __future__ import annotations
+
 import random
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from maskdpo_ray.annotation.annotator import Verdict
-from maskdpo_ray.records import CORRECT_VERDICTS, ERROR_VERDICT, Question
+from maskdpo_ray.verdicts import CORRECT_VERDICTS, ERROR_VERDICT
 
 if TYPE_CHECKING:
     from maskdpo_ray.annotation.annotator import Annotator
+    from maskdpo_ray.records import Question
 
 # Shape of the spread of doubt over sentences: most are judged with little of it, some with much.
 CONCENTRATION = 2.0
@@ -24,7 +27,7 @@ class Erring:
     again gets the same answer.
     """
 
-    def __init__(self, annotator: "Annotator", error_rate: float) -> None:
+    def __init__(self, annotator: Annotator, error_rate: float) -> None:
         self._annotator = annotator
         self._error_rate = error_rate
 

@@ -1,21 +1,23 @@
 """Prompt wordings in YAML files: read, checked, and filled in."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from maskdpo_ray.config import CLOSED_BOOK, parse_yaml
+from maskdpo_ray.config import parse_yaml
 from maskdpo_ray.errors import RowRejected, UserError
-from maskdpo_ray.records import Question
+
+if TYPE_CHECKING:
+    from maskdpo_ray.records import Question
 
 PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
-
-
 OURS = "maskdpo_ray.annotation"
 
 
@@ -44,8 +46,13 @@ class Templates:
 
 
 def template_file(setting: str) -> Path:
-    """The file that a setting ``templates`` names: one of the user's own, or ``closed_book``."""
-    return _our_file(OURS, f"{CLOSED_BOOK}.yaml") if setting == CLOSED_BOOK else Path(setting)
+    """The file that a setting ``templates`` names: one of ours by its plain name, or the user's."""
+    return our_file(f"{setting}.yaml") if is_ours(setting) else Path(setting)
+
+
+def is_ours(setting: str) -> bool:
+    """Whether a setting ``templates`` is the name of a wording of ours."""
+    return setting.isidentifier() and our_file(f"{setting}.yaml").is_file()
 
 
 def read_templates(
@@ -63,7 +70,7 @@ def read_templates(
     Raises:
         UserError: the file is missing or holds no mapping of languages.
     """
-    file = template_file(path) if path else _our_file(package, default)
+    file = template_file(path) if path else our_file(default, package)
     if not file.is_file():
         raise UserError(f"{key}: no file at {path}")
     name = str(path or default)
@@ -100,7 +107,8 @@ def fill(wording: str, values: Mapping[str, str]) -> str:
     return PLACEHOLDER.sub(lambda match: values[match[1]], wording)
 
 
-def _our_file(package: str, name: str) -> Path:
+def our_file(name: str, package: str = OURS) -> Path:
+    """A wording of ours."""
     return Path(str(files(package) / "templates" / name))
 
 

@@ -5,12 +5,13 @@ valid one, and a combination that the system would ignore is refused while the f
 before anything heavy is imported.
 """
 
-from maskdpo_ray.config.annotation import CLOSED_BOOK, AnnotationConfig
+from maskdpo_ray.config.annotation import AnnotationConfig, AnyAnnotation
+from maskdpo_ray.config.chat_model import ChatModelConfig
 from maskdpo_ray.config.data import ColumnsConfig, DataConfig, SourceConfig, SplitConfig
 from maskdpo_ray.config.endpoint import AnnotatorEndpointConfig, Constrain, EndpointConfig
 from maskdpo_ray.config.evaluated import EvaluatedConfig
 from maskdpo_ray.config.evaluation import EvaluationConfig
-from maskdpo_ray.config.factscore import ChatModelConfig, FactScoreConfig
+from maskdpo_ray.config.factscore import FactScoreConfig
 from maskdpo_ray.config.file import build_config, differing_keys, read_config
 from maskdpo_ray.config.inputs import ModelConfig, WorldConfig
 from maskdpo_ray.config.override import apply_override
@@ -23,9 +24,9 @@ from maskdpo_ray.config.training import LoraConfig, TrackingConfig, TrainingConf
 from maskdpo_ray.config.yaml_text import parse_yaml
 
 __all__ = [
-    "CLOSED_BOOK",
     "AnnotationConfig",
     "AnnotatorEndpointConfig",
+    "AnyAnnotation",
     "ChatModelConfig",
     "ColumnsConfig",
     "Config",

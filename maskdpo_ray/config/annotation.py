@@ -1,109 +1,91 @@
-"""Settings of annotation."""
+"""Settings of annotation: what all annotators share. Each adds its own, where it is defined."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, model_validator
+from pydantic import SerializeAsAny, ValidatorFunctionWrapHandler, model_validator
 
-from maskdpo_ray.config.endpoint import AnnotatorEndpointConfig
-from maskdpo_ray.config.engine import Engine
-from maskdpo_ray.config.section import Content, Section
+from maskdpo_ray.config.section import Section
 
-CLOSED_BOOK = "closed_book"  # the wording of ours that `templates` may name in place of a file
-AnnotatorName = Literal["anah", "judge", "closed_world", "labels"]
+if TYPE_CHECKING:
+    from maskdpo_ray.annotation.annotator import Annotator
+    from maskdpo_ray.config.inputs import ModelConfig
 
 
 class AnnotationConfig(Section):
     """A verdict for every sentence of every candidate."""
 
-    annotator: AnnotatorName = "anah"
-    """`anah`: three turns; `judge`: any chat model; `closed_world`; `labels`: in the input."""
-    model: Content[str | None] = None
-    """Local folder or hub id of the annotating model (`anah`, `judge`)."""
-    revision: Content[str | None] = None
-    """Branch, tag or commit on the hub."""
-    chat_template: Content[str | None] = None
-    """File with a Jinja chat template that replaces the tokenizer's own."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
-    templates: Content[str | None] = None
-    """YAML file that replaces the prompt wording; or `closed_book`, the wording of ours with which
-    `judge` goes by what its model knows and needs no document."""
-    max_tokens: int = Field(default=512, ge=1)
-    """Longest reply of one annotator turn, in tokens."""
-    trust_remote_code: bool = False
+    annotator: str
+    """A name (`maskdpo annotators` lists them), or `package.module:Class` or
+    `package.module:function` of one's own (docs/your_annotator.md)."""
     prune: bool = False
     """Leave candidates that can no longer become best or worst: fewer calls, the same pairs."""
-    confidence: bool = False
-    """Keep the probability that `judge` gives its verdict, for `preference.weights: confidence`."""
-    error_rate: float = Field(default=0, ge=0, lt=0.5)
-    """Share of verdicts that `closed_world` turns into their opposite, with a calibrated
-    confidence: what errors of an annotator do to training."""
-    engine: Engine = {}
-    """Any argument of vLLM's engine."""
-    endpoint: AnnotatorEndpointConfig | None = None
-    """A server of the annotating model, in place of `model` in the actors."""
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _of_its_annotator(cls, given: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        if cls is not AnnotationConfig or not isinstance(given, Mapping):
+            return handler(given)
+        named = {"annotator": _registry().default(), **given}
+        chosen = cls.chosen(named)
+        return handler(named) if chosen is cls else chosen.model_validate(named)
 
     @model_validator(mode="after")
-    def _model_where_needed(self) -> "AnnotationConfig":
-        if self.asks_model and not (self.model or self.endpoint):
-            raise ValueError(f"annotator {self.annotator!r} needs annotation.model or endpoint")
-        of_model = ("model", "revision", "chat_template", "dtype", "templates", "max_tokens")
-        of_model += ("trust_remote_code", "engine", "endpoint")
-        if not self.asks_model and (given := self.changed(*of_model)):
-            raise ValueError(f"annotator {self.annotator!r} uses no {', '.join(given)}: remove it")
-        if self.templates == CLOSED_BOOK and self.annotator != "judge":
-            raise ValueError(
-                f"templates={CLOSED_BOOK} is a wording of annotator 'judge', and "
-                f"{self.annotator!r} reads documents: set annotator=judge, or remove templates"
-            )
-        if self.confidence and self.annotator != "judge":
-            raise ValueError(
-                f"annotator {self.annotator!r} tells no probability that could be asked for: "
-                "remove confidence"
-            )
-        if self.error_rate and self.annotator != "closed_world":
-            raise ValueError("error_rate is of annotator 'closed_world': remove it")
-        if self.annotator == "labels" and self.prune:
-            raise ValueError("annotator 'labels' asks nothing: remove prune")
+    def _prunes_sentences(self) -> "AnnotationConfig":
+        if self.prune and (reason := self.kind.why_not_pruned()):
+            raise ValueError(f"annotator {self.annotator!r} {reason}: remove prune")
         return self
 
-    @model_validator(mode="after")
-    def _model_or_endpoint(self) -> "AnnotationConfig":
-        if self.endpoint is None:
-            return self
-        of_engine = ("model", "revision", "chat_template", "dtype", "trust_remote_code", "engine")
-        if given := self.changed(*of_engine):
-            raise ValueError(f"the server of endpoint decides {', '.join(given)}: remove it here")
-        constrain = self.endpoint.constrain
-        if self.annotator == "judge" and constrain is None:
-            raise ValueError(
-                "endpoint.constrain is missing: vllm for vLLM's server, json_schema for others "
-                "that know response_format, none for the rest"
-            )
-        if self.confidence and constrain != "vllm":
-            raise ValueError(
-                f"endpoint.constrain={constrain} gives no probability of a verdict alone: remove "
-                "confidence, or use vLLM's server"
-            )
-        if self.annotator == "anah" and constrain is not None:
-            raise ValueError("annotator 'anah' replies freely: remove endpoint.constrain")
-        return self
+    @classmethod
+    def chosen(cls, given: Any) -> type["AnnotationConfig"]:
+        """The section of the annotator that ``given`` names."""
+        if cls is not AnnotationConfig or not isinstance(given, Mapping):
+            return cls
+        registry = _registry()
+        return registry.annotator_named(given.get("annotator") or registry.default()).Settings
+
+    @classmethod
+    def elsewhere(cls, key: str) -> str | None:
+        of = _registry().with_setting(key)
+        return f"it is of annotator {' and '.join(of)}: remove it" if of else None
+
+    @classmethod
+    def of(cls, **given: Any) -> "AnnotationConfig":
+        """The settings of the annotator that is named."""
+        return cls.model_validate(given)
 
     @property
-    def asks_model(self) -> bool:
-        """Whether verdicts are a model's."""
-        return self.annotator in ("anah", "judge")
+    def kind(self) -> type["Annotator"]:
+        """The annotator."""
+        return _registry().annotator_named(self.annotator)
 
     @property
     def confident(self) -> bool:
         """Whether verdicts come with a confidence."""
-        return self.confidence or self.error_rate > 0
+        return self.kind.tells_confidence
 
     @property
     def asked(self) -> str | None:
-        """The annotating model, in the actors or at its server."""
-        return self.endpoint.model if self.endpoint else self.model
+        """The annotating model, in the actors or at its server; None where no model judges."""
+        return None
 
     @property
     def who(self) -> dict[str, str | None]:
         """Who judges, as reports say it."""
         return {"annotator": self.annotator, "model": self.asked}
+
+    def second_opinion(
+        self, policy: "ModelConfig", engine: dict[str, Any]
+    ) -> "AnnotationConfig | None":
+        """The policy as a further judge of what this one judges; None where that tells nothing."""
+        return None
+
+
+AnyAnnotation = SerializeAsAny[AnnotationConfig]
+
+
+def _registry():
+    """Who can annotate. Annotators have settings, so this is known only once those exist."""
+    from maskdpo_ray.annotation import registry
+
+    return registry

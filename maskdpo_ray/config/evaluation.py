@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from maskdpo_ray.config.annotation import AnnotationConfig
+from maskdpo_ray.config.annotation import AnyAnnotation
 from maskdpo_ray.config.evaluated import EvaluatedConfig, check_names
 from maskdpo_ray.config.factscore import FactScoreConfig
 from maskdpo_ray.config.section import Report, Section
@@ -31,9 +31,9 @@ class EvaluationConfig(Section):
     f1_k: Report[Annotated[int | Literal["median"], BeforeValidator(_facts)]] = "median"
     """K of F1@K, the facts that a reader wants of an answer: a number, or the median of the base's
     greedy answers."""
-    annotation: AnnotationConfig | None = None
+    annotation: AnyAnnotation | None = None
     """The examiner; the annotator that made the pairs if left out."""
-    judges: dict[str, AnnotationConfig] | None = None
+    judges: dict[str, AnyAnnotation] | None = None
     """Further examiners of the same answers, by name: their scores stand beside the examiner's. If
     left out, the policy judges beside an examiner that is a model; `{}` is nobody."""
     models: dict[str, EvaluatedConfig] = {}
@@ -50,6 +50,10 @@ class EvaluationConfig(Section):
                 f"best_of_n asks for {max(self.best_of_n)} of {self.samples} samples: "
                 f"set evaluation.samples={max(self.best_of_n)}"
             )
+        if self.annotation and "verdicts" in self.annotation.kind.needs:
+            raise ValueError(
+                f"annotation: annotator {self.annotation.annotator!r} cannot judge new answers"
+            )
         if self.annotation and self.annotation.prune:
             raise ValueError(
                 "a score needs a verdict on every sentence: remove evaluation.annotation.prune"
@@ -61,8 +65,10 @@ class EvaluationConfig(Section):
         judges = self.judges or {}
         check_names(judges, "judges")
         for name, judge in judges.items():
-            if judge.annotator == "labels":
-                raise ValueError(f"judges.{name}: annotator 'labels' cannot judge new answers")
+            if "verdicts" in judge.kind.needs:
+                raise ValueError(
+                    f"judges.{name}: annotator {judge.annotator!r} cannot judge new answers"
+                )
             if judge.prune:
                 raise ValueError(
                     f"a score needs a verdict on every sentence: remove judges.{name}.prune"

@@ -40,7 +40,7 @@ def build_config(tree: dict[str, Any], source: str = "configuration") -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        lines = [explain(problem, Config) for problem in error.errors()]
+        lines = [explain(problem, Config, tree) for problem in error.errors()]
         raise UserError(f"{source}: " + "; ".join(lines)) from None
 
 

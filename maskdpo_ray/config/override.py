@@ -4,9 +4,9 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel
 
 from maskdpo_ray.config.run import Config
+from maskdpo_ray.config.section import Section
 from maskdpo_ray.config.yaml_text import parse_yaml
 from maskdpo_ray.errors import UserError
 
@@ -21,7 +21,7 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
     if not separator or not key.strip():
         raise UserError(f"override {override!r} must read section.key=value")
     *parents, leaf = key.strip().split(".")
-    value = _value(text, override, _is_text(Config, [*parents, leaf]))
+    value = _value(text, override, _is_text(Config, [*parents, leaf], tree))
     node = tree
     for parent in parents:
         child = node.get(parent)
@@ -47,12 +47,17 @@ def _value(text: str, override: str, is_text: bool) -> Any:
     return value
 
 
-def _is_text(section: Any, keys: list[str]) -> bool:
-    """Whether the setting at ``keys`` is a text and nothing else, or none at all."""
+def _is_text(section: Any, keys: list[str], given: Any) -> bool:
+    """Whether the setting at ``keys`` is a text and nothing else, or none at all.
+
+    Args:
+        given: the tree so far, which tells whose settings an open section has.
+    """
     of: Any = section
     for key in keys:
         sections = [each for each in _options(of) if isinstance(each, type)]
-        found = next((each for each in sections if issubclass(each, BaseModel)), None)
+        found = next((each for each in sections if issubclass(each, Section)), None)
+        found, given = found and found.chosen(given), _within(given, key)
         if found is not None and key in found.model_fields:
             of = found.model_fields[key].annotation
             continue
@@ -71,3 +76,7 @@ def _options(of: Any) -> list[Any]:
     if get_origin(of) in (Union, UnionType):
         return [found for each in get_args(of) for found in _options(each)]
     return [of]
+
+
+def _within(given: Any, key: str) -> Any:
+    return given.get(key) if isinstance(given, dict) else None

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from maskdpo_ray.config.annotation import AnnotationConfig
+from maskdpo_ray.config.annotation import AnnotationConfig, AnyAnnotation
 from maskdpo_ray.config.data import DataConfig
 from maskdpo_ray.config.errors import explain
 from maskdpo_ray.config.evaluation import EvaluationConfig
@@ -15,6 +15,22 @@ from maskdpo_ray.config.sampling import SamplingConfig
 from maskdpo_ray.config.section import Keys, Section, Where, kinds_of
 from maskdpo_ray.config.training import OF_ALL_SYSTEMS, TrackingConfig, TrainingConfig, preset_of
 from maskdpo_ray.engine.arguments import parallel_size
+from maskdpo_ray.errors import UserError
+
+
+def known() -> list[str]:
+    """Names of annotators, which have settings themselves: known once those exist."""
+    from maskdpo_ray.annotation import registry
+
+    return registry.known()
+
+
+def with_need(need: str) -> list[str]:
+    """Of those the ones that need something."""
+    from maskdpo_ray.annotation import registry
+
+    return registry.with_need(need)
+
 
 POLICY = "policy"  # its name as a judge
 Changes = Annotated[dict[str, Any], Keys(kinds_of(TrainingConfig))]
@@ -30,8 +46,9 @@ class Config(Section):
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     sampling: SamplingConfig = SamplingConfig()
-    annotation: AnnotationConfig | None = None
-    """Left out where nothing is annotated: of pairs that bring their weights along."""
+    annotation: AnyAnnotation | None = None
+    """Who judges; nobody where nothing is: in `maskdpo sample`, and of pairs that bring their
+    weights along."""
     preference: PreferenceConfig = PreferenceConfig()
     training: TrainingConfig = TrainingConfig()
     rounds: int = Field(default=1, ge=1)
@@ -56,12 +73,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _annotated_or_weighted(self) -> "Config":
         if not self.data.weighted:
-            if self.annotation is None and (self.systems or not self.evaluation.annotation):
-                raise ValueError(
-                    "annotation is missing: who says which sentences are true, e.g. "
-                    "{annotator: judge, model: PATH}"
-                )
-            return self
+            return self  # who annotates is asked for where annotation begins
         given = "data.format=weighted_pairs takes pairs as they are"
         if not self.data.train:
             raise ValueError(f"{given}, and there are none: give data.train")
@@ -72,7 +84,7 @@ class Config(Section):
             raise ValueError(f"{given}, nothing is selected: remove preference.{preference[0]}")
         if self.annotation and (self.evaluation.annotation or not self.evaluates):
             raise ValueError(f"{given}, nothing is annotated: remove annotation")
-        if self.evaluates and self.evaluation_annotation is None:
+        if self.evaluates and self.first_examiner is None:
             raise ValueError(
                 f"{given}, and who examines the answers to the test questions is not said: set "
                 "evaluation.annotation"
@@ -100,11 +112,12 @@ class Config(Section):
             raise ValueError(f"data.train is missing: a file or data set of questions{only}")
         elif not self.model.path and (given := self.model.changed(*ModelConfig.model_fields)):
             raise ValueError(f"model.{given[0]} is of a policy, and there is none: give model.path")
-        annotator = self.annotation and self.annotation.annotator
-        if self.data.format == "pairs" and annotator != "labels":
+        annotation = self.annotation
+        labels = annotation is not None and "verdicts" in annotation.kind.needs
+        if self.data.format == "pairs" and annotation and not labels:
             raise ValueError(
                 "data.format=pairs brings answers and verdicts along: set annotation.annotator="
-                "labels and sampling.source=input"
+                f"{' or '.join(with_need('verdicts'))} and sampling.source=input"
             )
         if self.data.format == "pairs" and (
             given := self.preference.changed("no_fact", "unverifiable")
@@ -113,18 +126,18 @@ class Config(Section):
                 "data.format=pairs knows correct and incorrect sentences and nothing between: "
                 f"remove preference.{given[0]}"
             )
-        if annotator == "labels" and self.sampling.source != "input":
+        if labels and self.sampling.source != "input":
             raise ValueError(
-                "annotator 'labels' takes the verdicts of the input: set sampling.source=input"
+                f"annotator {annotation.annotator!r} takes the verdicts of the input: set "
+                "sampling.source=input"
             )
-        confident = self.annotation and self.annotation.confident
-        if self.preference.weights == "confidence" and not confident:
+        if self.preference.weights == "confidence" and annotation and not annotation.confident:
             raise ValueError(
                 "preference.weights=confidence needs verdicts that come with one: set "
-                "annotation.confidence=true (annotator judge), or remove it"
+                "annotation.confidence=true, or another annotator that tells it "
+                "(docs/annotators.md), or remove it"
             )
-        prune = self.annotation and self.annotation.prune
-        if self.preference.shared_openings == "mask" and prune:
+        if self.preference.shared_openings == "mask" and annotation and annotation.prune:
             raise ValueError(
                 "preference.shared_openings=mask reads the correct sentences of all candidates, "
                 "and pruned ones are not judged: set annotation.prune=false, or remove it"
@@ -168,43 +181,30 @@ class Config(Section):
     @property
     def _policy_as_judge(self) -> AnnotationConfig | None:
         """The judge beside a first examiner that is another model, or asks in another way."""
-        first, model = self.evaluation_annotation, self.model
-        if first is None or not first.asks_model or not model.path:
-            return None
-        if first.annotator == "judge" and first.asked == model.path:
-            return None
-        return AnnotationConfig(
-            annotator="judge",
-            model=model.path,
-            revision=model.revision,
-            chat_template=model.chat_template,
-            dtype=model.dtype,
-            trust_remote_code=model.trust_remote_code,
-            engine=self.sampling.engine,
-            templates=first.templates if first.annotator == "judge" else None,
-        )
+        first = self.first_examiner
+        return first and first.second_opinion(self.model, self.sampling.engine)
 
     @property
     def lone_examiner(self) -> str | None:
         """The model that alone judges the answers though nobody asked for that; else None."""
-        first = self.evaluation_annotation
-        if self.evaluates and self.evaluation.judges is None and first.asks_model:
+        first = self.first_examiner
+        if self.evaluates and self.evaluation.judges is None and first and first.asked:
             return f"{first.annotator} {first.asked}"
         return None
 
     @model_validator(mode="after")
     def _examiner(self) -> "Config":
         evaluates = self.evaluates
-        examiners = {self.annotation.annotator} if self.annotation else set()
-        if evaluates:
-            examiners |= {examiner.annotator for examiner in self.examiners.values()}
-        if self.world is None and "closed_world" in examiners:
-            raise ValueError("annotator 'closed_world' knows only the closed world: set world={}")
-        if evaluates and self.evaluation_annotation.annotator == "labels":
-            raise ValueError(
-                "annotator 'labels' cannot judge new answers: set evaluation.annotation, "
-                "or leave data.test out"
-            )
+        for annotation, pool in self._annotations:
+            if self.world is None and "world" in annotation.kind.needs:
+                raise ValueError(
+                    f"annotator {annotation.annotator!r} knows only the closed world: set "
+                    "world={}"
+                )
+            if "gpu" in annotation.kind.needs and not getattr(self.resources, pool).gpus:
+                raise ValueError(
+                    f"annotator {annotation.annotator!r} needs a GPU: set resources.{pool}.gpus=1"
+                )
         given = self.evaluation.changed(*EvaluationConfig.model_fields)
         if self.evaluation.judges == {}:  # nobody, as it would be anyway
             given.remove("judges")
@@ -251,7 +251,7 @@ class Config(Section):
                 self.training_of(name)
             except ValidationError as error:
                 problems = (
-                    explain(problem, TrainingConfig, f"systems.{name}.")
+                    explain(problem, TrainingConfig, {}, f"systems.{name}.")
                     for problem in error.errors()
                 )
                 raise ValueError("; ".join(problems)) from None
@@ -283,9 +283,8 @@ class Config(Section):
     def _engines_fit_their_pools(self) -> "Config":
         for pool, engine in (
             ("sampler", self.sampling.engine),
-            *([("annotator", self.annotation.engine)] if self.annotation else []),
             *(("sampler", other.engine or {}) for other in self.evaluation.models.values()),
-            *((self.pool_of(name), examiner.engine) for name, examiner in self.examiners.items()),
+            *((pool, getattr(annotation, "engine", {})) for annotation, pool in self._annotations),
             ("factscore", self.evaluation.factscore.engine if self.evaluation.factscore else {}),
         ):
             parallel, gpus = parallel_size(engine), getattr(self.resources, pool).gpus
@@ -303,16 +302,55 @@ class Config(Section):
         return TrainingConfig.model_validate(given)
 
     @property
-    def evaluation_annotation(self) -> AnnotationConfig | None:
-        """The examiner's, who judges every sentence; None where there is nothing to judge."""
-        made = self.annotation and self.annotation.model_copy(update={"prune": False})
-        return self.evaluation.annotation or made
+    def annotator(self) -> AnnotationConfig:
+        """The section of the annotator that makes the pairs.
+
+        Raises:
+            UserError: there is none.
+        """
+        if self.annotation is None:
+            raise UserError(
+                f"annotation is missing: set annotation.annotator, to one of {', '.join(known())} "
+                "or to your own (docs/your_annotator.md)"
+            )
+        return self.annotation
+
+    @property
+    def first_examiner(self) -> AnnotationConfig | None:
+        """Who judges every sentence of the answers to the test questions, if anybody can."""
+        if self.evaluation.annotation or self.annotation is None:
+            return self.evaluation.annotation
+        if "verdicts" in self.annotation.kind.needs:  # there are none on new answers
+            return None
+        return self.annotation.model_copy(update={"prune": False})
+
+    @property
+    def evaluation_annotation(self) -> AnnotationConfig:
+        """The same.
+
+        Raises:
+            UserError: nobody can.
+        """
+        if self.first_examiner is None:
+            who = self.annotation and f"annotator {self.annotation.annotator!r} cannot"
+            raise UserError(
+                f"{who or 'nobody is there to'} judge new answers: set evaluation.annotation, or "
+                "leave data.test out"
+            )
+        return self.first_examiner
 
     @property
     def examiners(self) -> dict[str | None, AnnotationConfig]:
         """All who judge the answers to the test questions: the first as None, judges by name."""
-        first = self.evaluation_annotation
-        return {**({None: first} if first else {}), **(self.evaluation.judges or {})}
+        first = {None: self.first_examiner} if self.first_examiner else {}
+        return {**first, **(self.evaluation.judges or {})}
+
+    @property
+    def _annotations(self) -> list[tuple[AnnotationConfig, str]]:
+        """All who judge anything, each with the pool where that is done."""
+        made = [(self.annotation, "annotator")] if self.annotation else []
+        examiners = self.examiners.items() if self.evaluates else ()
+        return [*made, *((examiner, self.pool_of(name)) for name, examiner in examiners)]
 
     def pool_of(self, examiner: str | None) -> Literal["sampler", "annotator"]:
         """Where an examiner works: the policy as judge where it answers, with whichever engine."""

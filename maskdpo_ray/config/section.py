@@ -45,6 +45,16 @@ class Section(BaseModel):
         extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
     )
 
+    @classmethod
+    def chosen(cls, given: Any) -> type["Section"]:
+        """The section that a mapping is of: this one, where it is not open to others."""
+        return cls
+
+    @classmethod
+    def elsewhere(cls, key: str) -> str | None:
+        """Where a key belongs that this section has not, in words."""
+        return None
+
     def changed(self, *keys: str) -> list[str]:
         """Those of ``keys`` that differ from their defaults; a saved file holds every key."""
         return [key for key in keys if getattr(self, key) != type(self).model_fields[key].default]
@@ -93,7 +103,7 @@ def _other_entries(
         return _other_keys(value, kinds)
     if not isinstance(value, Mapping):
         return {}
-    for option, its_marks in ((of, marks), *_options(of)):
+    for option, its_marks in ((of, marks), *options(of)):
         if keys := next((mark for mark in its_marks if isinstance(mark, Keys)), None):
             return {key: True for key in value if keys.kinds.get(key, Kind.DECIDES) not in kinds}
         if get_origin(option) is dict:
@@ -103,11 +113,11 @@ def _other_entries(
     return {}
 
 
-def _options(of: Any) -> list[tuple[Any, Sequence[Any]]]:
+def options(of: Any) -> list[tuple[Any, Sequence[Any]]]:
     """What an annotated type or a union stands for, each with its marks."""
     if get_origin(of) is Annotated:
         plain, *marks = get_args(of)
         return [(plain, marks)]
     if get_origin(of) in (Union, UnionType):
-        return [found for each in get_args(of) for found in (_options(each) or [(each, ())])]
+        return [found for each in get_args(of) for found in (options(each) or [(each, ())])]
     return []

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from maskdpo_ray.annotation.factory import needs_document
+from maskdpo_ray.annotation.registry import with_need
 from maskdpo_ray.config import Config, read_config
 from maskdpo_ray.driver_lock import DriverLock
 from maskdpo_ray.errors import UserError
@@ -132,7 +132,7 @@ class Lab:
         if labelled:
             examiner = config.evaluation_annotation.model_dump(mode="json", exclude_defaults=True)
             settings += [
-                "annotation={annotator: labels}",
+                f"annotation={{annotator: {with_need('verdicts')[0]}}}",
                 f"evaluation.annotation={json.dumps(examiner)}",
             ]
         return settings
@@ -182,7 +182,8 @@ class Lab:
         return [
             name
             for name, examiner in config.examiners.items()
-            if not kinds or any(has or not needs_document(examiner, of) for has, of in kinds)
+            if not kinds
+            or any(has or not examiner.kind.needs_document(examiner, of) for has, of in kinds)
         ]
 
     def annotated(

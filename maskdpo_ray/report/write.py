@@ -43,7 +43,7 @@ def write_report(stages: "Stages") -> dict[str, Any]:
     done = [store for store in graph if store.complete]
     systems, best, not_scored = {}, {}, {}
     judges: dict[str, Any] = {}
-    if stages.config.evaluates:
+    if stages.config.evaluates and stages.config.first_examiner:
         k = _facts_wanted(stages)
         for policy in stages.policies():
             store = stages.evaluate(policy).store
@@ -262,3 +262,8 @@ def with_spans(pair: Pair, tokenizer: Any) -> dict[str, Any]:
         kept = response_text(tokenizer, side["token_ids"])
         sides[name] = {**side, "token_spans": token_spans(tokenizer, side["token_ids"], kept)}
     return {**pair, **sides}
+
+
+def _asks(config: "Config") -> bool:
+    """Whether anybody was asked for the verdicts of the candidates."""
+    return config.annotation is not None and "verdicts" not in config.annotation.kind.needs

@@ -3,6 +3,7 @@
 from functools import cached_property, partial
 from typing import Any
 
+from maskdpo_ray.annotation.registry import known
 from maskdpo_ray.answers import import_answers
 from maskdpo_ray.config import (
     AnnotationConfig,
@@ -15,13 +16,20 @@ from maskdpo_ray.errors import UserError
 from maskdpo_ray.evaluation.abstention import RULES
 from maskdpo_ray.evaluation.factscore.factory import build_factscore
 from maskdpo_ray.evaluation.factscore.knowledge import knowledge_identity
-from maskdpo_ray.identity import commit_of, file_digest, model_identity
+from maskdpo_ray.evaluation.factscore.wording import wording_file
+from maskdpo_ray.identity import (
+    chat_model_identity,
+    commit_of,
+    file_digest,
+    model_identity,
+    pinned,
+)
 from maskdpo_ray.model_files import local_file
 from maskdpo_ray.records import FACT_SCHEMA, QUESTION_SCHEMA
 from maskdpo_ray.rundir import StageStore
 from maskdpo_ray.sampling.factory import build_chat_sampler, build_sampler
 from maskdpo_ray.sampling.sampler import Decoding, decoding_of
-from maskdpo_ray.stages.annotating import annotation_settings, chat_model_settings
+from maskdpo_ray.stages.annotating import verdicts_depend_on
 from maskdpo_ray.stages.policy import Policy, settings_of
 from maskdpo_ray.stages.training import Training
 from maskdpo_ray.stream import StreamStage
@@ -136,7 +144,7 @@ class Evaluation(Training):
         """For each examiner the first with its settings: verdicts are not made twice."""
         examiners = self.config.examiners
         settings = {
-            name: annotation_settings(each, self.examiner_key(name))
+            name: verdicts_depend_on(each, self.examiner_key(name))
             for name, each in examiners.items()
         }
         return {
@@ -157,11 +165,12 @@ class Evaluation(Training):
 
     def evaluate(self, policy: Policy, judge: str | None = None) -> StreamStage:
         """Verdicts on the answers: the first examiner's, or those of one of the judges."""
-        asked = self._asked[judge]
-        annotation, key = self.config.examiners[asked], self.examiner_key(asked)
+        asked = self._asked.get(judge)
+        annotation = self.config.examiners[asked] if asked else self.config.evaluation_annotation
+        key = self.examiner_key(asked)
         store = self.dir.store(
             f"evaluate-{policy.name}-by-{asked}" if asked else f"evaluate-{policy.name}",
-            annotation_settings(annotation, key),
+            verdicts_depend_on(annotation, key),
             QUESTION_SCHEMA,
             self.answered(policy),
         )
@@ -187,22 +196,18 @@ class Evaluation(Training):
             settings["knowledge"] = knowledge.rpartition("/")[2]  # named by its content
         else:
             settings["knowledge"] = knowledge_identity(local_file(knowledge))
-        if section.templates:
-            settings["templates"] = file_digest(section.templates)
-        pinned: dict[str, Any] = {"knowledge": knowledge}
+        settings["templates"] = file_digest(wording_file(section.templates))
+        found: dict[str, Any] = {"knowledge": knowledge}
         for name, of in section.models.items():
-            settings[name] = chat_model_settings(of)
-            if of.model:
-                identity = model_identity(of.model, of.revision, f"{key}.{name}.model")
-                settings[name]["model"] = identity
-                pinned[name] = of.model_copy(update={"revision": commit_of(identity)})
+            settings[name] = of.decides() | chat_model_identity(of, f"{key}.{name}")
+            found[name] = pinned(of, f"{key}.{name}")
         if section.embedding:
             identity = model_identity(
                 section.embedding, section.embedding_revision, f"{key}.embedding"
             )
             settings["embedding"] = identity
-            pinned["embedding_revision"] = commit_of(identity)
-        return settings, section.model_copy(update=pinned)
+            found["embedding_revision"] = commit_of(identity)
+        return settings, section.model_copy(update=found)
 
     def judge_checks(self) -> tuple[StageStore, list[tuple[str, AnnotationConfig, StreamStage]]]:
         """Answers with human labels, and every examiner's own verdicts on the same sentences.
@@ -212,7 +217,7 @@ class Evaluation(Training):
         Raises:
             UserError: there is nothing to check.
         """
-        config = self.config
+        config, first = self.config, self.config.first_examiner
         if config.data.weighted:
             raise UserError(
                 "data.format=weighted_pairs brings no labels to check against: give labelled "
@@ -220,23 +225,28 @@ class Evaluation(Training):
             )
         made = config.annotation and config.annotation.model_copy(update={"prune": False})
         examiners = {
-            **({"annotation": (made, "annotator")} if made else {}),
-            "evaluation.annotation": (config.evaluation_annotation, "annotator"),
+            "annotation": (made, "annotator"),
+            "evaluation.annotation": (first, "annotator"),
             **{
                 f"evaluation.judges.{name}": (judge, config.pool_of(name))
                 for name, judge in (config.evaluation.judges or {}).items()
             },
         }
-        examiners = {key: each for key, each in examiners.items() if each[0].asks_model}
+        # Who knows the truth, or is told it, has no judgement.
+        examiners = {
+            key: (each, pool)
+            for key, (each, pool) in examiners.items()
+            if each and not {"verdicts", "world"} & each.kind.needs
+        }
         if not examiners:
             raise UserError(
-                f"annotator {config.evaluation_annotation.annotator!r} has no judgement to check: "
-                "set annotation, evaluation.annotation or one of evaluation.judges to anah or judge"
+                "there is no judgement to check: set annotation, evaluation.annotation or one of "
+                f"evaluation.judges to an annotator that judges ({', '.join(known())})"
             )
         labelled = self._import("train")
         checks: dict[str, tuple[str, AnnotationConfig, StreamStage]] = {}
         for key, (annotation, pool) in examiners.items():
-            settings = annotation_settings(annotation, key)
+            settings = verdicts_depend_on(annotation, key)
             store = self.dir.store("judge-check", settings, QUESTION_SCHEMA, labelled)
             stage = self.annotation_stage(store, annotation, key, pool, labelled=True)
             checks.setdefault(store.key, (key, annotation, stage))

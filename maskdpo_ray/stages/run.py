@@ -14,6 +14,9 @@ class Stages(Evaluation):
         starts: list[Policy] = []
         for system, round in self.trainings():
             start = self.start(system, round)
+            if self.config.annotation is None and not self.config.data.weighted:
+                made.append(self.sample(start).store)
+                break
             if start not in starts:  # systems share the first round's pairs
                 starts.append(start)
                 made += [stage.store for stage in self.before_pairs(start)]
@@ -22,7 +25,10 @@ class Stages(Evaluation):
         if self.config.evaluates:
             made.append(self.questions("test"))
             for policy in self.policies():
-                made += [self.answered(policy), self.evaluate(policy).store]
+                made.append(self.answered(policy))
+                if self.config.first_examiner is None:
+                    continue
+                made.append(self.evaluate(policy).store)
                 made += [self.evaluate(policy, judge).store for judge in self.judges]
                 if self.config.evaluation.factscore:
                     made.append(self.factscore(policy).store)

@@ -23,7 +23,7 @@ from maskdpo_ray.sampling.factory import build_endpoint_sampler, build_given, bu
 from maskdpo_ray.sampling.sampler import decoding_of
 from maskdpo_ray.sampling.seeds import round_seed
 from maskdpo_ray.sources import Source
-from maskdpo_ray.stages.annotating import annotation_settings, annotation_stage
+from maskdpo_ray.stages.annotating import annotation_stage, verdicts_depend_on
 from maskdpo_ray.stages.inputs import Inputs
 from maskdpo_ray.stages.policy import Policy
 from maskdpo_ray.stream import StreamStage
@@ -78,13 +78,11 @@ class Training(Inputs):
         Raises:
             UserError: nobody gives any.
         """
-        policy = policy or self.base
-        annotation, preference = self.config.annotation, self.config.preference
-        if annotation is None:
-            raise UserError("annotation is missing: who says which sentences are true")
+        policy, annotation = policy or self.base, self.config.annotator
+        preference = self.config.preference
         store = self.dir.store(
             policy.stage("annotate"),
-            annotation_settings(annotation, "annotation", preference),
+            verdicts_depend_on(annotation, "annotation", preference),
             QUESTION_SCHEMA,
             self.sample(policy).store,
         )
@@ -227,10 +225,9 @@ class Training(Inputs):
 
     def _origin(self, start: Policy) -> dict[str, str]:
         """What the pairs of a policy came from, row counts and drops by reason included."""
-        annotation = self.config.annotation
         who = "none: the pairs brought their weights along"
-        if annotation and not self.config.data.weighted:
-            who = f"{annotation.annotator} {annotation.asked or ''}".strip()
+        if not self.config.data.weighted:
+            who = " ".join(filter(None, self.config.annotator.who.values()))
         stages = (*self.before_pairs(start), self.pair(start))
         counts = (stage.store.summary().split(": ", 1) for stage in stages)
         return {

@@ -6,8 +6,8 @@ import json
 import pytest
 import yaml
 
-from maskdpo_ray.annotation.anah import AnahAnnotator, read_anah_templates
-from maskdpo_ray.annotation.annotator import Annotate
+from maskdpo_ray.annotation.annotate import Annotate
+from maskdpo_ray.annotation.annotators.anah import AnahAnnotator, read_anah_templates
 from maskdpo_ray.engine.chat_model import ChatModel, Reply
 from maskdpo_ray.engine.refusal import RequestRefused
 from maskdpo_ray.errors import RowRejected, UserError

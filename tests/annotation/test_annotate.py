@@ -2,7 +2,8 @@ import asyncio
 
 import pytest
 
-from maskdpo_ray.annotation.annotator import Annotate, document_of
+from maskdpo_ray.annotation.annotate import Annotate
+from maskdpo_ray.annotation.annotator import document_of
 from maskdpo_ray.errors import RowRejected
 
 

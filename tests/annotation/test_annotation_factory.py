@@ -6,15 +6,15 @@ from functools import partial
 import models
 import pytest
 
-from maskdpo_ray.annotation.factory import build_annotator, needs_document
 from maskdpo_ray.config import AnnotationConfig, Config, EvaluationConfig
 from maskdpo_ray.errors import UserError
+from maskdpo_ray.stages.annotating import build_annotator
 from maskdpo_ray.storage import Folder
 
 
 def test_a_wrong_template_is_found_before_the_engine_starts(tmp_path):
     (tmp_path / "mine.yaml").write_text("en: {}")
-    config = AnnotationConfig(
+    config = AnnotationConfig.of(
         annotator="anah", model="/nowhere", templates=str(tmp_path / "mine.yaml")
     )
     with pytest.raises(UserError, match="en.fact_existence is missing"):
@@ -32,19 +32,20 @@ def test_a_wrong_template_is_found_before_the_engine_starts(tmp_path):
     ],
 )
 def test_it_is_known_beforehand_who_needs_a_document(settings, needed):
-    assert needs_document(AnnotationConfig(**settings), "zh") is needed
+    settings = AnnotationConfig.of(**settings)
+    assert settings.kind.needs_document(settings, "zh") is needed
 
 
 def test_a_judge_needs_a_document_where_its_wording_shows_one(tmp_path):
     wording = "prompt: '{question} {sentence}', verdicts: {ok: A, unverifiable: B}"
     shown = wording.replace("{question}", "{document} {question}")
     (tmp_path / "mine.yaml").write_text(f"en: {{{wording}}}\nzh: {{{shown}}}\n")
-    mine = AnnotationConfig(annotator="judge", model="m", templates=str(tmp_path / "mine.yaml"))
-    assert [needs_document(mine, language) for language in ("en", "zh")] == [False, True]
+    mine = AnnotationConfig.of(annotator="judge", model="m", templates=str(tmp_path / "mine.yaml"))
+    assert [mine.kind.needs_document(mine, language) for language in ("en", "zh")] == [False, True]
 
 
 def test_engine_arguments_are_checked():
-    config = AnnotationConfig(
+    config = AnnotationConfig.of(
         annotator="judge", model=models.tiny_llama(), engine={"max_num_seq": 4}
     )
     with pytest.raises(UserError, match="did you mean 'max_num_seqs'"):
@@ -52,7 +53,7 @@ def test_engine_arguments_are_checked():
 
 
 def test_a_pickled_builder_makes_a_judge_that_works():
-    config = AnnotationConfig(
+    config = AnnotationConfig.of(
         annotator="judge",
         model=models.tiny_llama(),
         dtype="float32",
@@ -80,7 +81,7 @@ def test_pruning_is_a_setting(tmp_path):
     ]  # fmt: skip
     row = {"id": "q", "topic": "Ada Lowick", "language": "en", "candidates": candidates}
     for prune in (False, True):
-        config = AnnotationConfig(annotator="closed_world", prune=prune)
+        config = AnnotationConfig.of(annotator="closed_world", prune=prune)
         annotate = build_annotator(config, Folder(tmp_path))
         [out] = asyncio.run(annotate([row]))
         verdicts = [s["verdict"] for c in out["candidates"] for s in c["sentences"]]
@@ -89,7 +90,7 @@ def test_pruning_is_a_setting(tmp_path):
 
 def test_labels_ask_nothing_that_could_be_pruned():
     with pytest.raises(ValueError, match="'labels' asks nothing: remove prune"):
-        AnnotationConfig(annotator="labels", prune=True)
+        AnnotationConfig.of(annotator="labels", prune=True)
 
 
 def test_an_evaluation_judges_every_sentence():

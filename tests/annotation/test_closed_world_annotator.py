@@ -3,9 +3,9 @@ import json
 
 import pytest
 
-from maskdpo_ray.annotation.factory import build_annotator
 from maskdpo_ray.config import AnnotationConfig
 from maskdpo_ray.errors import RowRejected, UserError
+from maskdpo_ray.stages.annotating import build_annotator
 from maskdpo_ray.storage import Folder
 from maskdpo_ray.world.facts import KINDS, document, make_people
 
@@ -17,7 +17,7 @@ PERSON = PEOPLE[0]
 def annotate(tmp_path):
     path = tmp_path / "facts.json"
     path.write_text(json.dumps({person.name: person.facts for person in PEOPLE}))
-    return build_annotator(AnnotationConfig(annotator="closed_world"), Folder(tmp_path))
+    return build_annotator(AnnotationConfig.of(annotator="closed_world"), Folder(tmp_path))
 
 
 def row(topic: str, response: str) -> dict:
@@ -49,4 +49,4 @@ def test_a_topic_of_another_world_rejects_the_row(annotate):
 def test_facts_must_be_there(tmp_path):
     for world in (None, Folder(tmp_path / "elsewhere")):
         with pytest.raises(UserError, match="needs the world's facts.json"):
-            build_annotator(AnnotationConfig(annotator="closed_world"), world)
+            build_annotator(AnnotationConfig.of(annotator="closed_world"), world)

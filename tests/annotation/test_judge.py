@@ -5,13 +5,13 @@ import models
 import pytest
 import yaml
 
-from maskdpo_ray.annotation.judge import JudgeAnnotator, read_judge_templates
+from maskdpo_ray.annotation.annotators.judge import JudgeAnnotator, read_judge_templates
 from maskdpo_ray.config import AnnotationConfig
 from maskdpo_ray.engine.chat import prompt_token_ids
 from maskdpo_ray.engine.chat_model import ChatModel, Reply
 from maskdpo_ray.engine.refusal import RequestRefused
 from maskdpo_ray.errors import RowRejected, UserError
-from maskdpo_ray.stages.annotating import annotation_settings
+from maskdpo_ray.stages.annotating import verdicts_depend_on
 
 QUESTION = {
     "id": "q0",
@@ -107,12 +107,12 @@ def test_the_closed_book_wording_shows_no_document_and_has_every_verdict(languag
 
 def test_the_closed_book_is_of_the_judge_and_a_fingerprint_of_its_own():
     closed = {"model": "m/n", "templates": "closed_book"}
-    with pytest.raises(ValueError, match="templates=closed_book is a wording of annotator 'judge'"):
-        AnnotationConfig(annotator="anah", **closed)
+    with pytest.raises(ValueError, match="templates=closed_book is no wording of annotator 'anah'"):
+        AnnotationConfig.of(annotator="anah", **closed)
     endpoint = {"base_url": "http://host/v1", "model": "m", "constrain": "vllm"}
-    open_book = AnnotationConfig(annotator="judge", endpoint=endpoint)
+    open_book = AnnotationConfig.of(annotator="judge", endpoint=endpoint)
     closed_book = open_book.model_copy(update={"templates": "closed_book"})
-    settings = [annotation_settings(each, "annotation") for each in (open_book, closed_book)]
+    settings = [verdicts_depend_on(each, "annotation") for each in (open_book, closed_book)]
     assert settings[0] != settings[1] and len(settings[1]["templates"]) == 64, "a digest"
 
 

@@ -2,10 +2,10 @@ import asyncio
 
 import pytest
 
-from maskdpo_ray.annotation.factory import build_annotator
 from maskdpo_ray.config import AnnotationConfig
 from maskdpo_ray.errors import RowRejected
 from maskdpo_ray.records import VERDICTS
+from maskdpo_ray.stages.annotating import build_annotator
 
 TEXT = " One is. Two is. \n"
 
@@ -19,7 +19,7 @@ def row(*groups: list[dict]) -> dict:
 
 
 def check(*rows: dict):
-    return asyncio.run(build_annotator(AnnotationConfig(annotator="labels"))(list(rows)))
+    return asyncio.run(build_annotator(AnnotationConfig.of(annotator="labels"))(list(rows)))
 
 
 @pytest.mark.parametrize("verdict", VERDICTS)

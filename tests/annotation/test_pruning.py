@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from selections import SELECTIONS
 
-from maskdpo_ray.annotation.annotator import Annotate, all_sentences
+from maskdpo_ray.annotation.annotate import Annotate, all_sentences
+from maskdpo_ray.annotation.annotators.labels import Labels
 from maskdpo_ray.annotation.calls import count_calls
-from maskdpo_ray.annotation.labels import Labels
 from maskdpo_ray.annotation.pruning import next_sentences
 from maskdpo_ray.annotation.sentences import split_sentences
 from maskdpo_ray.config import PreferenceConfig

@@ -17,8 +17,7 @@ import models
 import pytest
 import ray
 
-from maskdpo_ray.annotation.factory import build_annotator
-from maskdpo_ray.annotation.judge import read_judge_templates
+from maskdpo_ray.annotation.annotators.judge import read_judge_templates
 from maskdpo_ray.config import AnnotationConfig, EndpointConfig, ModelConfig, build_config
 from maskdpo_ray.engine.chat_model import ChatModel
 from maskdpo_ray.engine.endpoint_chat import open_chat
@@ -29,6 +28,7 @@ from maskdpo_ray.pipeline import stream
 from maskdpo_ray.sampling.factory import build_endpoint_sampler
 from maskdpo_ray.sampling.sampler import Decoding, Sampler
 from maskdpo_ray.stages import Stages
+from maskdpo_ray.stages.annotating import build_annotator
 
 KEY = "sk-a-secret-that-must-not-leak"
 DECODING = Decoding(candidates=4, temperature=0.8, top_k=40, top_p=1.0, max_tokens=16)
@@ -147,7 +147,9 @@ def test_the_server_samples_the_tokens_that_the_engine_samples(engine, settings)
 @pytest.mark.parametrize("constrain", ["vllm", "json_schema"])
 def test_a_judge_behind_the_server_always_answers_a_verdict(settings, constrain):
     given = {**settings.model_dump(), "constrain": constrain}
-    annotate = build_annotator(AnnotationConfig(annotator="judge", endpoint=given, max_tokens=40))
+    annotate = build_annotator(
+        AnnotationConfig.of(annotator="judge", endpoint=given, max_tokens=40)
+    )
     text = "她生于1901年。她是面包师。她住在哪里？"
     row = question(0, candidates=[{"response": text, "token_ids": [1], "sentences": []}])
     [out] = asyncio.run(annotate([row]))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from maskdpo_ray.annotation.judge import read_judge_templates
+from maskdpo_ray.annotation.annotators.judge import read_judge_templates
 from maskdpo_ray.annotation.wording import fill
 from maskdpo_ray.engine.chat import chat_text, chat_token_ids
 from maskdpo_ray.engine.piecewise import PiecewiseEncoder

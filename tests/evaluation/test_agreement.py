@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from maskdpo_ray.annotation.annotator import AnnotateLabelled
+from maskdpo_ray.annotation.annotate import AnnotateLabelled
 from maskdpo_ray.errors import RowRejected, UserError
 from maskdpo_ray.evaluation.agreement import agreement
 from maskdpo_ray.questions import read_questions

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from maskdpo_ray.annotation.annotator import Annotate
+from maskdpo_ray.annotation.annotate import Annotate
 from maskdpo_ray.answers import Answer, Answers, match, read_answers
 from maskdpo_ray.config import build_config
 from maskdpo_ray.engine.chat import open_tokenizer

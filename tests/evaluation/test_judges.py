@@ -37,7 +37,7 @@ def tree(**judges):
         (tree(a={"annotator": "labels"}), "judges.a: annotator 'labels' cannot judge new answers"),
         (tree(a={**OTHER, "prune": True}), "remove judges.a.prune"),
         (tree(a={"annotator": "closed_world"}), "knows only the closed world"),
-        (tree(a={"annotator": "judge"}), "evaluation.judges.a: annotator 'judge' needs"),
+        (tree(a={"annotator": "judge"}), "evaluation.judges.a: model or endpoint is missing"),
         (tree(a={**OTHER, "tempaltes": "x"}), "judges.a.tempaltes': did you mean 'templates'?"),
         (
             tree(a={"annotator": "anah", "model": "m", "engine": {"tensor_parallel_size": 2}}),

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from maskdpo_ray.annotation.labels import check_labels
+from maskdpo_ray.annotation.given_labels import check_labels
 from maskdpo_ray.experiments.ready_pairs import decided, larger_reward_pairs, with_answers
 from maskdpo_ray.preference.select import select_pair
 from maskdpo_ray.questions import read_questions

@@ -14,7 +14,7 @@ from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 
-from maskdpo_ray.annotation.annotator import Annotate
+from maskdpo_ray.annotation.annotate import Annotate
 from maskdpo_ray.config import (
     DataConfig,
     ModelConfig,

@@ -11,9 +11,9 @@ from pathlib import Path
 import models
 import pytest
 
-from maskdpo_ray.annotation.anah import AnahAnnotator, read_anah_templates
-from maskdpo_ray.annotation.annotator import Annotate
-from maskdpo_ray.annotation.judge import JudgeAnnotator, read_judge_templates
+from maskdpo_ray.annotation.annotate import Annotate
+from maskdpo_ray.annotation.annotators.anah import AnahAnnotator, read_anah_templates
+from maskdpo_ray.annotation.annotators.judge import JudgeAnnotator, read_judge_templates
 from maskdpo_ray.config import DataConfig, ModelConfig, PreferenceConfig
 from maskdpo_ray.engine.chat_model import ChatModel
 from maskdpo_ray.preference.processor import PairBuilder

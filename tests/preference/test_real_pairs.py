@@ -13,7 +13,7 @@ from itertools import groupby
 
 import pytest
 
-from maskdpo_ray.annotation.labels import Labels
+from maskdpo_ray.annotation.annotators.labels import Labels
 from maskdpo_ray.config import PreferenceConfig
 from maskdpo_ray.errors import RowRejected
 from maskdpo_ray.preference.select import build_pair, is_usable

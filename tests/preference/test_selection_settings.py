@@ -4,7 +4,7 @@ import pytest
 
 from maskdpo_ray.config import AnnotationConfig, PreferenceConfig, build_config
 from maskdpo_ray.errors import UserError
-from maskdpo_ray.stages.annotating import annotation_settings
+from maskdpo_ray.stages.annotating import verdicts_depend_on
 
 
 def config(**sections):
@@ -60,9 +60,9 @@ def test_the_papers_is_the_default():
 def test_what_is_pruned_depends_on_the_selection_and_nothing_else_does(given):
     other = PreferenceConfig(**given)
     for prune in (False, True):
-        annotation = AnnotationConfig(annotator="closed_world", prune=prune)
-        papers = annotation_settings(annotation, "annotation", PreferenceConfig())
-        assert papers == annotation_settings(annotation, "annotation")
-        assert (annotation_settings(annotation, "annotation", other) != papers) == prune
+        annotation = AnnotationConfig.of(annotator="closed_world", prune=prune)
+        papers = verdicts_depend_on(annotation, "annotation", PreferenceConfig())
+        assert papers == verdicts_depend_on(annotation, "annotation")
+        assert (verdicts_depend_on(annotation, "annotation", other) != papers) == prune
         of_weights = PreferenceConfig(no_fact="mask", eos="mask", max_length=9)
-        assert annotation_settings(annotation, "annotation", of_weights) == papers
+        assert verdicts_depend_on(annotation, "annotation", of_weights) == papers

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import models
 
-from maskdpo_ray.annotation.factory import read_facts
+from maskdpo_ray.annotation.annotators.closed_world import read_facts
 from maskdpo_ray.config import WorldConfig
 from maskdpo_ray.identity import model_identity
 from maskdpo_ray.storage import Folder

@@ -3,8 +3,8 @@
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from maskdpo_ray.annotation.factory import chat_model
 from maskdpo_ray.config import FactScoreConfig
+from maskdpo_ray.engine.chat_of import chat_model
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.model_files import local_file, local_folder
 from maskdpo_ray.storage import Folder

@@ -1,12 +1,14 @@
 """What fact writer and verifier are shown: one YAML file, checked before anybody is asked."""
 
+from pathlib import Path
 from typing import Any
 
-from maskdpo_ray.annotation.wording import Templates, check_wording, read_templates
+from maskdpo_ray.annotation.wording import Templates, check_wording, our_file, read_templates
 from maskdpo_ray.errors import UserError
 
 Wording = Templates  # of each language: what templates/factscore.yaml explains
 KEYS = {"instruction", "sentence", "nothing", "demonstrations", "verification"}
+PACKAGE, WORDING = "maskdpo_ray.evaluation.factscore", "factscore.yaml"  # ours
 WORDS = ("supported", "not_supported")
 
 
@@ -16,12 +18,7 @@ def read_wording(path: str | None = None) -> Wording:
     Raises:
         UserError: names the file and the entry that is missing or of no use.
     """
-    wording = read_templates(
-        path,
-        "factscore.yaml",
-        "maskdpo_ray.evaluation.factscore",
-        "evaluation.factscore.templates",
-    )
+    wording = read_templates(path, WORDING, PACKAGE, "evaluation.factscore.templates")
     for language, of in wording.languages.items():
         place = f"{wording.file}: {language}"
         if unknown := sorted(set(of) - KEYS):
@@ -32,6 +29,11 @@ def read_wording(path: str | None = None) -> Wording:
         _check_demonstrations(of.get("demonstrations"), f"{place}.demonstrations")
         _check_verification(of.get("verification"), f"{place}.verification")
     return wording
+
+
+def wording_file(path: str | None = None) -> Path:
+    """The file that ``read_wording`` reads."""
+    return Path(path) if path else our_file(WORDING, PACKAGE)
 
 
 def _check_demonstrations(demonstrations: Any, place: str) -> None:

@@ -1,8 +1,12 @@
 """The three-turn annotator of ANAH-v2 (docs/method.md, section 4)."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pydantic import model_validator
 
 from maskdpo_ray.annotation.anah_replies import (
     NO_FACTS,
@@ -12,11 +16,20 @@ from maskdpo_ray.annotation.anah_replies import (
     read_references,
 )
 from maskdpo_ray.annotation.annotator import Verdict, document_of
+from maskdpo_ray.annotation.annotators.judge import policy_as_judge
+from maskdpo_ray.annotation.chat_annotator import ChatAnnotator, ChatSettings
 from maskdpo_ray.annotation.wording import Templates, check_wording, fill, read_templates
-from maskdpo_ray.engine.chat import Messages
-from maskdpo_ray.engine.chat_model import Reply
+from maskdpo_ray.config.annotation import AnnotationConfig
+from maskdpo_ray.config.inputs import ModelConfig
+from maskdpo_ray.engine.chat_of import chat_model
 from maskdpo_ray.engine.refusal import RequestRefused
-from maskdpo_ray.records import ERROR_VERDICT, Question
+from maskdpo_ray.verdicts import ERROR_VERDICT
+
+if TYPE_CHECKING:
+    from maskdpo_ray.engine.chat import Messages
+    from maskdpo_ray.engine.chat_model import Reply
+    from maskdpo_ray.records import Question
+    from maskdpo_ray.storage import Folder
 
 TURNS = {
     "fact_existence": ("question", "sentence"),
@@ -37,14 +50,29 @@ def read_anah_templates(path: str | None = None) -> Templates:
     Raises:
         UserError: a turn or one of its placeholders is missing.
     """
-    templates = read_templates(path, "anah.yaml")
+    templates = read_templates(path, AnahAnnotator.wording)
     for language, turns in templates.languages.items():
         for turn, placeholders in TURNS.items():
             check_wording(turns.get(turn), f"{templates.file}: {language}.{turn}", placeholders)
     return templates
 
 
-class AnahAnnotator:
+class AnahSettings(ChatSettings):
+    """The three-turn protocol."""
+
+    @model_validator(mode="after")
+    def _replies_freely(self) -> AnahSettings:
+        if self.endpoint and self.endpoint.constrain is not None:
+            raise ValueError("annotator 'anah' replies freely: remove endpoint.constrain")
+        return self
+
+    def second_opinion(
+        self, policy: ModelConfig, engine: dict[str, Any]
+    ) -> AnnotationConfig | None:
+        return policy_as_judge(policy, engine)
+
+
+class AnahAnnotator(ChatAnnotator):
     """Up to three turns per sentence, one growing conversation.
 
     A sentence without facts ends after the first turn, one that the document says nothing about
@@ -52,9 +80,19 @@ class AnahAnnotator:
     an error.
     """
 
+    Settings = AnahSettings
+    needs = {"document"}
+    default = True  # the paper's own
+    wording = "anah.yaml"
+
     def __init__(self, model: Replies, templates: Templates) -> None:
         self._model = model
         self._templates = templates
+
+    @classmethod
+    def build(cls, settings: AnahSettings, world: Folder | None) -> AnahAnnotator:
+        templates = read_anah_templates(settings.templates)  # first: an engine takes long to start
+        return cls(chat_model(settings), templates)
 
     async def verdict(self, question: Question, sentence: str) -> Verdict:
         """Verdict on one sentence.
@@ -78,7 +116,7 @@ class AnahAnnotator:
             return Verdict(ERROR_VERDICT, _detail(conversation.replies, reason))
         return Verdict(verdict, _detail(conversation.replies))
 
-    async def _judge(self, conversation: "_Conversation") -> str:
+    async def _judge(self, conversation: _Conversation) -> str:
         facts = await conversation.turn("fact_existence", read_fact_existence)
         if facts == NO_FACTS:
             return "nofact"

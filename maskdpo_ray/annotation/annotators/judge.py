@@ -1,9 +1,15 @@
 """A general chat model as annotator: one turn, the reply constrained to the verdicts."""
 
+from __future__ import annotations
+
 import json
-from typing import Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pydantic import model_validator
 
 from maskdpo_ray.annotation.annotator import Verdict, document_of
+from maskdpo_ray.annotation.chat_annotator import ChatAnnotator, ChatSettings
 from maskdpo_ray.annotation.wording import (
     PLACEHOLDER,
     Templates,
@@ -11,11 +17,18 @@ from maskdpo_ray.annotation.wording import (
     fill,
     read_templates,
 )
-from maskdpo_ray.engine.chat import Messages
-from maskdpo_ray.engine.chat_model import Reply
+from maskdpo_ray.config.chat_model import ChatModelConfig
+from maskdpo_ray.config.inputs import ModelConfig
+from maskdpo_ray.engine.chat_of import chat_model
 from maskdpo_ray.engine.refusal import RequestRefused
 from maskdpo_ray.errors import UserError
-from maskdpo_ray.records import CORRECT_VERDICTS, ERROR_VERDICT, INCORRECT_VERDICTS, Question
+from maskdpo_ray.verdicts import CORRECT_VERDICTS, ERROR_VERDICT, INCORRECT_VERDICTS
+
+if TYPE_CHECKING:
+    from maskdpo_ray.engine.chat import Messages
+    from maskdpo_ray.engine.chat_model import Reply
+    from maskdpo_ray.records import Question
+    from maskdpo_ray.storage import Folder
 
 
 class Choices(Protocol):
@@ -30,7 +43,7 @@ def read_judge_templates(path: str | None = None) -> Templates:
     Raises:
         UserError: a placeholder is missing, or the words do not stand for verdicts one to one.
     """
-    templates = read_templates(path, "judge.yaml")
+    templates = read_templates(path, JudgeAnnotator.wording)
     for language, template in templates.languages.items():
         place = f"{templates.file}: {language}"
         prompt = template.get("prompt")
@@ -44,7 +57,52 @@ def shows_document(template: dict[str, Any]) -> bool:
     return "document" in PLACEHOLDER.findall(template["prompt"])
 
 
-class JudgeAnnotator:
+class JudgeSettings(ChatSettings):
+    """One turn with any chat model."""
+
+    confidence: bool = False
+    """Keep the probability that it gives its verdict, for `preference.weights: confidence`."""
+
+    @model_validator(mode="after")
+    def _constrained(self) -> JudgeSettings:
+        if self.endpoint is None:
+            return self
+        constrain = self.endpoint.constrain
+        if constrain is None:
+            raise ValueError(
+                "endpoint.constrain is missing: vllm for vLLM's server, json_schema for others "
+                "that know response_format, none for the rest"
+            )
+        if self.confidence and constrain != "vllm":
+            raise ValueError(
+                f"endpoint.constrain={constrain} gives no probability of a verdict alone: remove "
+                "confidence, or use vLLM's server"
+            )
+        return self
+
+    @property
+    def confident(self) -> bool:
+        return self.confidence
+
+    def second_opinion(self, policy: ModelConfig, engine: dict[str, Any]) -> JudgeSettings | None:
+        if self.asked == policy.path:
+            return None
+        return policy_as_judge(policy, engine, templates=self.templates)
+
+
+def policy_as_judge(
+    policy: ModelConfig, engine: dict[str, Any], **settings: Any
+) -> JudgeSettings | None:
+    """The policy as a judge with these settings; None where there is no policy."""
+    if not policy.path:
+        return None
+    both = ChatModelConfig.model_fields.keys() & ModelConfig.model_fields.keys()
+    of_model = {key: getattr(policy, key) for key in both}
+    given = {"model": policy.path, "engine": engine, **of_model, **settings}
+    return JudgeSettings(annotator=Path(__file__).stem, **given)
+
+
+class JudgeAnnotator(ChatAnnotator):
     """Asks once per sentence. ``detail`` is JSON as in ``anah``.
 
     The confidence is the probability of the tokens that the model replied, each among those that
@@ -53,9 +111,23 @@ class JudgeAnnotator:
     The document is needed when the template of the question's language shows it.
     """
 
+    Settings = JudgeSettings
+    wording = "judge.yaml"
+    other_wordings = ("closed_book",)  # needs no document
+
     def __init__(self, model: Choices, templates: Templates) -> None:
         self._model = model
         self._templates = templates
+
+    @classmethod
+    def build(cls, settings: JudgeSettings, world: Folder | None) -> JudgeAnnotator:
+        templates = read_judge_templates(settings.templates)
+        return cls(chat_model(settings, settings.confidence), templates)
+
+    @classmethod
+    def needs_document(cls, settings: JudgeSettings, language: str) -> bool:
+        wording = read_judge_templates(settings.templates).languages.get(language)
+        return wording is not None and shows_document(wording)
 
     async def verdict(self, question: Question, sentence: str) -> Verdict:
         """Verdict on one sentence.

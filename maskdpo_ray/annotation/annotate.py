@@ -1,0 +1,153 @@
+"""From candidates to sentences with verdicts."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from maskdpo_ray.annotation.annotator import Verdict, document_of
+from maskdpo_ray.annotation.asking import Asking, Span
+from maskdpo_ray.annotation.given_labels import check_labels
+from maskdpo_ray.annotation.pruning import next_sentences
+from maskdpo_ray.annotation.sentences import split_sentences, unit_kind
+from maskdpo_ray.config import PreferenceConfig
+from maskdpo_ray.errors import RowRejected
+from maskdpo_ray.preference.select import ranking_of
+from maskdpo_ray.records import ERROR_VERDICT, SKIPPED_VERDICT, Candidate, Question, Sentence
+
+SKIPPED = Verdict(SKIPPED_VERDICT, "not asked: this answer can be neither best nor worst")
+CODE = Verdict("nofact", "code: a fence states nothing")
+
+
+class Annotate:
+    """Splits every candidate and asks ``annotator`` about each distinct sentence of a question, or
+    about each distinct answer.
+
+    All questions of a row are asked at once, so an engine behind the annotator stays full, and a
+    sentence that several candidates share is asked once: white space around it does not count.
+    A candidate with an empty response, or one of the input that is not usable for pairs (a text
+    without token ids), has no sentences. A given answer to a test question that people labelled
+    keeps their sentences, so that the two can be compared. Fenced code is ``nofact``, nobody asked.
+
+    Args:
+        prune: ask in rounds, and only what best and worst candidate depend on (``pruning.py``)
+            under these settings; the other sentences are ``skipped``.
+    """
+
+    def __init__(
+        self,
+        annotator: Any,
+        split: Callable[[str, str], list[Span]] = split_sentences,
+        *,
+        prune: PreferenceConfig | None = None,
+    ) -> None:
+        self._asking = Asking(annotator)
+        self._by_answer = callable(getattr(annotator, "verdicts", None))
+        self._needs = getattr(annotator, "needs", ())
+        self._split = split
+        self._prune = prune
+
+    async def __call__(self, rows: list[Question]) -> list[Question | RowRejected]:
+        return await asyncio.gather(*map(self._annotate, rows))
+
+    async def _annotate(self, row: Question) -> Question | RowRejected:
+        spans = [self._spans(candidate, row["language"]) for candidate in row["candidates"]]
+        texts = [
+            [candidate["response"][start:end].strip() for start, end in cut]
+            for candidate, cut in zip(row["candidates"], spans, strict=True)
+        ]
+        try:
+            if "document" in self._needs:
+                document_of(row)
+            said = await (self._by_answers if self._by_answer else self._by_sentences)(
+                row, spans, texts
+            )
+        except RowRejected as rejected:
+            return rejected
+        return {**row, "candidates": _annotated(row, spans, said)}
+
+    async def _by_sentences(
+        self, row: Question, spans: list[list[Span]], texts: list[list[str]]
+    ) -> list[list[Verdict]]:
+        found: dict[str, Verdict] = {}
+
+        def verdicts() -> list[list[Verdict]]:
+            return [[found.get(text, SKIPPED) for text in of_candidate] for of_candidate in texts]
+
+        following = all_sentences
+        if self._prune:
+            unasked = _annotated(row, spans, verdicts())
+            following = partial(next_sentences, ranking=ranking_of(unasked, self._prune))
+        while asked := following(texts, {text: said.verdict for text, said in found.items()}):
+            answers = await asyncio.gather(*(self._ask(row, text) for text in asked))
+            found.update(zip(asked, answers, strict=True))
+        return verdicts()
+
+    async def _by_answers(
+        self, row: Question, spans: list[list[Span]], texts: list[list[str]]
+    ) -> list[list[Verdict]]:
+        answers = [
+            (candidate["response"], tuple(cut))
+            for candidate, cut in zip(row["candidates"], spans, strict=True)
+        ]
+        asked = [answer for answer in dict.fromkeys(answers) if answer[1]]
+        said = await asyncio.gather(
+            *(self._asking.answer(row, response, list(cut)) for response, cut in asked)
+        )
+        found = dict(zip(asked, said, strict=True))
+        return [list(found.get(answer, ())) for answer in answers]
+
+    def _spans(self, candidate: Candidate, language: str) -> list[Span]:
+        if candidate["sentences"] and candidate["decoding"] != "input":
+            return _cut(candidate)
+        # Answers that are only examined need no ids.
+        usable = candidate["token_ids"] or candidate["decoding"] != "input"
+        response = candidate["response"]
+        return self._split(response, language) if response and usable else []
+
+    async def _ask(self, row: Question, text: str) -> Verdict:
+        if not text:
+            return Verdict(ERROR_VERDICT, "nothing but white space")
+        if unit_kind(text) == "code":
+            return CODE
+        return await self._asking.sentence(row, text)
+
+
+class AnnotateLabelled(Annotate):
+    """Asks about the sentences that the input has labels on, as they were cut there."""
+
+    async def _annotate(self, row: Question) -> Question | RowRejected:
+        try:
+            check_labels(row)
+        except RowRejected as rejected:
+            return rejected
+        return await super()._annotate(row)
+
+    def _spans(self, candidate: Candidate, language: str) -> list[Span]:
+        return _cut(candidate)
+
+
+def _cut(candidate: Candidate) -> list[Span]:
+    return [(sentence["start"], sentence["end"]) for sentence in candidate["sentences"]]
+
+
+def all_sentences(candidates: Sequence[Sequence[str]], verdicts: Mapping[str, str]) -> list[str]:
+    """The distinct sentences that have no verdict yet, in order."""
+    texts = dict.fromkeys(text for candidate in candidates for text in candidate)
+    return [text for text in texts if text not in verdicts]
+
+
+def _annotated(
+    row: Question, spans: list[list[Span]], said: list[list[Verdict]]
+) -> list[Candidate]:
+    return [
+        {**candidate, "sentences": _sentences(cut, verdicts)}
+        for candidate, cut, verdicts in zip(row["candidates"], spans, said, strict=True)
+    ]
+
+
+def _sentences(spans: list[Span], verdicts: list[Verdict]) -> list[Sentence]:
+    return [
+        {"start": start, "end": end, **said._asdict()}
+        for (start, end), said in zip(spans, verdicts, strict=True)
+    ]

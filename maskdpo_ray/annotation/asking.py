@@ -1,0 +1,82 @@
+"""One question to an annotator of anybody's, and what becomes of its failures."""
+
+from collections.abc import Callable, Sequence
+from inspect import isawaitable
+from typing import Any
+
+from maskdpo_ray.annotation.annotator import Mark, Verdict
+from maskdpo_ray.annotation.marks import verdicts_of_marks
+from maskdpo_ray.errors import RowRejected, UserError
+from maskdpo_ray.records import ERROR_VERDICT, VERDICTS, Question
+
+Span = tuple[int, int]
+HOPELESS = 8  # failures in a row from the first, after which nothing good can be expected
+
+
+class Asking:
+    """Calls an annotator. What it raises about a sentence is that sentence's ``error``.
+
+    Raises:
+        UserError: it has failed on everything that it was asked.
+    """
+
+    def __init__(self, annotator: Any) -> None:
+        self._annotator = annotator
+        self._failures = getattr(annotator, "failures", ())
+        self._failed, self._answered = 0, False
+
+    async def sentence(self, question: Question, text: str) -> Verdict:
+        """The verdict on one sentence."""
+
+        async def ask() -> list[Verdict]:
+            return [self._read(await _called(self._annotator.verdict, question, text), question)]
+
+        return (await self._guarded(ask, 1))[0]
+
+    async def answer(self, question: Question, response: str, spans: list[Span]) -> list[Verdict]:
+        """The verdicts on the sentences of one answer."""
+        texts = [response[start:end].strip() for start, end in spans]
+
+        async def ask() -> list[Verdict]:
+            said = await _called(self._annotator.verdicts, question, response, texts)
+            if all(isinstance(each, Mark) for each in said):
+                return verdicts_of_marks(said, response, spans)
+            if len(said) != len(spans):
+                raise ValueError(f"{len(said)} verdicts on {len(spans)} sentences")
+            return [self._read(each, question) for each in said]
+
+        return await self._guarded(ask, len(spans))
+
+    async def _guarded(self, ask: Callable[[], Any], sentences: int) -> Sequence[Verdict]:
+        try:
+            said = await ask()
+        except (RowRejected, UserError):
+            raise
+        except self._failures as error:
+            said = [Verdict(ERROR_VERDICT, f"{type(error).__name__}: {error}")] * sentences
+        if self._failures and not self._answered:
+            self._count(said)
+        return said
+
+    def _count(self, said: Sequence[Verdict]) -> None:
+        self._answered = any(each.verdict != ERROR_VERDICT for each in said)
+        self._failed += len(said)
+        if not self._answered and self._failed >= HOPELESS:
+            raise UserError(
+                f"the annotator failed on all of the first {self._failed} sentences; the last: "
+                f"{said[-1].detail}"
+            )
+
+    def _read(self, said: Any, question: Question) -> Verdict:
+        verdict = Verdict(said) if isinstance(said, str) else Verdict(*said)
+        if verdict.verdict not in VERDICTS:
+            raise ValueError(
+                f"{type(self._annotator).__name__} answered {verdict.verdict!r} on question "
+                f"{question['id']!r}; a verdict is one of {', '.join(VERDICTS)}"
+            )
+        return verdict
+
+
+async def _called(call: Callable[..., Any], *arguments: Any) -> Any:
+    said = call(*arguments)
+    return await said if isawaitable(said) else said
