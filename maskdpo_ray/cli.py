@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 from maskdpo_ray import __version__
 from maskdpo_ray.config import Config, read_config
@@ -43,6 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _knowledge(given.out, given.pages)
         if given.verb == "annotators":
             return _annotators()
+        if given.verb == "labels":
+            from maskdpo_ray.review.command import write_questions
+
+            write_questions(given.files, given.out)
+            return 0
         if given.verb == "demo":
             config = read_config(DEMO_CONFIG, given.overrides)
         else:
@@ -54,11 +60,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from maskdpo_ray.storage import Folder
 
         verb = "run" if given.verb == "demo" else given.verb
-        look = verb == "report"  # while the run goes on
+        look = verb in ("report", "review")  # while the run goes on
         if look and given.rerun:
-            raise UserError("a report redoes nothing: remove --rerun")
+            raise UserError(f"a {verb} redoes nothing: remove --rerun")
         with nullcontext() if look else DriverLock(Folder(config.run_dir)):
-            PIPELINE[verb](Stages(config, given.rerun, look))
+            stages = Stages(config, given.rerun, look)
+            if verb == "review":
+                from maskdpo_ray.review.command import write_review
+
+                write_review(stages, given.most, given.doubt)
+            else:
+                PIPELINE[verb](stages)
     except UserError as error:
         print(f"maskdpo: {error}", file=sys.stderr)
         return 2
@@ -100,6 +112,7 @@ def _parser() -> argparse.ArgumentParser:
         sub = verbs.add_parser(verb, help=text, description=text)
         sub.add_argument("config", metavar="CONFIG", help="YAML file, or a run directory")
         _add_common(sub)
+    _add_review(verbs)
     demo = verbs.add_parser(
         "demo",
         help="the whole graph on the embedded closed world; needs no download",
@@ -132,6 +145,41 @@ def _annotators() -> int:
         settings = ", ".join(key for key in annotator.Settings.model_fields if key != "annotator")
         print(f"{name}: {(annotator.__doc__ or '').partition(chr(10))[0]} ({settings})")
     return 0
+
+
+def _add_review(verbs: Any) -> None:
+    text = "the sentences that examiners dispute most, for people to label: docs/review.md"
+    review = verbs.add_parser("review", help=text, description=text)
+    review.add_argument("config", metavar="CONFIG", help="YAML file, or a run directory")
+    review.add_argument("--most", type=_positive, default=200, metavar="N", help="sentences (200)")
+    review.add_argument(
+        "--doubt",
+        type=_share,
+        default=0.2,
+        help="a verdict less confident than 1 - DOUBT is in dispute (0.2)",
+    )
+    _add_common(review)
+    text = "labels that people gave, as questions for judge-check: docs/review.md"
+    labels = verbs.add_parser("labels", help=text, description=text)
+    labels.add_argument("out", metavar="OUT.jsonl", help="the questions to write")
+    labels.add_argument(
+        "files",
+        metavar="FILE",
+        nargs="+",
+        help="a review file, a Label Studio export, or the public ANAH annotations",
+    )
+
+
+def _positive(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is below 1")
+    return value
+
+
+def _share(text: str) -> float:
+    if not 0 <= (value := float(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
+    return value
 
 
 def _knowledge(out: str, pages: list[str]) -> int:

@@ -1,0 +1,198 @@
+"""Disputed sentences out, labels back in: pure, without a run."""
+
+import json
+
+import pytest
+
+from maskdpo_ray.cli import main
+from maskdpo_ray.errors import UserError
+from maskdpo_ray.questions import read_questions
+from maskdpo_ray.review.anah import verdict_of
+from maskdpo_ray.review.disputed import disputed
+from maskdpo_ray.review.label_studio import INTERFACE, tasks
+from maskdpo_ray.review.labels import as_questions, digest, read_labels, verdict_of_each
+
+ANSWER = "Ada was born. Ada died. Ada was born. So."
+
+
+def examined(*said: tuple[str, float | None]) -> dict:
+    """One question with one answer of four sentences, of which the third repeats the first."""
+    spans = [(0, 14), (14, 24), (24, 38), (38, 41)]
+    said = (said[0], said[1], said[0], said[2])
+    sentences = [
+        {"start": start, "end": end, "verdict": verdict, "confidence": sure, "detail": "..."}
+        for (start, end), (verdict, sure) in zip(spans, said, strict=True)
+    ]
+    return {
+        "id": "q1", "topic": "Ada", "question": "Who?", "document": "Ada lived.", "language": "en",
+        "candidates": [{"response": ANSWER, "sentences": sentences}],
+    }  # fmt: skip
+
+
+OURS = examined(("ok", 0.99), ("ok", 0.6), ("nofact", None))
+THEIRS = examined(("unverifiable", None), ("ok", None), ("error", None))
+
+
+def test_what_is_in_dispute_and_in_which_order():
+    found = sorted(disputed({"a": OURS, "b": THEIRS}, "base", 0.2), reverse=True)
+    assert [each.row["sentence"] for each in found] == ["Ada was born.", "So.", "Ada died."]
+    assert [each.row["why"] for each in found] == [
+        ["correct for a, incorrect for b"],
+        ["b failed"],
+        ["a is 60% confident"],
+    ]
+    first = found[0].row
+    assert first["response"][first["start"] : first["end"]].strip() == first["sentence"]
+    assert first["verdicts"]["b"]["verdict"] == "unverifiable" and first["label"] is None
+    assert first["document"] == "Ada lived." and first["system"] == "base"
+
+
+def test_one_sure_examiner_disputes_nothing():
+    sure = examined(("ok", 0.9), ("contradictory", 0.81), ("nofact", None))
+    assert list(disputed({"a": sure}, "base", 0.2)) == []
+    assert len(list(disputed({"a": sure}, "base", 0.15))) == 1
+
+
+def test_an_examiner_that_cut_the_answer_otherwise_is_not_compared():
+    other = examined(("unverifiable", None), ("ok", None), ("ok", None))
+    other["candidates"][0]["sentences"][0]["end"] = 10
+    [row] = [each.row for each in disputed({"a": OURS, "b": other}, "base", 0.2)]
+    assert row["sentence"] == "Ada died."
+
+
+@pytest.fixture
+def rows() -> list[dict]:
+    return [each.row for each in disputed({"a": OURS, "b": THEIRS}, "base", 0.2)]
+
+
+def written(path, rows) -> str:
+    if path.suffix == ".json":
+        path.write_text(json.dumps(rows))
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_labels_come_back_from_a_review_file(rows, tmp_path):
+    rows[0]["label"], rows[1]["label"] = "contradictory", "ok"
+    labels, without = read_labels(written(tmp_path / "review.jsonl", rows))
+    assert verdict_of_each(labels) == {
+        ("q1", "Ada was born."): "contradictory",
+        ("q1", "Ada died."): "ok",
+    }
+    assert without == {"not labelled": 1}
+
+
+def exported(task: dict, *choices: str, cancelled: bool = False) -> dict:
+    """A task as Label Studio 1.x exports it."""
+    return {
+        "id": 1, "project": 3, "predictions": [], **task,
+        "annotations": [
+            {
+                "id": number, "completed_by": number, "was_cancelled": cancelled,
+                "result": [
+                    {
+                        "from_name": "label", "to_name": "sentence", "type": "choices",
+                        "value": {"choices": [choice]},
+                    }
+                ],
+            }
+            for number, choice in enumerate(choices)
+        ],
+    }  # fmt: skip
+
+
+def test_labels_come_back_from_label_studio(rows, tmp_path):
+    one, two, three = tasks(rows)
+    assert one["data"]["dispute"] == "correct for a, incorrect for b"
+    done = [exported(one, "ok", "ok"), exported(two, "ok", "nofact"), exported(three)]
+    labels, without = read_labels(written(tmp_path / "export.json", done))
+    assert verdict_of_each(labels) == {("q1", "Ada was born."): "ok"}
+    assert without == {"labelled differently": 1, "not labelled": 1}
+    skipped = exported(one, "ok", cancelled=True)
+    assert read_labels(written(tmp_path / "skipped.json", [skipped]))[0] == []
+    least = [{**one["data"], "label": "nofact", "annotator": 1, "lead_time": 2.5}]
+    [label], _ = read_labels(written(tmp_path / "min.json", least))
+    assert label.verdict == "nofact"
+    for name in ("label", "ok", "nofact", "contradictory", "unverifiable"):
+        assert f'"{name}"' in INTERFACE
+
+
+def test_labelled_answers_are_questions_for_judge_check(rows, tmp_path):
+    for row, label in zip(rows, ("contradictory", "ok", "nofact"), strict=True):
+        row["label"] = label
+    file, out = written(tmp_path / "review.jsonl", rows), tmp_path / "labelled.jsonl"
+    assert main(["labels", str(out), file]) == 0
+    [(_, row)] = read_questions(out)
+    assert (row["id"], row["topic"], row["document"]) == ("q1", "Ada", "Ada lived.")
+    [candidate] = row["candidates"]
+    assert candidate["response"] == ANSWER
+    found = [(s["start"], s["verdict"]) for s in candidate["sentences"]]
+    assert found == [(0, "contradictory"), (14, "ok"), (38, "nofact")]
+
+
+def test_two_labels_of_one_sentence_are_refused_and_order_is_no_difference(rows, tmp_path):
+    rows[0]["label"] = "ok"
+    again = {**rows[0], "label": "nofact"}
+    labels, _ = read_labels(written(tmp_path / "both.jsonl", [rows[0], again]))
+    with pytest.raises(UserError, match="'Ada was born.' is labelled 'ok' and 'nofact'"):
+        verdict_of_each(labels)
+    rows[1]["label"] = "ok"
+    one, other = (
+        read_labels(written(tmp_path / "c.jsonl", order))[0] for order in (rows, rows[::-1])
+    )
+    assert digest(verdict_of_each(one)) == digest(verdict_of_each(other))
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"question": "?"}, "line 1 has no 'question_id'"),
+        ({"label": "true"}, "line 1 is labelled 'true'; a label is one of ok"),
+        ({"label": "error"}, "line 1 is labelled 'error'"),
+    ],
+)
+def test_what_is_no_label_is_named(rows, row, words, tmp_path, capsys):
+    given = {**rows[0], **row} if "label" in row else row
+    file = written(tmp_path / "r.jsonl", [given])
+    assert main(["labels", str(tmp_path / "out.jsonl"), file]) == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("annotation", "verdict"),
+    [
+        ("<Reference> She was a baker. <Hallucination> None", "ok"),
+        ("<Hallucination> Contradictory\n<Reference> x\n<Correction> y", "contradictory"),
+        ("<Hallucination>Unverifiable. ", "unverifiable"),
+        ("<No Fact>", "nofact"),
+        ("<幻觉>无法验证", "unverifiable"),
+        ("<参考>x<幻觉>矛盾<改正>y", "contradictory"),
+        ("<幻觉>无", "ok"),
+        ("<无事实>", "nofact"),
+        ("<Hallucination> Perhaps", None),
+        ("<Hallucination> None <Hallucination> Contradictory", None),
+        ("", None),
+    ],
+)
+def test_public_anah_annotations_are_read(annotation, verdict):
+    assert verdict_of(annotation) == verdict
+
+
+def test_a_topic_of_the_public_anah_data_set(tmp_path):
+    topic = {
+        "name": "Ada", "documents": ["Ada was a baker.", "She died in 1900."],
+        "selected_questions": ["Who?", "When?"],
+        "GPT3.5_answers_D": ["Ada baked. She sang.", "In 1900."],
+        "human_GPT3.5_answers_D_ann": [
+            ["<Hallucination> None", "<Hallucination> Unverifiable"],
+            ["<Hallucination> None", "<No Fact>"],
+        ],
+    }  # fmt: skip
+    labels, without = read_labels(written(tmp_path / "anah.jsonl", [topic]))
+    assert without == {"an answer with more or fewer sentences than annotations": 1}
+    [question] = as_questions(labels)
+    assert question["question"] == "Who?" and question["document"].endswith("1900.")
+    [candidate] = question["candidates"]
+    assert [s["label"] for s in candidate["sentences"]] == ["ok", "unverifiable"]
+    assert candidate["model"] == "GPT3.5_answers_D"
