@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from maskdpo_ray.engine.template import CLOCK
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.model_files import local_folder
 from maskdpo_ray.storage import open_file
@@ -108,6 +109,7 @@ def chat_model_identity(section: "ChatModelConfig", key: str) -> dict[str, str]:
         found["chat_template"] = file_digest(section.chat_template)
     if section.model:
         found["model"] = model_identity(section.model, section.revision, f"{key}.model")
+        found["clock"] = CLOCK.isoformat()  # what its chat template is told of the day
     return found
 
 

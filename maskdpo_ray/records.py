@@ -53,6 +53,7 @@ class Question(TypedDict):
     question: str
     document: str | None
     language: str  # "en" or "zh"
+    prompt_ids: NotRequired[list[int]]  # what the candidates were sampled from; of given ones, too
     candidates: list[Candidate]  # empty until sampled
 
 
@@ -212,6 +213,7 @@ QUESTION_SCHEMA = pa.schema(
         ("question", _STRING),
         ("document", _STRING),
         ("language", _STRING),
+        ("prompt_ids", _INTS),
         ("candidates", pa.list_(CANDIDATE)),
     ]
 )

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from maskdpo_ray.config.chat_template import ChatTemplateKwargs
 from maskdpo_ray.config.endpoint import AnnotatorEndpointConfig
 from maskdpo_ray.config.engine import Engine
 from maskdpo_ray.config.section import Content, Section
@@ -18,6 +19,9 @@ class ChatModelConfig(Section):
     """Branch, tag or commit on the hub."""
     chat_template: Content[str | None] = None
     """File with a Jinja chat template that replaces the tokenizer's own."""
+    chat_template_kwargs: ChatTemplateKwargs = {}
+    """Variables of the chat template, e.g. `{enable_thinking: false}`; the template must read
+    them. A server of `endpoint` is sent them."""
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     max_tokens: int = Field(default=512, ge=1)
     """Longest reply, in tokens."""

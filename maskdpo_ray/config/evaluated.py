@@ -6,6 +6,7 @@ from maskdpo_ray.config.endpoint import EndpointConfig
 from maskdpo_ray.config.engine import Engine
 from maskdpo_ray.config.inputs import ModelConfig
 from maskdpo_ray.config.section import Content, Section
+from maskdpo_ray.engine.arguments import refuse_other_tokenizer
 
 
 class EvaluatedConfig(ModelConfig):
@@ -26,10 +27,12 @@ class EvaluatedConfig(ModelConfig):
                 f"give path, endpoint or responses, one of them (got {' and '.join(given) or None})"
             )
         of_engine = ["revision", "dtype", "chat_template", "trust_remote_code", "engine"]
+        of_prompt = ("system_prompt", "chat_template_kwargs")
         if self.endpoint and (ignored := self.changed(*of_engine)):
             raise ValueError(f"the server of endpoint decides {', '.join(ignored)}: remove it here")
-        if self.responses and (ignored := self.changed(*of_engine, "system_prompt")):
+        if self.responses and (ignored := self.changed(*of_engine, *of_prompt)):
             raise ValueError(f"answers that exist need no {', '.join(ignored)}: remove it")
+        refuse_other_tokenizer(self.engine or {})
         return self
 
 

@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import field_validator
 
+from maskdpo_ray.config.chat_template import ChatTemplateKwargs
 from maskdpo_ray.config.section import Content, Section
 
 
@@ -25,6 +26,9 @@ class ModelConfig(Section):
     """Arithmetic of sampling, reference and training. The reference must use training's."""
     chat_template: Content[str | None] = None
     """File with a Jinja chat template that replaces the tokenizer's own."""
+    chat_template_kwargs: ChatTemplateKwargs = {}
+    """Variables of the chat template, e.g. `{enable_thinking: false}`; the template must read
+    them."""
     system_prompt: str | None = None
     trust_remote_code: bool = False
 

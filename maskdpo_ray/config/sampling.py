@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from maskdpo_ray.config.endpoint import EndpointConfig
 from maskdpo_ray.config.engine import Engine
 from maskdpo_ray.config.section import Section
+from maskdpo_ray.engine.arguments import refuse_other_tokenizer
 from maskdpo_ray.sampling.seeds import MAX_CANDIDATES
 
 
@@ -44,4 +45,5 @@ class SamplingConfig(Section):
         decoding = ("candidates", "temperature", "top_k", "top_p", "max_tokens", "endpoint")
         if self.source == "input" and (given := self.changed(*decoding)):
             raise ValueError(f"source 'input' samples nothing: remove {', '.join(given)}")
+        refuse_other_tokenizer(self.engine)
         return self

@@ -14,6 +14,7 @@ DECIDED_ELSEWHERE = {
     "revision": "the section's revision",
     "trust_remote_code": "the section's trust_remote_code",
     "data_parallel_size": "resources.*.actors (one engine an actor)",
+    "tokenizer_mode": "nothing: prompts are built with Transformers' tokenizer",
     "skip_tokenizer_init": "nothing: prompts need the tokenizer",
     "disable_log_stats": "nothing: the engine is measured from outside",
 }
@@ -34,6 +35,18 @@ def refuse_decided_elsewhere(given: Mapping[str, Any]) -> None:
     for name in given:
         if name in DECIDED_ELSEWHERE:
             raise UserError(f"engine argument {name!r} is decided by {DECIDED_ELSEWHERE[name]}")
+
+
+def refuse_other_tokenizer(given: Mapping[str, Any]) -> None:
+    """``refuse_decided_elsewhere`` of a model whose answers are learnt or measured: the engine must
+    have the tokenizer that pairs, training and export have."""
+    refuse_decided_elsewhere(given)
+    for name in ("tokenizer", "tokenizer_revision"):
+        if name in given:
+            raise UserError(
+                f"engine argument {name!r} would sample with another tokenizer than training has: "
+                "put the right tokenizer's files into the model's folder, and remove it"
+            )
 
 
 def check_engine_args(given: Mapping[str, Any], valid: Collection[str]) -> None:

@@ -1,29 +1,44 @@
 """Prompts, and the way back from token ids to text.
 
-Sampling, the reference, training and evaluation all build their prompts here, so that the policy
-is trained on exactly the ids it was sampled from (docs/design.md, contract 1).
+Sampling and evaluation build their prompts here. The ids that candidates were sampled from are
+stored with them and used by all that comes after, so that the policy is trained on exactly the ids
+it was sampled from (docs/design.md, contract 1).
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from maskdpo_ray.config import ModelConfig
-from maskdpo_ray.errors import RowRejected, UserError, first_line
+from maskdpo_ray.engine.template import (
+    NO_KWARGS,
+    Messages,
+    TemplateKwargs,
+    check_template,
+    check_unicode,
+    render,
+)
+from maskdpo_ray.engine.user_text import Disguise
+from maskdpo_ray.engine.vocabulary import control_tokens
+from maskdpo_ray.errors import UserError, first_line
 from maskdpo_ray.imports import lasting_imports
 from maskdpo_ray.model_files import local_folder
 
-Messages = list[dict[str, str]]  # {"role": "system" | "user" | "assistant", "content": text}
-
-# Templates of the Llama 3 family write today's date into the prompt unless they are given one.
-# A run that lasts over midnight, or is resumed another day, must build the same prompts.
-DATE = "26 Jul 2024"
+__all__ = ["Messages", "check_unicode"]
 
 
 def load_tokenizer(model: ModelConfig) -> Any:
     """The policy's tokenizer. Errors as ``open_tokenizer``."""
     if model.path is None:
         raise UserError("model.path is missing: a local folder or a hub id")
-    return open_tokenizer(model.path, model.revision, model.chat_template, model.trust_remote_code)
+    return open_tokenizer(
+        model.path,
+        model.revision,
+        model.chat_template,
+        model.trust_remote_code,
+        model.chat_template_kwargs,
+        system=bool(model.system_prompt),
+    )
 
 
 def open_tokenizer(
@@ -31,16 +46,21 @@ def open_tokenizer(
     revision: str | None = None,
     chat_template: str | None = None,
     trust_remote_code: bool = False,
+    template_kwargs: TemplateKwargs = NO_KWARGS,
+    *,
+    system: bool = False,
+    turns: bool = False,
 ) -> Any:
-    """A Hugging Face tokenizer.
+    """A Hugging Face tokenizer, its chat template tried out.
 
     Args:
         path: local folder, folder in an object store, or hub id.
         chat_template: file with a Jinja template that replaces the tokenizer's own.
+        template_kwargs, system, turns: what the run asks of the template (``check_template``).
 
     Raises:
         UserError: the model cannot be reached, has no usable tokenizer, or the template is
-            missing or broken.
+            missing, broken or loses what it is given.
     """
     with lasting_imports():
         from transformers import AutoTokenizer
@@ -61,21 +81,26 @@ def open_tokenizer(
             raise UserError(f"chat_template: no file at {chat_template}")
         tokenizer.chat_template = file.read_text(encoding="utf-8")
     if tokenizer.chat_template is not None:
-        prompt_token_ids(tokenizer, "?")
+        check_template(tokenizer, template_kwargs, system=system, turns=turns)
     return tokenizer
 
 
 def prompt_token_ids(
-    tokenizer: Any, question: str, *, system_prompt: str | None = None
+    tokenizer: Any,
+    question: str,
+    *,
+    system_prompt: str | None = None,
+    template_kwargs: TemplateKwargs = NO_KWARGS,
 ) -> list[int]:
     """The ids that a question becomes, up to the point where the assistant begins to speak.
 
     Raises:
         UserError: the tokenizer has no chat template, or the template fails.
-        RowRejected: ``not_unicode``, the question holds a lone surrogate.
+        RowRejected: ``not_unicode``, the question holds a lone surrogate; ``control_token``, it
+            spells one that this tokenizer cannot encode as text.
     """
     asked = conversation([{"role": "user", "content": question}], system_prompt)
-    return chat_token_ids(tokenizer, asked)
+    return chat_token_ids(tokenizer, asked, template_kwargs)
 
 
 def conversation(messages: Messages, system_prompt: str | None) -> Messages:
@@ -85,73 +110,65 @@ def conversation(messages: Messages, system_prompt: str | None) -> Messages:
     return [{"role": "system", "content": system_prompt}, *messages]
 
 
-def chat_token_ids(tokenizer: Any, messages: Messages) -> list[int]:
-    """The ids of a conversation and the header of the reply to come. Errors as above."""
-    return tokenizer.encode(chat_text(tokenizer, messages), add_special_tokens=False)
+def chat_token_ids(
+    tokenizer: Any,
+    messages: Messages,
+    template_kwargs: TemplateKwargs = NO_KWARGS,
+    encode: Callable[[str], list[int]] | None = None,
+) -> list[int]:
+    """The ids of a conversation and the header of the reply to come. Errors as above.
+
+    Args:
+        encode: a faster way to the tokenizer's ids of a text.
+    """
+    disguise = Disguise(tokenizer, messages)
+    rendered = chat_text(tokenizer, disguise.applied(messages), template_kwargs)
+    if disguise:
+        return disguise.encode(rendered)
+    return encode(rendered) if encode else tokenizer.encode(rendered, add_special_tokens=False)
 
 
-def chat_text(tokenizer: Any, messages: Messages) -> str:
+def chat_text(
+    tokenizer: Any, messages: Messages, template_kwargs: TemplateKwargs = NO_KWARGS
+) -> str:
     """A conversation and the header of the reply to come, as text. Errors as above."""
-    return _render(tokenizer, messages, reply=True)
+    return render(tokenizer, messages, reply=True, template_kwargs=template_kwargs)
 
 
-def end_of_turn_id(tokenizer: Any) -> int:
+def end_of_turn_id(tokenizer: Any, template_kwargs: TemplateKwargs = NO_KWARGS) -> int:
     """The token that ends an assistant's turn.
 
-    It is the special token that the chat template writes right after an assistant's text (Llama 3:
-    ``<|eot_id|>``); where the template writes none there, the tokenizer's end of sequence.
+    It is the first control token that the chat template writes after an assistant's text (Llama 3:
+    ``<|eot_id|>``), wherever it stands there (a line end may come before it); where the template
+    writes none, the tokenizer's end of sequence.
 
     Raises:
         UserError: there is neither.
     """
     text = "maskdpo"
     messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": text}]
-    closing = _render(tokenizer, messages, reply=False).rpartition(text)[2]
-    ids = tokenizer.encode(closing, add_special_tokens=False)
-    if ids and ids[0] in _special_ids(tokenizer):
-        return ids[0]
+    rendered = render(tokenizer, messages, reply=False, template_kwargs=template_kwargs)
+    closing = rendered.rpartition(text)[2]
+    control = set(control_tokens(tokenizer).values())
+    for token_id in tokenizer.encode(closing, add_special_tokens=False):
+        if token_id in control:
+            return token_id
     if tokenizer.eos_token_id is None:
         raise UserError("the tokenizer has no end of turn: give its chat_template one")
     return tokenizer.eos_token_id
 
 
+def answer_token_ids(tokenizer: Any, text: str) -> list[int]:
+    """Ids of a text as an answer, without the end of turn: such that decode to it, where there are
+    some. SentencePiece's decoder drops a space in front, which its encoder adds to a text that has
+    none: one more gives it back."""
+    for given in (text, f" {text}"):
+        ids = tokenizer.encode(given, add_special_tokens=False)
+        if response_text(tokenizer, ids) == text:
+            return ids
+    return tokenizer.encode(text, add_special_tokens=False)
+
+
 def response_text(tokenizer: Any, token_ids: list[int]) -> str:
     """The text of a response: special tokens left out, nothing cleaned up."""
     return tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-
-
-def check_unicode(text: str, what: str) -> None:
-    """Raise ``RowRejected`` when ``text`` cannot be written as UTF-8."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise RowRejected(
-            "not_unicode",
-            f"{what} holds a lone surrogate at character {error.start}: re-encode the input",
-        ) from None
-
-
-def _render(tokenizer: Any, messages: Messages, *, reply: bool) -> str:
-    if tokenizer.chat_template is None:
-        raise UserError(
-            f"the tokenizer of {tokenizer.name_or_path!r} has no chat template: "
-            "set chat_template in the model's section to a file with one"
-        )
-    import jinja2
-
-    for message in messages:
-        check_unicode(message["content"], f"the {message['role']}'s text")
-    try:
-        return tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=reply, date_string=DATE
-        )
-    except jinja2.TemplateError as error:
-        raise UserError(
-            f"the chat template of {tokenizer.name_or_path!r} fails: {first_line(error)}; "
-            "correct it or set chat_template in the model's section"
-        ) from None
-
-
-def _special_ids(tokenizer: Any) -> set[int]:
-    added = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    return added | set(tokenizer.all_special_ids)

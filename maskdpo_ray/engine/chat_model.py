@@ -4,8 +4,9 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from maskdpo_ray.engine.chat import Messages, chat_text, response_text
+from maskdpo_ray.engine.chat import Messages, chat_token_ids, end_of_turn_id, response_text
 from maskdpo_ray.engine.piecewise import PiecewiseEncoder
+from maskdpo_ray.engine.template import NO_KWARGS, TemplateKwargs
 
 if TYPE_CHECKING:
     from vllm import CompletionOutput
@@ -32,8 +33,16 @@ class ChatModel:
             what a constraint forbids: each token's is its share among the tokens allowed there.
     """
 
-    def __init__(self, engine: "Engine", max_tokens: int, probabilities: bool = False) -> None:
+    def __init__(
+        self,
+        engine: "Engine",
+        max_tokens: int,
+        probabilities: bool = False,
+        template_kwargs: TemplateKwargs = NO_KWARGS,
+    ) -> None:
         self._engine = engine
+        self._template_kwargs = template_kwargs
+        self._end = end_of_turn_id(engine.tokenizer, template_kwargs)
         self._max_tokens = max_tokens
         self._logprobs = 0 if probabilities else None  # of the sampled token, no others
         self._encode = PiecewiseEncoder(engine.tokenizer)
@@ -53,13 +62,16 @@ class ChatModel:
         params = SamplingParams(
             temperature=0,
             max_tokens=self._max_tokens,
+            stop_token_ids=[self._end],
             detokenize=False,
             logprobs=self._logprobs,
             structured_outputs=StructuredOutputsParams(choice=choices) if choices else None,
         )
-        prompt = self._encode(chat_text(self._engine.tokenizer, messages))
+        tokenizer = self._engine.tokenizer
+        prompt = chat_token_ids(tokenizer, messages, self._template_kwargs, self._encode)
         output = (await self._engine.generate(prompt, params))[0]
-        text = response_text(self._engine.tokenizer, list(output.token_ids))
+        # Not every tokenizer calls its end of turn special, and leaves it out of the text.
+        text = response_text(tokenizer, [i for i in output.token_ids if i != self._end])
         return Reply(text, output.finish_reason == "stop", _probability(output))
 
 

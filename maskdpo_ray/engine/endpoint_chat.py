@@ -9,6 +9,8 @@ from maskdpo_ray.engine.chat import Messages, check_unicode
 from maskdpo_ray.engine.chat_model import Reply
 from maskdpo_ray.engine.endpoint import Endpoint, try_out
 from maskdpo_ray.engine.refusal import RequestRefused
+from maskdpo_ray.engine.template import NO_KWARGS, TemplateKwargs
+from maskdpo_ray.engine.user_text import escaped
 from maskdpo_ray.errors import UserError
 
 PROBE = [{"role": "user", "content": "Is water wet?"}]
@@ -18,11 +20,14 @@ PROBE_CHOICES = ["yes", "no"]
 class ChatEndpoint:
     """Greedy replies of the served model, at most ``max_tokens`` long.
 
+    The server renders the prompt, so what looks like a control token in a message is ``escaped``.
+
     Args:
         constrain: how the server is told to keep to the choices: "vllm" by vLLM's own
             ``structured_outputs``, "json_schema" by OpenAI's ``response_format``, "none" not at
             all. Whatever it is told, a reply that is none of the choices is refused.
         probabilities: tell how probable each reply was, as the server's log-probabilities say.
+        template_kwargs: variables of the server's chat template.
     """
 
     def __init__(
@@ -31,11 +36,13 @@ class ChatEndpoint:
         max_tokens: int,
         constrain: Constrain | None,
         probabilities: bool = False,
+        template_kwargs: TemplateKwargs = NO_KWARGS,
     ) -> None:
         self._endpoint = endpoint
         self._max_tokens = max_tokens
         self._constrain = constrain
         self._asks = {"logprobs": True} if probabilities else {}
+        self._template_kwargs = dict(template_kwargs)
 
     async def reply(self, messages: Messages, choices: list[str] | None = None) -> Reply:
         """The reply to a conversation.
@@ -53,11 +60,11 @@ class ChatEndpoint:
         answer = await self._endpoint.ask(
             lambda client: client.chat.completions.create(
                 model=self._endpoint.model,
-                messages=messages,
+                messages=[{**each, "content": escaped(each["content"])} for each in messages],
                 temperature=0,
                 max_completion_tokens=self._max_tokens,
                 **self._asks,
-                **(self._constraint(choices) if choices else {}),
+                **self._more(choices),
             )
         )
         choice = answer.choices[0]
@@ -76,6 +83,13 @@ class ChatEndpoint:
                 "confidence=false, or use vLLM's server"
             )
         return math.exp(sum(token.logprob for token in choice.logprobs.content))
+
+    def _more(self, choices: list[str] | None) -> dict[str, Any]:
+        more = self._constraint(choices) if choices else {}
+        if self._template_kwargs:
+            told = {"chat_template_kwargs": self._template_kwargs}
+            more["extra_body"] = more.get("extra_body", {}) | told
+        return more
 
     def _constraint(self, choices: list[str]) -> dict[str, Any]:
         match self._constrain:
@@ -112,17 +126,19 @@ def open_chat(
     max_tokens: int,
     constrain: Constrain | None = None,
     probabilities: bool = False,
+    template_kwargs: TemplateKwargs = NO_KWARGS,
 ) -> ChatEndpoint:
     """A chat model behind a server that was tried out: reached, and asked as the run will ask it.
 
     Raises:
         UserError: see ``try_out``; also a server that does not heed the constraint.
     """
+    asked = (max_tokens, constrain, probabilities, template_kwargs)
     choices = PROBE_CHOICES if constrain in ("vllm", "json_schema") else None
 
     async def probe(endpoint: Endpoint, _: list[Any]) -> None:
-        await ChatEndpoint(endpoint, max_tokens, constrain, probabilities).reply(PROBE, choices)
+        await ChatEndpoint(endpoint, *asked).reply(PROBE, choices)
 
     knows = f", and does its server know constrain={constrain}" if choices else ""
     try_out(settings, probe, f"is it a chat model{knows}?")
-    return ChatEndpoint(Endpoint(settings), max_tokens, constrain, probabilities)
+    return ChatEndpoint(Endpoint(settings), *asked)

@@ -42,7 +42,8 @@ class TokenEndpoint:
         """Complete one prompt; ``params["n"]`` outputs, in order of their index.
 
         Args:
-            params: ``n``, ``seed``, ``temperature``, ``top_p``, ``top_k``, ``max_tokens``. Output
+            params: ``n``, ``seed``, ``temperature``, ``top_p``, ``top_k``, ``max_tokens``,
+                ``stop_token_ids``. Output
                 ``k`` is sampled with ``seed + k``.
 
         Raises:
@@ -67,6 +68,7 @@ class TokenEndpoint:
                     "top_k": params["top_k"],
                     "min_p": 0,
                     "repetition_penalty": 1,
+                    "stop_token_ids": params.get("stop_token_ids", []),
                     "return_token_ids": True,
                 },
             )

@@ -25,10 +25,11 @@ from maskdpo_ray.engine.arguments import (
     complete_engine_args,
     refuse_decided_elsewhere,
 )
-from maskdpo_ray.engine.chat import first_line, open_tokenizer
+from maskdpo_ray.engine.chat import open_tokenizer
 from maskdpo_ray.engine.logs import keep, log_to_file, native_output_to, tail
 from maskdpo_ray.engine.refusal import RequestRefused
-from maskdpo_ray.errors import UserError
+from maskdpo_ray.engine.template import NO_KWARGS, TemplateKwargs
+from maskdpo_ray.errors import UserError, first_line
 from maskdpo_ray.imports import lasting_imports
 from maskdpo_ray.model_files import local_folder
 
@@ -89,6 +90,7 @@ class Engine:
         seed: of what is sampled without a seed of its own (nothing here is).
         revision: of weights, configuration and tokenizer on the hub.
         chat_template: file with a Jinja template that replaces the tokenizer's own.
+        template_kwargs, system, turns: what prompts ask of it (``template.check_template``).
         engine_args: any argument of vLLM's engine; on CPU ``arguments.CPU_DEFAULTS`` apply below
             them. The engine takes ``OMP_NUM_THREADS`` threads on CPU, one where it is not set:
             several engines on one machine slow each other down otherwise.
@@ -106,6 +108,9 @@ class Engine:
         trust_remote_code: bool = False,
         revision: str | None = None,
         chat_template: str | None = None,
+        template_kwargs: TemplateKwargs = NO_KWARGS,
+        system: bool = False,
+        turns: bool = False,
         **engine_args: Any,
     ) -> None:
         self._log = log_to_file()
@@ -129,6 +134,9 @@ class Engine:
             args.get("tokenizer_revision") or revision,
             chat_template,
             trust_remote_code,
+            template_kwargs,
+            system=system,
+            turns=turns,
         )
         args |= {"model": model, "dtype": dtype, "seed": seed, "revision": revision}
         args |= {"trust_remote_code": trust_remote_code, "disable_log_stats": True}

@@ -240,10 +240,10 @@ def pair_count(stages: Stages) -> int:
     return stages.pair().store.manifest()["counts"]["out"]
 
 
-def other_model(path: str) -> dict[str, str | None]:
+def other_model(path: str) -> dict[str, Any]:
     """What of the model section changes where it is another: what is told of the first is not of
     it."""
-    return {"path": path, "revision": None, "chat_template": None}
+    return {"path": path, "revision": None, "chat_template": None, "chat_template_kwargs": {}}
 
 
 def named(option: str, text: str) -> tuple[str, str]:

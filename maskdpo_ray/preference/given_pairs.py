@@ -4,18 +4,19 @@ from functools import cached_property
 
 from maskdpo_ray.config import ModelConfig, PreferenceConfig
 from maskdpo_ray.engine.chat import (
+    answer_token_ids,
     chat_token_ids,
     conversation,
     end_of_turn_id,
-    first_line,
     load_tokenizer,
     response_text,
 )
-from maskdpo_ray.errors import RowRejected, UserError
+from maskdpo_ray.engine.vocabulary import special_ids
+from maskdpo_ray.errors import RowRejected, UserError, first_line
 from maskdpo_ray.preference.processor import check_context
 from maskdpo_ray.preference.select import token_digest
-from maskdpo_ray.preference.token_spans import MaskError, Span, special_ids, token_spans
-from maskdpo_ray.preference.weights import truncate
+from maskdpo_ray.preference.token_spans import MaskError, Span, token_spans
+from maskdpo_ray.preference.weights import silent_at_end, truncate
 from maskdpo_ray.records import (
     NO_SENTENCE,
     LearntSpan,
@@ -90,11 +91,14 @@ class GivenPairs:
 
     def _chat_ids(self, messages: list[Message]) -> list[int]:
         try:
-            return chat_token_ids(self.tokenizer, conversation(messages, self.model.system_prompt))
+            asked = conversation(messages, self.model.system_prompt)
+            return chat_token_ids(self.tokenizer, asked, self.model.chat_template_kwargs)
         except UserError as error:
             if self.tokenizer.chat_template is None:
                 raise
             raise RowRejected("prompt_refused", str(error)) from None
+        except RowRejected:
+            raise
         except Exception as error:  # a template is a program: roles that it does not foresee
             raise RowRejected(
                 "prompt_refused", f"the chat template fails on its messages: {first_line(error)}"
@@ -102,14 +106,13 @@ class GivenPairs:
 
     @cached_property
     def _end(self) -> int:
-        return end_of_turn_id(self.tokenizer)
+        return end_of_turn_id(self.tokenizer, self.model.chat_template_kwargs)
 
     def _side(self, row: WeightedPair, name: str, room: int) -> Side:
         given = row[name]
         response, ids = given["response"], given["token_ids"]
         if ids is None:
-            encoded = self.tokenizer.encode(response, add_special_tokens=False)
-            ids = [*encoded, self._end]
+            ids = [*answer_token_ids(self.tokenizer, response), self._end]
             spelled = response_text(self.tokenizer, ids)
             fits = spelled == response
         else:
@@ -162,8 +165,8 @@ class GivenPairs:
         written = token_spans(self.tokenizer, ids, spelled)
         owners = span_owners(written, response, spans)
         weights = [0.0 if owner == NO_SENTENCE else spans[owner]["weight"] for owner in owners]
-        for number, (start, end) in enumerate(written):
-            weights[number] = self._outside if start == end else weights[number]
+        for number in range(len(written) - silent_at_end(written), len(written)):
+            weights[number] = self._outside
         correct = None
         if spans and spans[0]["correct"] is not None:
             correct = [0.0 if owner == NO_SENTENCE else spans[owner]["correct"] for owner in owners]

@@ -1,7 +1,7 @@
 """The ``pair`` stage: annotated candidates in, one preference pair out."""
 
 from maskdpo_ray.config import ModelConfig, PreferenceConfig
-from maskdpo_ray.engine.chat import load_tokenizer, prompt_token_ids
+from maskdpo_ray.engine.chat import load_tokenizer
 from maskdpo_ray.errors import RowRejected, UserError
 from maskdpo_ray.model_files import local_folder
 from maskdpo_ray.preference.select import build_pair
@@ -10,7 +10,7 @@ from maskdpo_ray.training.model import longest_input
 
 
 class PairBuilder:
-    """Builds pairs with the policy's own tokenizer and prompts.
+    """Builds pairs with the policy's own tokenizer, behind the prompts that were sampled from.
 
     Args:
         selected: ids of the questions that may give a pair; all may by default.
@@ -35,10 +35,7 @@ class PairBuilder:
         if self.selected is not None and row["id"] not in self.selected:
             return not_selected(row["id"], self.preference)
         try:
-            prompt_ids = prompt_token_ids(
-                self.tokenizer, row["question"], system_prompt=self.model.system_prompt
-            )
-            return build_pair(row, self.tokenizer, prompt_ids, self.preference)
+            return build_pair(row, self.tokenizer, row["prompt_ids"], self.preference)
         except RowRejected as rejected:
             return rejected
 

@@ -5,11 +5,15 @@ the policy did not choose the tokenizer's own segmentation, and a mask shifted f
 """
 
 import json
-from functools import lru_cache
+import re
+from collections.abc import Callable
+from functools import lru_cache, partial
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 
+from maskdpo_ray.engine.vocabulary import is_known, special_ids
 from maskdpo_ray.errors import RowRejected
 
 Span = tuple[int, int]
@@ -25,11 +29,12 @@ def token_spans(tokenizer: Any, token_ids: list[int], response: str) -> list[Spa
     A token that holds a part of a character spans that whole character, and so does each of its
     other tokens: their spans are equal or overlap. Bytes that are no UTF-8 are spanned by the
     U+FFFD they became. Tokens that write nothing (end of turn and other special tokens, ids beyond
-    the vocabulary) get an empty span where they stand.
+    the vocabulary, a space before the text that SentencePiece's decoder drops) get an empty span
+    where they stand.
 
     Args:
-        tokenizer: a Hugging Face tokenizer. Byte-level BPE is read byte by byte, any other by
-            decoding a sliding window.
+        tokenizer: a Hugging Face tokenizer. Byte-level BPE and SentencePiece's byte fallback are
+            read byte by byte, any other by decoding a sliding window.
         token_ids: as sampled; any segmentation of the text will do.
         response: their text, as ``engine.chat.response_text`` decodes it.
 
@@ -40,28 +45,26 @@ def token_spans(tokenizer: Any, token_ids: list[int], response: str) -> list[Spa
         MaskError: ``mask_text_differs``, the tokens do not spell ``response`` to the character.
     """
     special = special_ids(tokenizer)
-    written = [i for i in token_ids if i not in special]
-    spell = _spans_by_bytes if _is_byte_level(tokenizer) else _spans_by_window
-    spans = iter(spell(tokenizer, written, response))
+    writes = [i not in special and is_known(tokenizer, i) for i in token_ids]
+    written = [i for i, of_text in zip(token_ids, writes, strict=True) if of_text]
+    spans = iter(_spelling(tokenizer)(tokenizer, written, response))
     result: list[Span] = []
     position = 0
-    for i in token_ids:
-        span = (position, position) if i in special else next(spans)
+    for of_text in writes:
+        span = next(spans) if of_text else (position, position)
         result.append(span)
         position = span[1]
     return result
 
 
 @lru_cache(maxsize=16)
-def special_ids(tokenizer: Any) -> frozenset[int]:
-    """What ``skip_special_tokens`` leaves out."""
-    return frozenset(i for i, token in tokenizer.added_tokens_decoder.items() if token.special)
-
-
-@lru_cache(maxsize=16)
-def _is_byte_level(tokenizer: Any) -> bool:
+def _spelling(tokenizer: Any) -> Callable[[Any, list[int], str], list[Span]]:
     decoder = getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)
-    return decoder is not None and json.loads(decoder.__getstate__())["type"] == "ByteLevel"
+    state = json.loads(decoder.__getstate__()) if decoder is not None else {"type": None}
+    if state["type"] == "ByteLevel":
+        return _spans_by_bytes
+    strip = _stripped_by_fallback(state)
+    return _spans_by_window if strip is None else partial(_spans_by_fallback, strip=strip)
 
 
 def _differs(response: str, spelled: str) -> MaskError:
@@ -99,7 +102,11 @@ def _token_bytes(token: str) -> bytes:
 
 def _spans_by_bytes(tokenizer: Any, token_ids: list[int], response: str) -> list[Span]:
     name = tokenizer.backend_tokenizer.id_to_token
-    pieces = [_token_bytes(name(i) or "") for i in token_ids]
+    return _spans_of_bytes([_token_bytes(name(i)) for i in token_ids], response)
+
+
+def _spans_of_bytes(pieces: list[bytes], response: str) -> list[Span]:
+    """Spans of tokens that stand for these bytes."""
     data = b"".join(pieces)
     spelled = data.decode(errors="replace")
     if spelled != response:
@@ -130,6 +137,58 @@ def _character_begins(data: bytes) -> np.ndarray:
             begins[start:position] = False
             begins[start] = True
     return begins
+
+
+# -- byte fallback (Llama 2, Gemma, Mistral) ------------------------------------------------------
+
+_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+Strip = tuple[int, int]
+
+
+def _stripped_by_fallback(decoder: dict[str, Any]) -> Strip | None:
+    """How many spaces a decoder of SentencePiece's kind drops at either end of a text; None for
+    any other decoder."""
+    match decoder.get("decoders"):
+        case [
+            {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+            {"type": "ByteFallback"},
+            {"type": "Fuse"},
+            *rest,
+        ]:
+            match rest:
+                case []:
+                    return 0, 0
+                case [{"type": "Strip", "content": " ", "start": start, "stop": stop}]:
+                    return start, stop
+    return None
+
+
+def _spans_by_fallback(
+    tokenizer: Any, token_ids: list[int], response: str, strip: Strip
+) -> list[Span]:
+    """A run of byte tokens is decoded as a whole; where it is no UTF-8, each becomes a U+FFFD."""
+    names = map(tokenizer.backend_tokenizer.id_to_token, token_ids)
+    names = [name.replace("▁", " ") for name in names]
+    pieces: list[bytes] = []
+    for in_bytes, run in groupby(names, lambda name: bool(_BYTE.fullmatch(name))):
+        of_run = [bytes.fromhex(name[3:5]) if in_bytes else name.encode() for name in run]
+        try:
+            b"".join(of_run).decode()
+        except UnicodeDecodeError:
+            of_run = ["\ufffd".encode()] * len(of_run)
+        pieces += of_run
+    text = b"".join(pieces).decode()
+    dropped, dropped_behind = (
+        min(limit, len(text) - len(left))
+        for limit, left in zip(strip, (text.lstrip(" "), text.rstrip(" ")), strict=True)
+    )
+    kept = text[dropped : max(dropped, len(text) - dropped_behind)]
+    if kept != response:
+        raise _differs(response, kept)
+    return [
+        tuple(min(max(edge - dropped, 0), len(response)) for edge in span)
+        for span in _spans_of_bytes(pieces, text)
+    ]
 
 
 # -- any other tokenizer ------------------------------------------------------------------------

@@ -18,8 +18,9 @@ SideName = Literal["chosen", "rejected"]
 def token_weights(
     owners: list[int], sentences: list[Sentence], side: SideName, settings: PreferenceConfig
 ) -> list[float]:
-    """Weight of every token of one side of a pair: that of its sentence; tokens that stand in no
-    sentence weigh one on both sides, or nothing (``eos``).
+    """Weight of every token of one side of a pair: that of its sentence. The end of turn, which
+    stands in none, weighs one on both sides, or nothing (``eos``); what writes nothing before the
+    end (the space that Llama 2 puts before a text) weighs nothing.
 
     Args:
         owners: sentence of every token (:func:`owning_sentences`).
@@ -27,8 +28,14 @@ def token_weights(
     Raises:
         MaskError, ValueError: as :func:`sentence_weights`.
     """
-    outside = 1.0 if settings.eos == "keep" else 0.0
-    return spread(sentence_weights(sentences, side, settings), owners, outside)
+    weights = spread(sentence_weights(sentences, side, settings), owners)
+    ends = next((n for n, owner in enumerate(reversed(owners)) if owner != NO_SENTENCE), 0)
+    return weights[: len(owners) - ends] + [1.0 if settings.eos == "keep" else 0.0] * ends
+
+
+def silent_at_end(spans: list[Span]) -> int:
+    """How many tokens end the turn: those behind the last that writes something."""
+    return next((n for n, (start, end) in enumerate(reversed(spans)) if start < end), 0)
 
 
 def sentence_weights(
@@ -49,9 +56,9 @@ def sentence_weights(
     return values
 
 
-def spread(values: list[float], owners: list[int], outside: float = 0.0) -> list[float]:
-    """The value of its sentence for every token; ``outside`` for those that stand in none."""
-    return [outside if owner == NO_SENTENCE else values[owner] for owner in owners]
+def spread(values: list[float], owners: list[int]) -> list[float]:
+    """The value of its sentence for every token; zero for those that stand in none."""
+    return [0.0 if owner == NO_SENTENCE else values[owner] for owner in owners]
 
 
 def owning_sentences(spans: list[Span], response: str, sentences: list[Sentence]) -> list[int]:

@@ -11,6 +11,8 @@ from maskdpo_ray.config import EndpointConfig
 from maskdpo_ray.engine.chat import check_unicode, end_of_turn_id
 from maskdpo_ray.engine.endpoint import Endpoint, try_out
 from maskdpo_ray.engine.refusal import RequestRefused
+from maskdpo_ray.engine.template import NO_KWARGS, TemplateKwargs
+from maskdpo_ray.engine.user_text import escaped
 from maskdpo_ray.errors import RowRejected
 from maskdpo_ray.records import Candidate, Question
 from maskdpo_ray.sampling.sampler import Decoding
@@ -28,6 +30,7 @@ class ChatSampler:
     An answer that the server kept back is an empty one.
 
     Args:
+        template_kwargs: variables of the server's chat template.
         seed: the run's; candidate ``k`` is asked for with ``question_seed + k``.
         tokenizer: the policy's, which tells how long answers are; None where there is no policy.
     """
@@ -39,12 +42,15 @@ class ChatSampler:
         *,
         seed: int,
         system_prompt: str | None = None,
+        template_kwargs: TemplateKwargs = NO_KWARGS,
         tokenizer: Any = None,
     ) -> None:
         self._endpoint = endpoint
         self._decoding = decoding
         self._seed = seed
         self._system = [{"role": "system", "content": system_prompt}] if system_prompt else []
+        told = {"chat_template_kwargs": dict(template_kwargs)} if template_kwargs else {}
+        self._told = told
         self._tokenizer = tokenizer
         self._end = tokenizer and end_of_turn_id(tokenizer)
 
@@ -78,9 +84,9 @@ class ChatSampler:
         answer = await self._endpoint.ask(
             lambda client: client.chat.completions.create(
                 model=self._endpoint.model,
-                messages=[*self._system, {"role": "user", "content": question}],
+                messages=[*self._system, {"role": "user", "content": escaped(question)}],
                 max_completion_tokens=self._decoding.max_tokens,
-                **(self._sampled(seed) if seed is not None else {"temperature": 0}),
+                **self._how(seed),
             )
         )
         choice = answer.choices[0]
@@ -88,12 +94,15 @@ class ChatSampler:
         finish = "length" if choice.finish_reason == "length" else "stop"
         return choice.message.content or kept_back, finish
 
-    def _sampled(self, seed: int) -> dict[str, Any]:
+    def _how(self, seed: int | None) -> dict[str, Any]:
         decoding = self._decoding
-        parameters = {"seed": seed, "temperature": decoding.temperature, "top_p": decoding.top_p}
-        # Not of OpenAI's API: servers that know it take it beside the rest.
-        more = {"extra_body": {"top_k": decoding.top_k}} if decoding.top_k else {}
-        return {**parameters, **more}
+        parameters: dict[str, Any] = {"temperature": 0}
+        more = dict(self._told)  # not of OpenAI's API: servers that know it take it beside the rest
+        if seed is not None:
+            parameters = {"temperature": decoding.temperature, "top_p": decoding.top_p}
+            parameters["seed"] = seed
+            more |= {"top_k": decoding.top_k} if decoding.top_k else {}
+        return parameters | ({"extra_body": more} if more else {})
 
     def _candidate(self, index: int, seed: int | None, text: str, finish: str) -> Candidate:
         ids = []

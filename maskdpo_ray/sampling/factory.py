@@ -22,7 +22,6 @@ def build_sampler(
     Raises:
         UserError: the engine does not start, or the tokenizer has no chat template.
     """
-    from maskdpo_ray.engine.chat import prompt_token_ids
     from maskdpo_ray.engine.engine import start_engine
     from maskdpo_ray.sampling.sampler import Sampler
 
@@ -34,10 +33,16 @@ def build_sampler(
         trust_remote_code=model.trust_remote_code,
         revision=model.revision,
         chat_template=model.chat_template,
+        template_kwargs=model.chat_template_kwargs,
+        system=bool(model.system_prompt),
     )
-    prompt_token_ids(started.tokenizer, "?", system_prompt=model.system_prompt)
     return Sampler(
-        started, decoding, model=model.path, seed=seed, system_prompt=model.system_prompt
+        started,
+        decoding,
+        model=model.path,
+        seed=seed,
+        system_prompt=model.system_prompt,
+        template_kwargs=model.chat_template_kwargs,
     )
 
 
@@ -52,18 +57,17 @@ def build_endpoint_sampler(
     Raises:
         UserError: the endpoint will not do, or the tokenizer has no chat template.
     """
-    from maskdpo_ray.engine.chat import load_tokenizer, prompt_token_ids
+    from maskdpo_ray.engine.chat import load_tokenizer
     from maskdpo_ray.engine.endpoint_tokens import open_tokens
     from maskdpo_ray.sampling.endpoint import EndpointSampler
 
-    tokenizer = load_tokenizer(model)
-    prompt_token_ids(tokenizer, "?", system_prompt=model.system_prompt)
     return EndpointSampler(
-        open_tokens(endpoint, tokenizer),
+        open_tokens(endpoint, load_tokenizer(model)),
         decoding,
         model=endpoint.model,
         seed=seed,
         system_prompt=model.system_prompt,
+        template_kwargs=model.chat_template_kwargs,
     )
 
 
@@ -73,6 +77,7 @@ def build_chat_sampler(
     seed: int,
     system_prompt: str | None,
     measure: ModelConfig | None,
+    template_kwargs: dict[str, Any] | None = None,
 ) -> "ChatSampler":
     """Ask a chat model behind ``endpoint`` for texts that are only examined.
 
@@ -91,13 +96,14 @@ def build_chat_sampler(
         decoding,
         seed=seed,
         system_prompt=system_prompt,
+        template_kwargs=template_kwargs or {},
         tokenizer=load_tokenizer(measure) if measure else None,
     )
 
 
 def build_given(model: ModelConfig) -> "GivenCandidates":
-    """Take the candidates that the rows bring, in the policy's token ids."""
+    """Take the candidates that the rows bring, in the policy's token ids and behind its prompts."""
     from maskdpo_ray.engine.chat import load_tokenizer
     from maskdpo_ray.sampling.given import GivenCandidates
 
-    return GivenCandidates(load_tokenizer(model))
+    return GivenCandidates(load_tokenizer(model), model.system_prompt, model.chat_template_kwargs)

@@ -2,13 +2,20 @@
 
 from typing import Any
 
-from maskdpo_ray.engine.chat import check_unicode, end_of_turn_id, response_text
+from maskdpo_ray.engine.chat import (
+    answer_token_ids,
+    check_unicode,
+    end_of_turn_id,
+    prompt_token_ids,
+    response_text,
+)
+from maskdpo_ray.engine.template import NO_KWARGS, TemplateKwargs
 from maskdpo_ray.errors import RowRejected
 from maskdpo_ray.records import Candidate, Question
 
 
 class GivenCandidates:
-    """Fills in the token ids of candidates whose texts are in the row.
+    """Fills in the token ids of candidates whose texts are in the row, and those of the prompt.
 
     A sampled answer ends with the end-of-turn token, so a given one does too: the special token
     that the chat template writes after an assistant's text (``engine.chat.end_of_turn_id``).
@@ -20,9 +27,15 @@ class GivenCandidates:
     out a candidate without ids. A row with fewer than two usable candidates is rejected.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        system_prompt: str | None = None,
+        template_kwargs: TemplateKwargs = NO_KWARGS,
+    ) -> None:
         self._tokenizer = tokenizer
-        self._end = end_of_turn_id(tokenizer)
+        self._prompt = {"system_prompt": system_prompt, "template_kwargs": template_kwargs}
+        self._end = end_of_turn_id(tokenizer, template_kwargs)
 
     async def __call__(self, rows: list[Question]) -> list[Question | RowRejected]:
         return [self._fill(row) for row in rows]
@@ -31,6 +44,7 @@ class GivenCandidates:
         try:
             for i, given in enumerate(row["candidates"]):
                 check_unicode(given["response"], f"candidate {i} of question {row['id']!r}")
+            prompt = prompt_token_ids(self._tokenizer, row["question"], **self._prompt)
         except RowRejected as rejected:
             return rejected
         candidates = [self.candidate(i, given) for i, given in enumerate(row["candidates"])]
@@ -42,11 +56,12 @@ class GivenCandidates:
                 "the input and a pair needs 2: give more, with texts that the policy's tokenizer "
                 "can encode and decode without change",
             )
-        return {**row, "candidates": candidates}
+        return {**row, "prompt_ids": prompt, "candidates": candidates}
 
     def candidate(self, index: int, given: dict[str, Any]) -> Candidate:
         response = given["response"]
-        token_ids = list(given.get("token_ids") or []) or self._encode(response)
+        token_ids = list(given.get("token_ids") or [])
+        token_ids = token_ids or [*answer_token_ids(self._tokenizer, response), self._end]
         usable = bool(token_ids) and response_text(self._tokenizer, token_ids) == response
         return {
             "index": index,
@@ -58,6 +73,3 @@ class GivenCandidates:
             "decoding": "input",
             "sentences": list(given.get("sentences") or []) if usable else [],
         }
-
-    def _encode(self, response: str) -> list[int]:
-        return [*self._tokenizer.encode(response, add_special_tokens=False), self._end]

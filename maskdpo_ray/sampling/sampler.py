@@ -4,8 +4,9 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from maskdpo_ray.engine.chat import prompt_token_ids, response_text
+from maskdpo_ray.engine.chat import end_of_turn_id, prompt_token_ids, response_text
 from maskdpo_ray.engine.refusal import RequestRefused
+from maskdpo_ray.engine.template import NO_KWARGS, TemplateKwargs
 from maskdpo_ray.errors import RowRejected, UserError
 from maskdpo_ray.records import Candidate, Question
 from maskdpo_ray.sampling.seeds import MAX_CANDIDATES, question_seed
@@ -49,7 +50,8 @@ class Sampler:
 
     The ``index`` of a candidate is its position; sampled candidate ``k`` (counted from 0 without
     the greedy one) has seed ``question_seed + k`` and can be sampled again alone with it.
-    ``token_ids`` are exactly what the engine sampled, the end-of-turn token included.
+    ``token_ids`` are exactly what the engine sampled, the end-of-turn token included, and
+    ``prompt_ids`` of the row what it sampled them from.
     """
 
     def __init__(
@@ -60,12 +62,16 @@ class Sampler:
         model: str,
         seed: int,
         system_prompt: str | None = None,
+        template_kwargs: TemplateKwargs = NO_KWARGS,
     ) -> None:
         self._engine = engine
         self._decoding = decoding
         self._model = model
         self._seed = seed
         self._system_prompt = system_prompt
+        self._template_kwargs = template_kwargs
+        # The engine knows the end of a sequence; a template may end a turn with another token.
+        self._stop = [end_of_turn_id(engine.tokenizer, template_kwargs)]
 
     async def __call__(self, rows: list[Question]) -> list[Question | RowRejected]:
         return await asyncio.gather(*map(self._sample, rows))
@@ -83,12 +89,15 @@ class Sampler:
             return RowRejected("refused_by_engine", f"question {row['id']!r}: {error}")
         outputs = [output for group in groups for output in group]
         candidates = [self._candidate(row["id"], i, output) for i, output in enumerate(outputs)]
-        return {**row, "candidates": candidates}
+        return {**row, "prompt_ids": prompt, "candidates": candidates}
 
     def prompt(self, row: Question) -> list[int]:
         """Prompt ids of a question, checked to leave room for an answer."""
         prompt = prompt_token_ids(
-            self._engine.tokenizer, row["question"], system_prompt=self._system_prompt
+            self._engine.tokenizer,
+            row["question"],
+            system_prompt=self._system_prompt,
+            template_kwargs=self._template_kwargs,
         )
         if len(prompt) >= self._engine.max_model_len:
             raise RowRejected(
@@ -107,10 +116,12 @@ class Sampler:
             "top_k": self._decoding.top_k,
             "top_p": self._decoding.top_p,
             "max_tokens": self._decoding.max_tokens,
+            "stop_token_ids": self._stop,
         }
 
     def _greedy(self) -> dict[str, Any]:
-        return {"temperature": 0, "max_tokens": self._decoding.max_tokens}
+        decoding = {"temperature": 0, "max_tokens": self._decoding.max_tokens}
+        return {**decoding, "stop_token_ids": self._stop}
 
     def _request(self, decoding: dict[str, Any]) -> "SamplingParams | dict[str, Any]":
         """What the engine's ``generate`` takes for a decoding."""

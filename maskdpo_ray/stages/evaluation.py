@@ -88,6 +88,7 @@ class Evaluation(Training):
         settings = {
             "policy": policy.identity,
             "system_prompt": further.system_prompt,
+            "chat_template_kwargs": further.chat_template_kwargs,
             "decoding": vars(decoding),
             "seed": self.config.seed,
             "tokenizer": self._measure and self.base.identity,
@@ -99,6 +100,7 @@ class Evaluation(Training):
             self.config.seed,
             further.system_prompt,
             self._measure,
+            further.chat_template_kwargs,
         )
         pool = self.config.resources.sampler.model_copy(update={"gpus": 0})  # it only asks
         return StreamStage(self._answers(policy, settings), build, pool)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from maskdpo_ray.config import ModelConfig
+from maskdpo_ray.engine.template import CLOCK
 from maskdpo_ray.identity import file_digest
 
 
@@ -26,4 +27,4 @@ class Policy:
 def settings_of(model: ModelConfig) -> dict[str, Any]:
     """What of a model section changes answers, beside the weights."""
     template = model.chat_template and file_digest(model.chat_template)
-    return model.decides() | {"chat_template": template}
+    return model.decides() | {"chat_template": template, "clock": CLOCK.isoformat()}

@@ -442,6 +442,7 @@ def test_a_server_that_cannot_sample_token_ids_ends_the_start(serve, tokenizer, 
 def test_all_that_decides_a_token_is_sent_and_no_more_than_the_context_holds(serve, tokenizer):
     scripted = serve(completed(token_ids=[5]))
     params = {"n": 1, "seed": 7, "temperature": 0.8, "top_k": 40, "top_p": 1.0, "max_tokens": 16}
+    params["stop_token_ids"] = [2]
 
     async def ask():
         async with Endpoint(settings(scripted)) as endpoint:

@@ -3,7 +3,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from real_tokenizers import sentencepiece_tokenizer as sentencepiece
 
+from maskdpo_ray.config import PreferenceConfig
 from maskdpo_ray.preference.token_spans import MaskError, token_spans
+from maskdpo_ray.preference.weights import owning_sentences, token_weights
 
 TEXT = "Zoë 🎉 她出生于伦敦。 naïve\n\nEnd."
 
@@ -93,6 +95,43 @@ def test_spans_of_a_text_in_three_scripts(name, request):
         piece = response_text(tokenizer, [i])
         if "\ufffd" not in piece:  # tokens of whole characters can be checked one by one
             assert piece.strip() == TEXT[start:end].strip()
+
+
+def test_a_space_that_the_decoder_drops_is_no_end_of_turn(
+    sentencepiece_tokenizer,
+):
+    ids = [sentencepiece_tokenizer.convert_tokens_to_ids("▁")]
+    ids += sentencepiece_tokenizer.convert_tokens_to_ids(["<0xE5>", "<0x96>", "<0x86>"])
+    ids += [sentencepiece_tokenizer.eos_token_id]
+    assert response_text(sentencepiece_tokenizer, ids) == "喆"
+    spans = token_spans(sentencepiece_tokenizer, ids, "喆")
+    assert spans == [(0, 0), *[(0, 1)] * 3, (1, 1)]
+    sentences = [{"start": 0, "end": 1, "verdict": "contradictory", "detail": ""}]
+    owners = owning_sentences(spans, "喆", sentences)
+    settings = PreferenceConfig(eos="keep")
+    assert token_weights(owners, sentences, "chosen", settings) == [0, 0, 0, 0, 1]
+    assert token_weights(owners, sentences, "rejected", settings) == [0, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("text", ["\ufffd喆", "a\ufffd喆b", "喆\ufffd", "\ufffd\ufffd喆 x"])
+def test_a_replacement_character_that_is_meant(text, sentencepiece_tokenizer):
+    ids = sentencepiece_tokenizer.encode(text, add_special_tokens=False)
+    assert response_text(sentencepiece_tokenizer, ids) == text
+    spans = token_spans(sentencepiece_tokenizer, ids, text)
+    assert_covers(spans, text)
+    # Three bytes each, none of them a letter of the vocabulary.
+    assert spans[-3:] == [(len(text) - 1, len(text))] * 3 or text[-1] in "bx"
+
+
+def test_ids_beyond_a_sentencepiece_vocabulary_keep_their_pair(sentencepiece_tokenizer):
+    plain = sentencepiece_tokenizer.encode("She was", add_special_tokens=False)
+    spans = token_spans(sentencepiece_tokenizer, plain, "She was")
+    for beyond in (len(sentencepiece_tokenizer), 10**6):
+        ids = [beyond, *plain[:2], beyond, *plain[2:], beyond]
+        assert response_text(sentencepiece_tokenizer, ids) == "She was"
+        end = spans[1][1]
+        around = [(0, 0), *spans[:2], (end, end), *spans[2:], (7, 7)]
+        assert token_spans(sentencepiece_tokenizer, ids, "She was") == around
 
 
 @pytest.mark.parametrize("response", ["hi there", "hi", "hi!", "Hi!!", "", "hi\u200b!"])

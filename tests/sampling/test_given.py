@@ -1,4 +1,5 @@
 import asyncio
+import copy
 
 import models
 import pytest
@@ -7,6 +8,7 @@ from maskdpo_ray.config import ModelConfig
 from maskdpo_ray.engine.chat import end_of_turn_id, response_text
 from maskdpo_ray.errors import RowRejected
 from maskdpo_ray.sampling.factory import build_given
+from maskdpo_ray.sampling.given import GivenCandidates
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +44,15 @@ def test_a_text_that_does_not_come_back_keeps_its_place_without_ids(given):
     assert [bool(c["token_ids"]) for c in out["candidates"]] == [True, False, True]
     assert [c["index"] for c in out["candidates"]] == [0, 1, 2]
     assert out["candidates"][1]["response"] == "She said <|end|> twice."
+
+
+@pytest.mark.parametrize("text", [" Ada was.", "  Ada", " ", "\n Ada", "Ada ", "   她"])
+def test_an_answer_that_begins_with_a_space_keeps_it(text, sentencepiece_tokenizer):
+    tokenizer = copy.deepcopy(sentencepiece_tokenizer)
+    tokenizer.chat_template = models.CHAT_TEMPLATE
+    candidate = GivenCandidates(tokenizer).candidate(0, {"response": text})
+    assert candidate["token_ids"][-1] == sentencepiece_tokenizer.eos_token_id
+    assert response_text(sentencepiece_tokenizer, candidate["token_ids"]) == text
 
 
 def test_labels_of_an_unusable_candidate_go_with_its_ids(given):

@@ -1,6 +1,8 @@
 """Sampling for real: a tiny Llama on CPU."""
 
 import asyncio
+import copy
+from types import SimpleNamespace
 
 import models
 import pyarrow as pa
@@ -103,6 +105,27 @@ def test_greedy_is_the_most_likely_token_of_the_model_itself(engine):
     with torch.no_grad():
         logits = model(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1]
     assert logits.argmax(-1).tolist() == response
+
+
+def test_the_ids_that_were_sampled_from_stay_with_the_row(engine):
+    row = asyncio.run(sampler(engine, system_prompt="Be brief.")([question(0)]))[0]
+    asked = {"system_prompt": "Be brief."}
+    assert row["prompt_ids"] == prompt_token_ids(engine.tokenizer, row["question"], **asked)
+
+
+def test_a_turn_ends_where_the_template_ends_it(engine):
+    """Its end of turn is not the end of sequence that the engine knows."""
+    tokenizer = copy.deepcopy(engine.tokenizer)
+    tokenizer.chat_template = models.CHAT_TEMPLATE.replace("<|end|>", "\n<|pad|>\n")
+    other = SimpleNamespace(
+        tokenizer=tokenizer, generate=engine.generate, max_model_len=engine.max_model_len
+    )
+    hot = Decoding(candidates=64, temperature=2.0, top_k=0, top_p=1.0, max_tokens=32)
+    row = asyncio.run(sampler(other, hot)([question(0)]))[0]
+    end = tokenizer.convert_tokens_to_ids("<|pad|>")
+    ended = [c["token_ids"] for c in row["candidates"] if end in c["token_ids"]]
+    assert ended and all(ids.index(end) == len(ids) - 1 for ids in ended)
+    assert all(c["finish_reason"] == "stop" for c in row["candidates"] if end in c["token_ids"])
 
 
 def test_a_prompt_that_is_too_long_leaves_with_numbers_and_remedy(engine):

@@ -92,7 +92,7 @@ class AnahAnnotator(ChatAnnotator):
     @classmethod
     def build(cls, settings: AnahSettings, world: Folder | None) -> AnahAnnotator:
         templates = read_anah_templates(settings.templates)  # first: an engine takes long to start
-        return cls(chat_model(settings), templates)
+        return cls(chat_model(settings, turns=True), templates)
 
     async def verdict(self, question: Question, sentence: str) -> Verdict:
         """Verdict on one sentence.

@@ -37,7 +37,11 @@ def build_factscore(settings: FactScoreConfig, scratch: Folder) -> "FactExaminer
     knowledge = Knowledge(local_file(settings.knowledge))
     index = _indexer(settings)
     replies = Replies(scratch)
-    models = {key: Remembering(chat_model(of), key, replies) for key, of in settings.models.items()}
+    shown = bool(settings.demonstrations)  # as earlier turns
+    models = {
+        key: Remembering(chat_model(of, turns=shown and key == "writer"), key, replies)
+        for key, of in settings.models.items()
+    }
     return FactExaminer(
         FactWriter(models["writer"], wording, settings.demonstrations),
         Verifier(models.get("verifier", models["writer"]), wording),
