@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _knowledge(given.out, given.pages)
         if given.verb == "annotators":
             return _annotators()
-        if given.verb == "labels":
+        if given.verb == "import-labels":
             from maskdpo_ray.review.command import write_questions
 
             write_questions(given.files, given.out)
@@ -160,7 +160,7 @@ def _add_review(verbs: Any) -> None:
     )
     _add_common(review)
     text = "labels that people gave, as questions for judge-check: docs/review.md"
-    labels = verbs.add_parser("labels", help=text, description=text)
+    labels = verbs.add_parser("import-labels", help=text, description=text)
     labels.add_argument("out", metavar="OUT.jsonl", help="the questions to write")
     labels.add_argument(
         "files",

@@ -68,10 +68,12 @@ def _found(name: str) -> type[Annotator]:
 
 
 def _of_module(module: Any) -> type[Annotator]:
-    """The annotator that a module defines."""
+    """The annotator that a module defines, the first of several; a class without a call is none."""
     classes = [each for each in vars(module).values() if isclass(each)]
-    here = (each for each in classes if each.__module__ == module.__name__)
-    return next(each for each in here if issubclass(each, Annotator))
+    here = [each for each in classes if each.__module__ == module.__name__]
+    of_ours = (each for each in here if issubclass(each, Annotator))
+    calls = ("verdict", "verdicts", "processor")
+    return next(each for each in of_ours if any(call in vars(each) for call in calls))
 
 
 def _imported(place: str) -> Any:

@@ -1,4 +1,4 @@
-"""``maskdpo review`` and ``maskdpo labels``."""
+"""``maskdpo review`` and ``maskdpo import-labels``."""
 
 import heapq
 from collections.abc import Iterable, Iterator

@@ -122,7 +122,7 @@ def test_labelled_answers_are_questions_for_judge_check(rows, tmp_path):
     for row, label in zip(rows, ("contradictory", "ok", "nofact"), strict=True):
         row["label"] = label
     file, out = written(tmp_path / "review.jsonl", rows), tmp_path / "labelled.jsonl"
-    assert main(["labels", str(out), file]) == 0
+    assert main(["import-labels", str(out), file]) == 0
     [(_, row)] = read_questions(out)
     assert (row["id"], row["topic"], row["document"]) == ("q1", "Ada", "Ada lived.")
     [candidate] = row["candidates"]
@@ -155,7 +155,7 @@ def test_two_labels_of_one_sentence_are_refused_and_order_is_no_difference(rows,
 def test_what_is_no_label_is_named(rows, row, words, tmp_path, capsys):
     given = {**rows[0], **row} if "label" in row else row
     file = written(tmp_path / "r.jsonl", [given])
-    assert main(["labels", str(tmp_path / "out.jsonl"), file]) == 2
+    assert main(["import-labels", str(tmp_path / "out.jsonl"), file]) == 2
     assert words in capsys.readouterr().err
 
 
