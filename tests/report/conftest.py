@@ -64,7 +64,11 @@ def parts() -> dict:
         "run": "runs/sample-0",
         "seed": 0,
         "versions": {"maskdpo-ray": "0.1.0", "ray": "2.60.0"},
-        "config": {"run_dir": "runs/sample-0", "training": {"beta": 0.1}},
+        "config": {
+            "run_dir": "runs/sample-0",
+            "data": {"format": "questions"},
+            "training": {"beta": 0.1},
+        },
         "manifests": MANIFESTS,
         "systems": {name: scores for name, (scores, _) in scored.items()},
         "best": {name: best for name, (_, best) in scored.items()},
