@@ -95,7 +95,7 @@ def test_one_candidate_is_refused_with_the_reason():
         ({"annotation": {"annotator": "anah"}}, "annotation: model or endpoint is missing"),
         (
             {"annotation": {"annotator": "closed_world", "model": "m"}},
-            "of annotator anah and judge",
+            "it is of annotator anah and ",
         ),
         ({"annotation": {"annotator": "labels"}}, "set sampling.source=input"),
         ({"world": None}, "model.path is missing"),
@@ -128,7 +128,7 @@ def test_one_candidate_is_refused_with_the_reason():
         ({"sampling": {"source": "input"}}, "the closed world brings no answers"),
         (
             {"annotation": {"annotator": "closed_world", "max_tokens": 9}},
-            "of annotator anah and judge",
+            "it is of annotator anah and ",
         ),
         (
             {"annotation": {"annotator": "closed_world", "confidence": True}},
