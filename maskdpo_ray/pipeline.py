@@ -21,7 +21,9 @@ from maskdpo_ray.report.table import (
     factscore_table,
     judges_table,
     labels_table,
+    short_form_table,
     systems_table,
+    win_rate_table,
 )
 from maskdpo_ray.report.write import write_report
 from maskdpo_ray.rundir import StageStore
@@ -145,11 +147,9 @@ def evaluate(stages: Stages) -> None:
             stream(stages, finished(stages.answered(policy)), stages.evaluate(policy))
         else:
             stream(stages, stages.questions("test"), stages.answer(policy), stages.evaluate(policy))
-        # A stream is a chain: who judges the same answers again comes after the first examiner.
-        for judge in stages.judges:
-            stream(stages, finished(stages.answered(policy)), stages.evaluate(policy, judge))
-        if stages.config.evaluation.factscore:
-            stream(stages, finished(stages.answered(policy)), stages.factscore(policy))
+        # A stream is a chain: who examines the same answers again comes after the first examiner.
+        for examination in stages.examinations(policy):
+            stream(stages, finished(stages.answered(policy)), examination)
 
 
 def evaluate_and_report(stages: Stages) -> None:
@@ -205,6 +205,10 @@ def report(stages: Stages) -> None:
         print(f"\n{labels_table(made)}")
     if made["factscore"]:
         print(f"\n{factscore_table(made)}")
+    if made["win_rate"]:
+        print(f"\n{win_rate_table(made)}")
+    if made["short_form"]:
+        print(f"\n{short_form_table(made)}")
 
 
 def stream(stages: Stages, source: StageStore, *graph: StreamStage) -> None:

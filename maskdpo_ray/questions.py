@@ -71,6 +71,15 @@ def read_questions(
         raise UserError(f"{source} holds no question")
 
 
+def row_id(record: dict[str, Any], place: str) -> str:
+    """The id under which a record becomes a question.
+
+    Raises:
+        UserError: as ``read_questions``.
+    """
+    return _writable(_checked(record, place)["id"])
+
+
 def _checked(record: dict[str, Any], place: str) -> dict[str, Any]:
     """The record with an id and a topic, its texts known to be texts."""
     optional = ("topic", "document", "language")

@@ -163,6 +163,39 @@ class FactRow(TypedDict):
     answers: list[ExaminedAnswer]
 
 
+class DuelRow(TypedDict):
+    """A question and which of two answers a judge preferred."""
+
+    id: str
+    topic: str
+    question: str
+    response: str  # of the system
+    base_response: str
+    shown_first: str  # "win", "loss", "tie" or "error": the system's answer stood first
+    shown_second: str  # the same where it stood second
+    detail: str  # JSON: both replies
+
+
+class GradedAnswer(TypedDict):
+    """A short answer, graded by reference answers."""
+
+    index: int  # position among the candidates of its question
+    decoding: str  # "sampled" or "greedy"
+    response: str
+    grade: str  # "correct", "incorrect", "not_attempted" or "error"
+    detail: str  # the judge's raw reply; empty without a judge
+
+
+class GradedRow(TypedDict):
+    """A question, its reference answers, and the grades of the answers to it."""
+
+    id: str
+    topic: str
+    question: str
+    references: list[str]
+    answers: list[GradedAnswer]
+
+
 class Rejected(TypedDict):
     """A row that left the graph: kept beside the output, counted under ``reason``."""
 
@@ -286,6 +319,26 @@ FACT_SCHEMA = pa.schema(
         ("question", _STRING),
         ("language", _STRING),
         ("answers", pa.list_(EXAMINED_ANSWER)),
+    ]
+)
+_DUEL = ("id", "topic", "question", "response", "base_response", "shown_first", "shown_second")
+DUEL_SCHEMA = pa.schema([(name, _STRING) for name in (*_DUEL, "detail")])
+GRADED_ANSWER = pa.struct(
+    [
+        ("index", pa.int32()),
+        ("decoding", _STRING),
+        ("response", _STRING),
+        ("grade", _STRING),
+        ("detail", _STRING),
+    ]
+)
+GRADED_SCHEMA = pa.schema(
+    [
+        ("id", _STRING),
+        ("topic", _STRING),
+        ("question", _STRING),
+        ("references", pa.list_(_STRING)),
+        ("answers", pa.list_(GRADED_ANSWER)),
     ]
 )
 # ``id`` is the pair's digest; log-probs for every token of the response, whatever its weight.

@@ -161,7 +161,11 @@ def test_the_policy_judges_by_default_what_another_model_has_judged(reader, mask
     other = models.build_tiny_llama(tmp_path / "other", context=2048, layers=4, seed=1)
     engine = {"max_model_len": 2048, "kv_cache_memory_bytes": 2**26}
     questions = [{"topic": f"t{n}", "question": f"Where was person {n} born?"} for n in range(4)]
+    questions = [{**each, "id": each["topic"], "answers": ["Selby"]} for each in questions]
     (tmp_path / "test.jsonl").write_text("\n".join(map(json.dumps, questions)))
+    given = [{"id": f"t{n}", "response": "In Selby, in 1890."} for n in range(4)]
+    (tmp_path / "given.jsonl").write_text("\n".join(map(json.dumps, given)))
+    judge = {"model": other, "dtype": "float32", "engine": engine}
     tree = {
         "run_dir": str(tmp_path / "run"),
         "systems": {},
@@ -175,7 +179,14 @@ def test_the_policy_judges_by_default_what_another_model_has_judged(reader, mask
             "templates": "closed_book",
             "engine": engine,
         },
-        "evaluation": {"samples": 2, "best_of_n": [1], "max_tokens": 24},
+        "evaluation": {
+            "samples": 2,
+            "best_of_n": [1],
+            "max_tokens": 24,
+            "models": {"given": {"responses": str(tmp_path / "given.jsonl")}},
+            "win_rate": judge,
+            "short_form": {"judge": judge},
+        },
     }
     (tmp_path / "c.yaml").write_text(json.dumps(tree))
     printed = maskdpo("evaluate", tmp_path / "c.yaml")
@@ -186,3 +197,11 @@ def test_the_policy_judges_by_default_what_another_model_has_judged(reader, mask
     assert judge["systems"]["base"]["sampled"]["errors"] == 0
     assert judge["systems"]["base"]["agreement"]["sentences"] >= 12
     assert f"policy: judge {reader}" in printed and "only one examiner" not in printed
+    # An untrained judge prefers at random, but says one of the words, in both orders.
+    won = made["win_rate"]["given"]
+    assert (won["questions"], won["errors"], set(made["win_rate"])) == (4, 0, {"given"})
+    assert won["wins"] + won["losses"] + won["ties"] == 4
+    graded = made["short_form"]
+    assert graded["given"]["greedy"]["answers"] == graded["base"]["greedy"]["answers"] == 4
+    assert "answers that a judge prefers to the base's" in printed
+    assert "by reference answers" in printed

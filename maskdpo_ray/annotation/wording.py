@@ -102,6 +102,16 @@ def check_wording(
         )
 
 
+def check_choices(words: Any, place: str, names: Collection[str]) -> None:
+    """Raise ``UserError`` unless ``words`` gives each of the names a word of its own."""
+    if not isinstance(words, dict) or set(words) != set(names):
+        raise UserError(f"{place} must give a word each for {', '.join(names)}")
+    if not all(isinstance(word, str) and word.strip() for word in words.values()):
+        raise UserError(f"{place}: each needs a word; quote yes, no, on and off")
+    if len(set(words.values())) < len(words):
+        raise UserError(f"{place}: two share a word")
+
+
 def fill(wording: str, values: Mapping[str, str]) -> str:
     """Put values in place of placeholders, in one pass: braces inside a value stay as they are."""
     return PLACEHOLDER.sub(lambda match: values[match[1]], wording)

@@ -19,8 +19,10 @@ from maskdpo_ray.config.preference import PreferenceConfig
 from maskdpo_ray.config.resources import PoolConfig, ResourcesConfig, WorkersConfig
 from maskdpo_ray.config.run import Config
 from maskdpo_ray.config.sampling import SamplingConfig
+from maskdpo_ray.config.short_form import ShortFormConfig
 from maskdpo_ray.config.topics import TopicsConfig
 from maskdpo_ray.config.training import LoraConfig, TrackingConfig, TrainingConfig
+from maskdpo_ray.config.win_rate import WinRateConfig
 from maskdpo_ray.config.yaml_text import parse_yaml
 
 __all__ = [
@@ -42,11 +44,13 @@ __all__ = [
     "PreferenceConfig",
     "ResourcesConfig",
     "SamplingConfig",
+    "ShortFormConfig",
     "SourceConfig",
     "SplitConfig",
     "TopicsConfig",
     "TrackingConfig",
     "TrainingConfig",
+    "WinRateConfig",
     "WorkersConfig",
     "WorldConfig",
     "apply_override",

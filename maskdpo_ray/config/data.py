@@ -18,6 +18,8 @@ class ColumnsConfig(Section):
     document: str = "document"
     language: str = "language"
     candidates: str = "candidates"
+    answers: str = "answers"
+    """Reference answers, of `evaluation.short_form`: a text, or a list of texts."""
 
     @model_validator(mode="before")
     @classmethod

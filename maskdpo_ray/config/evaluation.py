@@ -8,6 +8,8 @@ from maskdpo_ray.config.annotation import AnyAnnotation
 from maskdpo_ray.config.evaluated import EvaluatedConfig, check_names
 from maskdpo_ray.config.factscore import FactScoreConfig
 from maskdpo_ray.config.section import Report, Section
+from maskdpo_ray.config.short_form import ShortFormConfig
+from maskdpo_ray.config.win_rate import WinRateConfig
 
 
 def _facts(value: Any) -> Any:
@@ -40,6 +42,10 @@ class EvaluationConfig(Section):
     """Further models, servers and given answers, by name: evaluated beside base and systems."""
     factscore: FactScoreConfig | None = None
     """FActScore of the same answers, beside the sentence score."""
+    win_rate: WinRateConfig | None = None
+    """A judge that prefers a system's answers, or the base's."""
+    short_form: ShortFormConfig | None = None
+    """Grades of the same answers by reference answers, where the questions have some."""
 
     @model_validator(mode="after")
     def _enough_samples(self) -> "EvaluationConfig":

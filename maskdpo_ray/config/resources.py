@@ -83,6 +83,8 @@ class ResourcesConfig(Section):
     sampler: PoolConfig = PoolConfig()
     annotator: PoolConfig = PoolConfig()
     factscore: PoolConfig = PoolConfig()
+    win_rate: PoolConfig = PoolConfig()
+    short_form: PoolConfig = PoolConfig()
     pair: PoolConfig = PoolConfig(cpus=0.5)
     reference: PoolConfig = PoolConfig()
     training: WorkersConfig = WorkersConfig()

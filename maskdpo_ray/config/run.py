@@ -235,6 +235,31 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _references(self) -> "Config":
+        if self.evaluation.short_form and self.world is not None:
+            raise ValueError(
+                "evaluation.short_form reads reference answers, and the world's questions have "
+                "none: remove it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _compared(self) -> "Config":
+        if self.evaluation.win_rate is None:
+            return self
+        if not self.has_policy:
+            raise ValueError(
+                "evaluation.win_rate compares with the base, and there is none: give model.path, "
+                "or remove it"
+            )
+        if not (self.systems or self.evaluation.models):
+            raise ValueError(
+                "evaluation.win_rate has nothing to hold against the base: give systems or "
+                "evaluation.models, or remove it"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _systems(self) -> "Config":
         for name in self.systems:
             if name == "base" or not name.isidentifier():
@@ -286,6 +311,13 @@ class Config(Section):
             *(("sampler", other.engine or {}) for other in self.evaluation.models.values()),
             *((pool, getattr(annotation, "engine", {})) for annotation, pool in self._annotations),
             ("factscore", self.evaluation.factscore.engine if self.evaluation.factscore else {}),
+            ("win_rate", self.evaluation.win_rate.engine if self.evaluation.win_rate else {}),
+            (
+                "short_form",
+                self.evaluation.short_form.judge.engine
+                if self.evaluation.short_form and self.evaluation.short_form.judge
+                else {},
+            ),
         ):
             parallel, gpus = parallel_size(engine), getattr(self.resources, pool).gpus
             if parallel > 1 and gpus != parallel:

@@ -28,6 +28,8 @@ def build_report(
     human_labels: Mapping[str, Mapping[str, Any]],
     not_scored: Mapping[str, str],
     factscore: Mapping[str, Mapping[str, Any]],
+    win_rate: Mapping[str, Mapping[str, Any]],
+    short_form: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Put a report together.
 
@@ -44,6 +46,8 @@ def build_report(
         not_scored: by name, why an evaluated system has no score.
         factscore: by name, ``{decoding: F}`` (``evaluation.factscore.score``), F with
             ``unknown_topics`` or, where there is no score, with ``not_scored`` alone.
+        win_rate: by name, as ``evaluation.win_rate.score`` makes it.
+        short_form: by name and decoding, as ``evaluation.short_form.score`` makes it.
 
     Returns:
         The report. ``pairs.dropped`` counts, by reason, every training question that gave no
@@ -73,6 +77,8 @@ def build_report(
         "judges": {name: dict(judge) for name, judge in judges.items()},
         "human_labels": {name: dict(examiners) for name, examiners in human_labels.items()},
         "factscore": {name: dict(scores) for name, scores in factscore.items()},
+        "win_rate": {name: dict(found) for name, found in win_rate.items()},
+        "short_form": {name: dict(scores) for name, scores in short_form.items()},
         "best_of_n": {name: dict(result["macro"]) for name, result in best.items()},
         "best_of_n_detail": {name: dict(result) for name, result in best.items()},
         "seconds": {name: manifest.get("seconds", 0.0) for name, manifest in stages.items()},

@@ -4,7 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from maskdpo_ray.report.silence import BASE
-from maskdpo_ray.report.table import Table, detail_rows, factscore_rows, system_rows
+from maskdpo_ray.report.table import (
+    Table,
+    detail_rows,
+    factscore_rows,
+    short_form_rows,
+    system_rows,
+    win_rate_rows,
+)
 
 
 def evaluation_text(report: Mapping[str, Any], system: str) -> str | None:
@@ -20,6 +27,10 @@ def evaluation_text(report: Mapping[str, Any], system: str) -> str | None:
     lines += _markdown(_of(system, detail_rows(report))) + [""]
     if report["factscore"]:
         lines += _markdown(_of(system, factscore_rows(report))) + [""]
+    if system in report["win_rate"]:
+        lines += _markdown(_of(system, win_rate_rows(report)), names=1) + [""]
+    if system in report["short_form"]:
+        lines += _markdown(_of(system, short_form_rows(report))) + [""]
     lines.append(
         "Score: percent of correct sentences, those without a fact among them; facts only: without "
         "them. `report.json` and `report.html` of the run hold all of it."
@@ -31,6 +42,6 @@ def _of(system: str, table: Table) -> Table:
     return [table[0], *(row for row in table[1:] if row[0] in (BASE, system))]
 
 
-def _markdown(table: Table) -> list[str]:
-    rule = ["---", "---", *["---:"] * (len(table[0]) - 2)]
+def _markdown(table: Table, names: int = 2) -> list[str]:
+    rule = [*["---"] * names, *["---:"] * (len(table[0]) - names)]
     return [f"| {' | '.join(row)} |" for row in (table[0], rule, *table[1:])]

@@ -12,7 +12,9 @@ from maskdpo_ray.report.table import (
     factscore_rows,
     judge_rows,
     score_rows,
+    short_form_rows,
     stage_rows,
+    win_rate_rows,
 )
 
 CURVES = {
@@ -62,6 +64,8 @@ def render_html(
         },
         best_of_n=best_of_n_rows(report),
         factscore=factscore_rows(report) if report["factscore"] else None,
+        win_rate=win_rate_rows(report) if report["win_rate"] else None,
+        short_form=short_form_rows(report) if report["short_form"] else None,
         stages=stage_rows(report),
         training_plot=_training_plot(curves) if curves else None,
         best_plot=_best_plot(best) if best else None,

@@ -129,6 +129,38 @@ def factscore_rows(report: Mapping[str, Any]) -> Table:
     return rows
 
 
+def win_rate_rows(report: Mapping[str, Any]) -> Table:
+    """The win rate against the base, over all answers and over those of similar length."""
+    counts = ["wins", "losses", "ties", "disagreements", "errors"]
+    header = ["system", "win rate", "95 %", "similar length", "95 %", "of", *counts, "first"]
+    rows = [header]
+    for name, found in report["win_rate"].items():
+        rows.append(
+            [
+                name,
+                *_percent(found, "win_rate", "ci95"),
+                *_percent(found["similar"], "win_rate", "ci95"),
+                str(found["similar"]["questions"]),
+                *(str(found[key]) for key in counts),
+                _mean(found["first_preferred"], 0),
+            ]
+        )
+    return rows
+
+
+def short_form_rows(report: Mapping[str, Any]) -> Table:
+    """Short answers by their reference answers, as SimpleQA scores them."""
+    scores = {"accuracy": "accuracy", "given_attempted": "given attempted", "f": "F"}
+    counts = ["correct", "incorrect", "not_attempted", "errors"]
+    header = ["system", "answers", *(cell for name in scores.values() for cell in (name, "95 %"))]
+    rows = [[*header, *(name.replace("_", " ") for name in counts)]]
+    for name, decodings in report["short_form"].items():
+        for decoding, score in decodings.items():
+            cells = [cell for key in scores for cell in _percent(score, key, f"{key}_ci95")]
+            rows.append([name, decoding, *cells, *(str(score[key]) for key in counts)])
+    return rows
+
+
 def stage_rows(report: Mapping[str, Any]) -> Table:
     """What came into every stage, went out, was rejected and why; and seconds."""
     rows = [["stage", "in", "out", "seconds", "rejected"]]
@@ -185,6 +217,16 @@ def best_of_n_table(report: Mapping[str, Any]) -> str:
 def factscore_table(report: Mapping[str, Any]) -> str:
     """FActScore as aligned text."""
     return aligned(factscore_rows(report))
+
+
+def win_rate_table(report: Mapping[str, Any]) -> str:
+    """Win rates as aligned text."""
+    return "answers that a judge prefers to the base's\n" + aligned(win_rate_rows(report))
+
+
+def short_form_table(report: Mapping[str, Any]) -> str:
+    """Short answers as aligned text."""
+    return "by reference answers\n" + aligned(short_form_rows(report), names=2)
 
 
 def labels_table(report: Mapping[str, Any]) -> str:

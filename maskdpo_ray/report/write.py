@@ -10,6 +10,8 @@ from maskdpo_ray.annotation.calls import count_calls
 from maskdpo_ray.engine.chat import load_tokenizer, response_text
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.evaluation.factscore.score import factscore
+from maskdpo_ray.evaluation.short_form.score import short_form_score
+from maskdpo_ray.evaluation.win_rate.score import win_rate
 from maskdpo_ray.preference.token_spans import MaskError, token_spans
 from maskdpo_ray.progress import say
 from maskdpo_ray.records import Pair, is_correct
@@ -80,6 +82,8 @@ def write_report(stages: "Stages") -> dict[str, Any]:
         human_labels=_labelled(stages, not_scored) if config.evaluates else {},
         not_scored=not_scored,
         factscore=factscores,
+        win_rate=_win_rates(stages, not_scored),
+        short_form=_short_forms(stages, not_scored),
     )
     training = {
         stages.trained(*each).name: _metrics(stages.train(*each)) for each in stages.trainings()
@@ -201,6 +205,41 @@ def _factscores(stages: "Stages", store: "StageStore") -> dict[str, dict[str, An
 def _asks(config: "Config") -> bool:
     """Whether the verdicts on the candidates were asked for."""
     return config.annotation is not None and config.annotation.annotator != "labels"
+
+
+def _win_rates(stages: "Stages", not_scored: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """Of every system but the base; why one has none goes to ``not_scored``."""
+    evaluation, found = stages.config.evaluation, {}
+    for policy in stages.policies() if evaluation.win_rate else []:
+        if policy == stages.base or not (store := stages.win_rate(policy).store).complete:
+            continue
+        try:
+            found[policy.name] = win_rate(
+                store.rows(),
+                evaluation.win_rate.length_ratio,
+                resamples=evaluation.bootstrap,
+                seed=stages.config.seed,
+            )
+        except UserError as error:
+            not_scored[f"{policy.name} against the base"] = _unscored(error, store)
+    return found
+
+
+def _short_forms(stages: "Stages", not_scored: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """Of every system by decoding; why one has none goes to ``not_scored``."""
+    evaluation, found = stages.config.evaluation, {}
+    for policy in stages.policies() if evaluation.short_form else []:
+        if not (store := stages.short_form(policy).store).complete:
+            continue
+        rows = list(store.rows())
+        options = {"resamples": evaluation.bootstrap, "seed": stages.config.seed}
+        for decoding in evaluation.short_form.decodings:
+            try:
+                score = short_form_score(rows, decoding, **options)
+                found.setdefault(policy.name, {})[decoding] = score
+            except UserError as error:
+                not_scored[f"{policy.name}, short answers,"] = _unscored(error, store)
+    return found
 
 
 def _manifest(store: "StageStore", asks: bool) -> dict[str, Any]:

@@ -89,7 +89,7 @@ class Inputs:
             "sha256": source.digest(),
             "limit": data.limit,
             "format": data.format if split == "train" else "questions",
-            "columns": source.columns,
+            "columns": {ours: name for ours, name in source.columns.items() if ours != "answers"},
             "split": data.split and data.split.model_dump(),
         }
         schema = WEIGHTED_SCHEMA if split == "train" and data.weighted else QUESTION_SCHEMA

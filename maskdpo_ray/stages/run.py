@@ -1,11 +1,11 @@
 """All the stages of one run."""
 
 from maskdpo_ray.rundir import StageStore
-from maskdpo_ray.stages.evaluation import Evaluation
+from maskdpo_ray.stages.further import Further
 from maskdpo_ray.stages.policy import Policy
 
 
-class Stages(Evaluation):
+class Stages(Further):
     """The stages of one run: its inputs, its training and its evaluation."""
 
     def stores(self) -> list[StageStore]:
@@ -29,7 +29,5 @@ class Stages(Evaluation):
                 if self.config.first_examiner is None:
                     continue
                 made.append(self.evaluate(policy).store)
-                made += [self.evaluate(policy, judge).store for judge in self.judges]
-                if self.config.evaluation.factscore:
-                    made.append(self.factscore(policy).store)
+                made += [stage.store for stage in self.examinations(policy)]
         return made

@@ -76,6 +76,8 @@ def parts() -> dict:
         "human_labels": {},
         "not_scored": {},
         "factscore": {},
+        "win_rate": {},
+        "short_form": {},
     }
 
 

@@ -122,7 +122,7 @@ def test_hostile_text_stays_text(text):
         run=text,
         seed=0,
         versions={text: text},
-        config={text: text},
+        config={"data": {"format": "questions"}, text: text},
         manifests=[
             {"stage": "pair", "counts": {"in": 1, "out": 0, "rejected": {text: 1}}, "seconds": 0}
         ],
@@ -132,6 +132,8 @@ def test_hostile_text_stays_text(text):
         human_labels={},
         not_scored={},
         factscore={},
+        win_rate={},
+        short_form={},
     )
     page = Page(render_html(report, {}, [{"question": text, "chosen": side, "rejected": side}]))
     assert page.answers == [text, text]

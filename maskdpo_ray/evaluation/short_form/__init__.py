@@ -1,0 +1,1 @@
+"""Short answers: correct, incorrect or not attempted, by reference answers."""
