@@ -201,6 +201,8 @@ def test_one_candidate_is_refused_with_the_reason():
         ({"systems": {"a": {"packing": False}}}, "set training.packing"),
         ({"systems": {"a": {"preset": [1]}}}, "systems.a.preset: Input should be"),
         ({"training": {"eval_every": 5}}, "set holdout, or remove it"),
+        ({"training": {"sample_tokens": 5}}, "sample_tokens: nothing is sampled: set sample_every"),
+        ({"training": {"sample_every": 0}}, "greater than or equal to 1"),
         ({"training": {"betas": [0.9, 1.5]}}, "training.betas.1: Input should be less than 1"),
         ({"training": {"deepspeed": {"data_types": {}}}}, "gradients add up in float32"),
         ({"training": {"deepspeed": {"stage": 3}}}, "'stage' has no effect here; known: zero_opt"),

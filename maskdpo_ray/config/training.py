@@ -184,6 +184,15 @@ class TrainingConfig(Section):
     """Share of the topics whose pairs are not learnt from but examined (`eval/` metrics)."""
     eval_every: How[int] = Field(default=50, ge=1)
     """Optimizer steps between examinations of the pairs held out; the last step has one too."""
+    sample_every: How[int | None] = Field(default=None, ge=1)
+    """Optimizer steps between looks at what the policy in training says (`samples/` metrics); it is
+    asked before the first step and after the last, too. Never, if left out."""
+    sample_questions: How[int] = Field(default=4, ge=1)
+    """Prompts that it answers: of pairs held out, or else of those that are learnt from."""
+    sample_tokens: How[int] = Field(default=256, ge=1)
+    """Longest of these answers, in tokens."""
+    sample_temperature: How[float] = Field(default=0.0, ge=0)
+    """Of these answers; 0 is greedy."""
 
     @model_validator(mode="before")
     @classmethod
@@ -233,6 +242,9 @@ class TrainingConfig(Section):
     def _nothing_ignored(self) -> "TrainingConfig":
         if not self.holdout and self.changed("eval_every"):
             raise ValueError("eval_every examines pairs held out: set holdout, or remove it")
+        sampling = self.changed("sample_questions", "sample_tokens", "sample_temperature")
+        if self.sample_every is None and sampling:
+            raise ValueError(f"{sampling[0]}: nothing is sampled: set sample_every, or remove it")
         if self.anchor_weight and self.mask == "none":
             raise ValueError(
                 "anchor_weight holds correct sentences up, and mask=none knows none: set mask="

@@ -15,6 +15,7 @@ A row says what is learnt, token by token; nobody selects or judges anything:
 Weights lie between 0 and 1. Without spans and weights every token weighs one.
 """
 
+import difflib
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -32,6 +33,11 @@ from maskdpo_ray.rundir import fingerprint
 
 T = TypeVar("T")
 ALIGNED = ("weights", "owners", "correct")  # of an answer: a number for each token id
+WEIGHING = (
+    "weight",
+    *(f"{side}_{key}" for side in ("chosen", "rejected") for key in (*ALIGNED, "spans")),
+)
+OF_PUBLIC_PAIRS = ("chosen_item", "rejected_item")
 LARGEST = 2**31 - 1  # token ids and offsets are stored in 32 bits
 
 
@@ -47,6 +53,7 @@ def from_weighted(record: Mapping[str, Any], row_id: str, place: str) -> Weighte
     """
     given = {key: value for key, value in record.items() if value is not None}
     try:
+        _check_keys(given)
         messages, prompt_ids = _prompt(given)
         sides = [_side(given, name) for name in ("chosen", "rejected")]
         weight = _number(given.get("weight", 1.0), "weight")
@@ -97,6 +104,15 @@ def to_weighted(pair: Pair, prompt: list[Message] | None) -> dict[str, Any]:
 
 
 # -- what a record holds ------------------------------------------------------------------------
+
+
+def _check_keys(given: Mapping[str, Any]) -> None:
+    """Other keys are left alone, but a weight under a name that is nearly right would be lost."""
+    for key in given.keys() - set(WEIGHING):
+        if key in OF_PUBLIC_PAIRS:
+            raise ValueError(f"{key!r} is of pairs in the published form: set data.format=pairs")
+        if near := difflib.get_close_matches(key, WEIGHING, n=1, cutoff=0.85):
+            raise ValueError(f"{key!r} is no key: did you mean {near[0]!r}?")
 
 
 def _prompt(given: Mapping[str, Any]) -> tuple[list[Message] | None, list[int] | None]:

@@ -159,12 +159,6 @@ class Evaluation(Training):
         """The judges that have verdicts of their own to make."""
         return [name for name, asked in self._asked.items() if name and name == asked]
 
-    def examiner_key(self, judge: str | None) -> str:
-        """Where the settings of an examiner stand."""
-        if judge:
-            return f"evaluation.judges.{judge}"
-        return "evaluation.annotation" if self.config.evaluation.annotation else "annotation"
-
     def evaluate(self, policy: Policy, judge: str | None = None) -> StreamStage:
         """Verdicts on the answers: the first examiner's, or those of one of the judges."""
         asked = self._asked.get(judge)

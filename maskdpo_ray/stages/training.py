@@ -1,10 +1,12 @@
 """From questions to pairs, and from pairs to trained systems."""
 
+from collections.abc import Callable
 from functools import cached_property, partial
+from typing import Any
 
 import pyarrow as pa
 
-from maskdpo_ray.config import AnnotationConfig, PreferenceConfig
+from maskdpo_ray.config import AnnotationConfig, ChatModelConfig, PreferenceConfig
 from maskdpo_ray.engine.chat import conversation
 from maskdpo_ray.errors import RowRejected, UserError
 from maskdpo_ray.preference.given_pairs import GivenPairs
@@ -23,7 +25,7 @@ from maskdpo_ray.sampling.factory import build_endpoint_sampler, build_given, bu
 from maskdpo_ray.sampling.sampler import decoding_of
 from maskdpo_ray.sampling.seeds import round_seed
 from maskdpo_ray.sources import Source
-from maskdpo_ray.stages.annotating import annotation_stage, verdicts_depend_on
+from maskdpo_ray.stages.annotating import annotation_stage, build_annotator, verdicts_depend_on
 from maskdpo_ray.stages.inputs import Inputs
 from maskdpo_ray.stages.policy import Policy
 from maskdpo_ray.stream import StreamStage
@@ -212,16 +214,37 @@ class Training(Inputs):
     def training_job(self, system: str, round: int = 1) -> TrainingJob:
         start = self.start(system, round)
         pairs, references = self.pair(start).store, self.reference(start).store
+        settings = self.config.training_of(system)
         return TrainingJob(
             model=self.model_of(start),
-            settings=self.config.training_of(system),
+            settings=settings,
             seed=self.config.seed,
             pairs=pairs.rows,
             references=references.rows,
             output=self.train(system, round).folder,
             tracking=self.config.tracking,
             origin=self._origin(start),
+            questions=None if self.config.data.weighted else self.questions("train").rows,
+            examiner=self._examiner_here() if settings.sample_every else None,
         )
+
+    def _examiner_here(self) -> Callable[[], Any] | None:
+        """Makes the examiner in a training worker; None where it needs an engine or new answers
+        have none: who is exact, or asked at a server, takes nothing from training."""
+        annotation = self.config.evaluation_annotation
+        if annotation is None or {"gpu", "verdicts"} & set(annotation.kind.needs):
+            return None
+        if isinstance(annotation, ChatModelConfig) and annotation.endpoint is None:
+            return None
+        key = self.examiner_key(None)
+        pinned = annotation.kind.pinned(annotation, key)
+        return partial(build_annotator, pinned, self.world and self.world.shared)
+
+    def examiner_key(self, judge: str | None) -> str:
+        """Where the settings of an examiner stand."""
+        if judge:
+            return f"evaluation.judges.{judge}"
+        return "evaluation.annotation" if self.config.evaluation.annotation else "annotation"
 
     def _origin(self, start: Policy) -> dict[str, str]:
         """What the pairs of a policy came from, row counts and drops by reason included."""

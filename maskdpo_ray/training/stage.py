@@ -246,6 +246,7 @@ def _train_in_worker(config: dict[str, Any]) -> dict[str, Any]:
         ),
         save=partial(_save, scratch),
         progress=lambda line: board.put.remote(line),
+        tell=lambda line: board.warn.remote(line),
         warned=_Warnings(),
         discard=partial(_discard, job.output / CHECKPOINTS),
     )
@@ -303,7 +304,7 @@ def _opened(checkpoint: ray.train.Checkpoint) -> Iterator[Path]:
 
 @ray.remote
 class _Board:
-    """What rank 0 has to tell the driver: the newest metrics, and warnings."""
+    """What rank 0 has to tell the driver: the newest metrics, and lines to read."""
 
     def __init__(self) -> None:
         self._line: dict[str, Any] | None = None

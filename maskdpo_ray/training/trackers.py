@@ -22,6 +22,7 @@ from maskdpo_ray.storage import Folder
 log = logging.getLogger(__name__)
 
 Metrics = dict[str, Any]  # a line of metrics.jsonl: `step` and numbers
+NOTHING = -1  # the last step that a tracker knows where it knows none: step 0 may have samples
 _KEY = "tracking.json"  # in the training's folder
 
 
@@ -190,11 +191,11 @@ class MLflow:
             self._run = runs[0].info.run_id
             self._client.update_run(self._run, status="RUNNING")  # it may have failed
             history = self._client.get_metric_history(self._run, "loss")
-            self._done = max((metric.step for metric in history), default=0)
+            self._done = max((metric.step for metric in history), default=NOTHING)
             return
         tags = {"maskdpo_key": key}
         self._run = self._client.create_run(experiment, run_name=name, tags=tags).info.run_id
-        self._done = 0
+        self._done = NOTHING
         params = [Param(k, str(v)[:500]) for k, v in settings.items()]
         self._client.log_batch(self._run, params=params, tags=[RunTag("source", "maskdpo-ray")])
 

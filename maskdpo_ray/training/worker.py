@@ -20,7 +20,7 @@ import numpy as np
 from maskdpo_ray.config import ModelConfig, TrackingConfig, TrainingConfig
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.imports import lasting_imports
-from maskdpo_ray.records import Pair
+from maskdpo_ray.records import Pair, Question
 from maskdpo_ray.storage import Folder
 from maskdpo_ray.training.batch_plan import global_batch, steps_per_epoch
 from maskdpo_ray.training.batches import TrainingPair, training_pairs
@@ -31,6 +31,7 @@ from maskdpo_ray.training.trackers import Trackers, open_trackers
 if TYPE_CHECKING:
     from maskdpo_ray.training.engine import Engine
     from maskdpo_ray.training.logprobs import LogProbModel
+    from maskdpo_ray.training.samples import Samples
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,8 @@ class TrainingJob:
     output: Folder  # gets metrics.jsonl and model/
     tracking: TrackingConfig = TrackingConfig(report_to=[])
     origin: dict[str, Any] = field(default_factory=dict)  # of the pairs, for the model card
+    questions: Callable[[], Iterable[Question]] | None = None  # of the pairs, with their documents
+    examiner: Callable[[], Any] | None = None  # makes what annotates answers here, with no engine
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,8 @@ class Workers:
     warned: Callable[[], bool] = lambda: False
     """Whether one of them is about to lose its node, once per warning. Asked by all workers after
     every step; all get one answer."""
+    tell: Callable[[str], None] = lambda line: None
+    """Told on rank 0 what a person may want to read on the way."""
     discard: Callable[[list[str]], None] = lambda names: None
     """Told by rank 0 which checkpoints were passed over, while no worker writes one."""
 
@@ -87,18 +92,22 @@ def train(job: TrainingJob, workers: Workers) -> dict[str, Any]:
     pairs, held_out, model = _together(lambda: _load(job), workers)
     identity = _identity(job, pairs)
     engine, history = _start(job, workers, model, identity)
+    samples = _together(lambda: _samples(job, workers, held_out or pairs, len(history)), workers)
+    begun = _sampled_before(samples, engine, len(history))
     metrics_log = MetricsLog(job.output, history) if workers.rank == 0 else None
     trackers = _together(
-        lambda: _trackers(job, identity, history) if workers.rank == 0 else None, workers
+        lambda: _trackers(job, identity, begun + history) if workers.rank == 0 else None, workers
     )
     with _steps_kept(metrics_log, trackers):
         for line in _steps(job, workers, engine, pairs, held_out, done=len(history)):
+            last = line["step"] == line["total_steps"]
+            if samples is not None and samples.due(line["step"], last):
+                line |= samples.take(engine, line["step"])
             history.append(line)
             if metrics_log is not None:
                 metrics_log.add(line)
                 trackers.add(line)
                 workers.progress(line)
-            last = line["step"] == line["total_steps"]
             due = line["step"] % settings.checkpoint_every == 0 or last
             if workers.warned() or due:
                 position = checkpoint.Position(line["step"], identity, history)
@@ -177,6 +186,26 @@ def _steps(
             "tokens_per_second": float(learnt) / seconds,
             "memory_gib": engine.peak_memory() / 2**30,
         }
+
+
+def _samples(
+    job: TrainingJob, workers: Workers, pairs: list[TrainingPair], done: int
+) -> "Samples | None":
+    if job.settings.sample_every is None:
+        return None
+    from maskdpo_ray.training.samples import Samples
+
+    return Samples(job, workers, pairs, done)
+
+
+def _sampled_before(samples: "Samples | None", engine: "Engine", done: int) -> list[dict[str, Any]]:
+    """What the policy said before the first step, as a line of metrics, on rank 0."""
+    if samples is None:
+        return []
+    if not done:
+        samples.take(engine, 0)
+    first = samples.first()
+    return [first] if first else []
 
 
 def _export(

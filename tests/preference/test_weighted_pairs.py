@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 
 import models
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from maskdpo_ray.config import DataConfig, ModelConfig, PreferenceConfig
@@ -216,6 +218,10 @@ def test_a_long_answer_is_cut_and_a_long_prompt_left_out(taken):
             "malformed_pair",
             "'chosen_correct' must be a list of 2",
         ),
+        ({"weights": 2}, "malformed_pair", "did you mean 'weight'?"),
+        ({"chosen_span": [{"start": 0, "end": 3}]}, "malformed_pair", "mean 'chosen_spans'?"),
+        ({"rejected_weigths": [1]}, "malformed_pair", "did you mean 'rejected_weights'?"),
+        ({"chosen_item": {"sents": []}}, "malformed_pair", "set data.format=pairs"),
         ({"weight": 0}, "malformed_pair", "above zero"),
         ({"weight": float("inf")}, "malformed_pair", "above zero"),
         ({"weight": "2"}, "malformed_pair", "'weight' must be a number"),
@@ -300,6 +306,21 @@ def test_what_a_run_writes_comes_back_exactly(taken, given, tmp_path):
     table.write(["1"], [again], [], 8)
     (found,) = table.rows()
     assert found | {"question": ""} == stored | {"question": ""}
+
+
+def test_other_columns_are_left_alone_and_parquet_says_the_same(tmp_path):
+    rows = [
+        record(prompt_id="x", chosen_score=8.5, score_chosen=1, source=None, weight=2),
+        record(prompt=TALK, chosen_spans=[{"start": 0, "end": 3}, {"start": 4, "end": 7}]),
+        record(rejected_spans=[{"start": 0, "end": 3, "weight": 0.5, "correct": 0.0}], id="own"),
+    ]
+    (tmp_path / "w.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
+    keys = dict.fromkeys(key for each in rows for key in each)
+    columns = [{key: each.get(key) for key in keys} for each in rows]
+    pq.write_table(pa.Table.from_pylist(columns), tmp_path / "w.parquet")
+    found = list(read_weighted(tmp_path / "w.jsonl"))
+    assert not any(isinstance(row, RowRejected) for _, row in found)
+    assert list(read_weighted(tmp_path / "w.parquet")) == found
 
 
 def test_the_row_of_the_documentation_is_such_a_pair(taken):

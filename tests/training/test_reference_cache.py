@@ -110,6 +110,18 @@ def test_rounds_may_keep_the_first_policy_as_their_reference(stages):
     assert kept.training_job("mask_dpo", 2).model == moving.training_job("mask_dpo", 2).model
 
 
+def test_sampled_answers_are_scored_by_who_needs_no_engine(stages, tiny_llama):
+    """In a training worker an engine would take what training has."""
+    served = {"annotator": "judge", "endpoint": SERVED}
+    engine = {"annotator": "judge", "model": str(tiny_llama)}
+    training = {"sample_every": 2}
+    asked, not_asked = (stages(annotation=each, training=training) for each in (served, engine))
+    assert asked.training_job("mask_dpo").examiner is not None
+    assert not_asked.training_job("mask_dpo").examiner is None
+    assert asked.training_job("mask_dpo").questions is not None
+    assert asked.train("mask_dpo").key == stages(annotation=served).train("mask_dpo").key
+
+
 def test_another_mask_loss_or_sharding_is_the_same_cache(stages, tiny_llama, tmp_path):
     moved = shutil.copytree(tiny_llama, tmp_path / "moved")
     keys = {
