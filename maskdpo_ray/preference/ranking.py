@@ -62,7 +62,7 @@ class Ranking:
             case "precision":
                 return Fraction(correct, correct + incorrect)
             case "f1@k":
-                return 2 * correct / (correct + incorrect + max(self.k, correct))
+                return Fraction(2 * correct) / (correct + incorrect + max(self.k, correct))
             case "net":
                 return correct - self._penalty * incorrect
 
