@@ -39,7 +39,7 @@ from maskdpo_ray.config import PreferenceConfig
 from maskdpo_ray.engine.chat_model import ChatModel
 from maskdpo_ray.engine.engine import Engine
 from maskdpo_ray.preference.ranking import PAPER, Tally
-from maskdpo_ray.preference.select import NoPair, select_pair
+from maskdpo_ray.preference.select import NoPair, select_pairs
 from maskdpo_ray.report.table import aligned
 from maskdpo_ray.sampling.sampler import Decoding, Sampler
 from maskdpo_ray.world.facts import QUESTION_KINDS, document, make_people, write_answer
@@ -262,7 +262,7 @@ def measure_demo(folder: Path, *, small: bool) -> dict[str, Any]:
 
 def outcome(row: dict) -> Any:
     try:
-        best, worst = select_pair(row["candidates"])
+        [(best, worst, _)] = select_pairs(row["candidates"])
     except NoPair as none:
         return none.reason
     return [(n, row["candidates"][n]["sentences"]) for n in (best, worst)]

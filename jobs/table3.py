@@ -41,7 +41,7 @@ from maskdpo_ray.experiments.results import (
 )
 from maskdpo_ray.pipeline import sample
 from maskdpo_ray.preference.ranking import PAPER
-from maskdpo_ray.preference.select import NoPair, is_usable, select_pair
+from maskdpo_ray.preference.select import NoPair, is_usable, select_pairs
 from maskdpo_ray.preference.select import score as sentence_score
 from maskdpo_ray.records import Candidate, Question
 from maskdpo_ray.stages import Stages
@@ -75,7 +75,7 @@ def with_document(lab: Lab, seed: int, own: Stages) -> list[str]:
     both = []
     for row in own.annotate().store.rows():
         try:
-            worst = select_pair(row["candidates"], own.config.preference).worst
+            worst = select_pairs(row["candidates"], own.config.preference)[0].worst
         except NoPair:
             continue
         if answers := documented.get(row["id"]):

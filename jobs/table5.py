@@ -42,7 +42,7 @@ from maskdpo_ray.experiments.compare import (
 )
 from maskdpo_ray.experiments.job import Experiment, run_job
 from maskdpo_ray.experiments.lab import SYSTEM, Lab, named, other_model
-from maskdpo_ray.experiments.parts import equally_many
+from maskdpo_ray.experiments.parts import equally_many, paired_questions
 from maskdpo_ray.experiments.published import HYPOTHESIS, NOT_TOLD, TABLE_5
 from maskdpo_ray.experiments.results import Bar, Result, bars, decimal, scored, with_interval
 from maskdpo_ray.stages import Stages
@@ -132,7 +132,7 @@ def experiment(lab: Lab, embedding: Sequence[str], pooling: Sequence[str]) -> Re
                 if name == POLICY:
                     own = dict(zip(topics, embedding.vectors(topics), strict=True))
         both[RANDOM] = split(whole, seed, None)
-        paired = {row["id"]: row for row in whole.pair().store.rows()}
+        paired = paired_questions(whole.pair().store.rows())
         parts = {
             (name, side): [paired[row_id] for row_id in sorted(half & paired.keys())]
             for name, sides in both.items()

@@ -16,7 +16,7 @@ from maskdpo_ray.errors import UserError
 from maskdpo_ray.experiments.compare import claim, difference, score
 from maskdpo_ray.experiments.job import Experiment, run_job
 from maskdpo_ray.experiments.lab import SYSTEM, Lab
-from maskdpo_ray.experiments.parts import equally_many, some_topics
+from maskdpo_ray.experiments.parts import equally_many, paired_questions, some_topics
 from maskdpo_ray.experiments.published import NOT_TOLD
 from maskdpo_ray.experiments.results import Result, decimal, score_bars, with_interval
 from maskdpo_ray.stages import Stages
@@ -60,7 +60,7 @@ def experiment(lab: Lab, share: float, diversity: float) -> Result:
     found: dict[str, list] = {NEAREST: [], DIVERSE: [], RANDOM: []}
     for seed in lab.seeds:
         whole = lab.run(seed)
-        paired = {row["id"]: row for row in whole.pair().store.rows()}
+        paired = paired_questions(whole.pair().store.rows())
         chosen = choices(whole, seed, share, diversity)
         parts = [[paired[i] for i in sorted(ids & paired.keys())] for ids in chosen.values()]
         for name, part in zip(chosen, equally_many(parts, seed), strict=True):

@@ -221,7 +221,7 @@ def stream(stages: Stages, source: StageStore, *graph: StreamStage) -> None:
 def take_pairs(stages: Stages, start: Policy) -> None:
     """Take the pairs of ``preference.questions`` from those of all questions, where they stand.
 
-    They are the same, for a question's pair depends on no other question; and no process has to
+    They are the same, for a question's pairs depend on no other question; and no process has to
     start for them.
     """
     selected, preference = stages.selected, stages.config.preference
@@ -234,10 +234,11 @@ def take_pairs(stages: Stages, start: Policy) -> None:
         say(line)
     if not whole.complete or whole.lacks_rows():
         return
-    outcomes: dict[str, Pair | RowRejected] = {
+    outcomes: dict[str, list[Pair] | RowRejected] = {
         row["id"]: RowRejected(row["reason"], row["detail"]) for row in whole.rejected_rows()
     }
-    outcomes |= {row["id"]: row for row in whole.rows()}
+    for pair in whole.rows():
+        outcomes.setdefault(pair["question_id"], []).append(pair)
     ids = sorted(outcomes)
     kept = [outcomes[i] if i in selected else not_selected(i, preference) for i in ids]
     part.begin(stages.versions)

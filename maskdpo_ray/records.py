@@ -19,6 +19,7 @@ from maskdpo_ray.verdicts import (  # noqa: F401 (a row is read with these words
     is_correct,
 )
 
+QUESTION_ID = "question_id"  # names the question that a row is of, where one may give several rows
 NO_SENTENCE = -1  # owner of a token that stands in no sentence, as the end of turn
 
 
@@ -75,7 +76,8 @@ class Side(TypedDict):
 class Pair(TypedDict):
     """A preference pair. ``prompt_ids`` are the ids the policy was sampled from."""
 
-    id: str
+    id: str  # that of its question, with "#" and a number where a question may give several
+    question_id: str
     topic: str
     question: str
     prompt_ids: list[int]
@@ -83,6 +85,7 @@ class Pair(TypedDict):
     rejected: Side
     digest: str  # names the token ids of prompt and both responses: the key of the reference
     weight: float  # a factor on the pair's loss, above zero; 1 as a rule
+    dropped: list[str]  # with a question's first pair: why others of it were dropped
 
 
 class Message(TypedDict):
@@ -253,6 +256,7 @@ QUESTION_SCHEMA = pa.schema(
 PAIR_SCHEMA = pa.schema(
     [
         ("id", _STRING),
+        (QUESTION_ID, _STRING),
         ("topic", _STRING),
         ("question", _STRING),
         ("prompt_ids", _INTS),
@@ -260,6 +264,7 @@ PAIR_SCHEMA = pa.schema(
         ("rejected", SIDE),
         ("digest", _STRING),
         ("weight", pa.float64()),
+        ("dropped", pa.list_(_STRING)),
     ]
 )
 MESSAGE = pa.struct([("role", _STRING), ("content", _STRING)])

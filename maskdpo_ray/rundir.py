@@ -21,7 +21,7 @@ import yaml
 
 from maskdpo_ray.config import Config, apply_override, build_config, differing_keys
 from maskdpo_ray.errors import RowRejected, UserError
-from maskdpo_ray.records import REJECTED_SCHEMA
+from maskdpo_ray.records import QUESTION_ID, REJECTED_SCHEMA
 from maskdpo_ray.storage import DamagedFile, Folder
 
 T = TypeVar("T")
@@ -61,6 +61,8 @@ class StageStore:
         self.key = key
         self.settings = settings
         self.schema = schema
+        # A question may give several rows, which name it; in every other store a row stays a row.
+        self._of = QUESTION_ID if QUESTION_ID in schema.names else "id"
 
     @property
     def scratch(self) -> Folder:
@@ -94,10 +96,11 @@ class StageStore:
         return stored
 
     def write_outcomes(
-        self, ids: list[str], outcomes: list[dict | RowRejected], group: int
+        self, ids: list[str], outcomes: list[dict | list[dict] | RowRejected], group: int
     ) -> pa.Table:
-        """``write``, of one outcome for each id: its row, or what rejected it."""
-        rows = [out for out in outcomes if not isinstance(out, RowRejected)]
+        """``write``, of one outcome for each id: its row, its rows, or what rejected it."""
+        made = (out for out in outcomes if not isinstance(out, RowRejected))
+        rows = [row for out in made for row in (out if isinstance(out, list) else [out])]
         both = zip(ids, outcomes, strict=True)
         rejected = [(row_id, out) for row_id, out in both if isinstance(out, RowRejected)]
         return self.write(ids, rows, rejected, group)
@@ -119,16 +122,28 @@ class StageStore:
         return [n for n in self.folder.names() if n.startswith(starts) and n.endswith(".parquet")]
 
     def finished(self) -> tuple[set[str], set[str]]:
-        """Ids that came out, and ids that were rejected. An id in both came out."""
+        """Ids that came in and gave a row, and ids that were rejected. An id in both gave one."""
         done, rejected = (
             {i for ids in self._of_each(self._ids, self.parts(kind)) for i in ids}
             for kind in ("part", "rejected")
         )
         return done, rejected - done
 
+    def count(self, part: str) -> int:
+        """How many rows that came in are finished or rejected in this file."""
+        if self._of == "id" or not part.startswith("part-"):
+            with self.folder.parquet(part) as file:
+                return file.metadata.num_rows
+        return len(set(self._ids(part)))
+
     def _ids(self, part: str) -> list[str]:
+        """Of the rows that came in, for those of a file."""
+        column = self._of if part.startswith("part-") else "id"
+        return self._column(column, part)
+
+    def _column(self, column: str, part: str) -> list[str]:
         with self.folder.parquet(part) as file:
-            return file.read(columns=["id"])["id"].to_pylist()
+            return file.read(columns=[column])[column].to_pylist()
 
     def blocks(self, without: set[str], column: str = "id") -> list[Block]:
         """Finished rows except those whose ``column`` is in ``without``, each value once."""
@@ -303,6 +318,10 @@ class StageStore:
         rejections = self._rejections() if rejected else {}
         reasons = Counter(rejections[row_id]["reason"] for row_id in sorted(rejected))
         counts = {"in": len(expected), "out": len(done), "rejected": dict(reasons)}
+        if self._of != "id":
+            found = self._of_each(partial(self._column, "id"), self.parts())
+            made = {i for ids in found for i in ids}
+            counts |= {"pairs": len(made)} if len(made) != len(done) else {}
         self.folder.remove_folder(SCRATCH)
         if not self.complete or self.manifest()["counts"] != counts:
             self.finish(counts, seconds)

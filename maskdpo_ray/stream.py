@@ -46,9 +46,10 @@ FAILURE, DEATH = "failure.txt", "death.txt"
 
 
 class Processor(Protocol):
-    """What a stage does to a block of rows. Several calls run at once on one event loop."""
+    """What a stage does to a block of rows. Several calls run at once on one event loop. A question
+    may become several rows that name it (``records.QUESTION_ID``)."""
 
-    async def __call__(self, rows: list[dict]) -> list[dict | RowRejected]: ...
+    async def __call__(self, rows: list[dict]) -> list[dict | list[dict] | RowRejected]: ...
 
 
 @dataclass(frozen=True)
@@ -174,8 +175,13 @@ def _task(stage: StreamStage, upstream: StageStore) -> _Task:
     pending = upstream.blocks(without=finished, column=stage.column)
     done = len(finished)
     if stage.shared:  # what upstream has and is not to do; a shared store is never fed by a stream
-        done = len(upstream.finished()[0]) - sum(len(block.ids) for block in pending)
+        everything = upstream.blocks(without=set(), column=stage.column)
+        done = _rows(everything) - _rows(pending)
     return _Task(stage, upstream, pending, done)
+
+
+def _rows(blocks: Iterable[Block]) -> int:
+    return sum(len(block.ids) for block in blocks)
 
 
 def _execute(tasks: list[_Task], resources: ResourcesConfig) -> dict[str, float]:
@@ -214,7 +220,7 @@ def _execute(tasks: list[_Task], resources: ResourcesConfig) -> dict[str, float]
         )
     stages = [task.stage for task in tasks]
     done = {task.stage.store: task.done for task in tasks}
-    total = len(tasks[0].upstream.finished()[0])
+    total = tasks[0].done + _rows(tasks[0].pending)
     with Progress(done, total, partial(_lacking, stages)) as progress:
         try:
             for _ in rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):

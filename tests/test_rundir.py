@@ -1,3 +1,4 @@
+import pyarrow as pa
 import pytest
 
 from maskdpo_ray.config import build_config
@@ -43,6 +44,23 @@ def test_rows_and_rejections_are_durable_and_counted(store):
     assert manifest["counts"] == {"in": 3, "out": 2, "rejected": {"prompt_too_long": 1}}
     assert manifest["seconds"] == 1.5
     assert store.summary() == "sample: 3 in, 2 out, 1 rejected (prompt_too_long)"
+
+
+def test_a_question_may_give_several_rows_and_counts_once(tmp_path):
+    schema = pa.schema([("id", pa.string()), ("question_id", pa.string())])
+    store = RunDir(config(tmp_path)).store("pair", {}, schema)
+    rows = [{"id": f"a#{n}", "question_id": "a"} for n in (1, 2)]
+    single, refused = {"id": "b#1", "question_id": "b"}, RowRejected("odd", "row c")
+    written = store.write_outcomes(["a", "b", "c"], [rows, single, refused], 8)
+    assert written == store.block(["a", "b", "c"])
+    assert store.finished() == ({"a", "b"}, {"c"})
+    assert ids(store.rows()) == ["a#1", "a#2", "b#1"]
+    assert [store.count(part) for part in store.parts("part", "rejected")] == [2, 1]
+    store.begin({})
+    store.finish_rows("abc", 0.0)
+    assert store.summary() == "pair: 3 in, 2 out, 3 pairs, 1 rejected (odd)"
+    with pytest.raises(RuntimeError, match="1 rows lost"):
+        store.finish_rows("abcd", 0.0)
 
 
 def test_why_rows_were_rejected_is_told_with_the_first_of_each_reason(store):

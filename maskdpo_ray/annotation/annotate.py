@@ -12,7 +12,7 @@ from maskdpo_ray.annotation.pruning import next_sentences
 from maskdpo_ray.annotation.sentences import split_sentences, unit_kind
 from maskdpo_ray.config import PreferenceConfig
 from maskdpo_ray.errors import RowRejected
-from maskdpo_ray.preference.select import ranking_of
+from maskdpo_ray.preference.select import ranking_of, takes_part
 from maskdpo_ray.records import ERROR_VERDICT, SKIPPED_VERDICT, Candidate, Question, Sentence
 
 SKIPPED = Verdict(SKIPPED_VERDICT, "not asked: this answer can be neither best nor worst")
@@ -74,11 +74,13 @@ class Annotate:
         def verdicts() -> list[list[Verdict]]:
             return [[found.get(text, SKIPPED) for text in of_candidate] for of_candidate in texts]
 
-        following = all_sentences
+        following, taking_part = all_sentences, texts
         if self._prune:
             unasked = _annotated(row, spans, verdicts())
             following = partial(next_sentences, ranking=ranking_of(unasked, self._prune))
-        while asked := following(texts, {text: said.verdict for text, said in found.items()}):
+            kept = [takes_part(candidate, self._prune) for candidate in unasked]
+            taking_part = [each if keep else [] for each, keep in zip(texts, kept, strict=True)]
+        while asked := following(taking_part, {text: v.verdict for text, v in found.items()}):
             answers = await asyncio.gather(*(self._ask(row, text) for text in asked))
             found.update(zip(asked, answers, strict=True))
         return verdicts()

@@ -7,6 +7,15 @@ from pydantic import Field, model_validator
 from maskdpo_ray.config.section import Content, Section
 
 
+class LengthWindow(Section):
+    """How far the lengths of a pair's two answers may be apart."""
+
+    by: Literal["tokens", "sentences"] = "tokens"
+    """What length is counted in: the policy's tokens, the end of turn included, or sentences."""
+    ratio: float = Field(ge=1)
+    """The longer answer has at most so many times the length of the shorter one."""
+
+
 class PreferenceConfig(Section):
     """From verdicts to preference pairs with token weights; `training.mask: none` ignores the
     token weights, for vanilla DPO learns every token."""
@@ -25,6 +34,15 @@ class PreferenceConfig(Section):
     unverifiable: Literal["incorrect", "mask", "correct"] = "incorrect"
     """Sentences neither supported nor contradicted: incorrect (the paper); counted neither way in
     selection and without weight on both sides; or correct."""
+    max_repetition: float | None = Field(default=None, ge=0, lt=1)
+    """Leave out answers of which more than this share says again what they said before: sentences,
+    or runs of four tokens."""
+    length_window: LengthWindow | None = None
+    """Best and worst of similar length: the pair with the widest gap among those within it."""
+    pairs_per_question: int = Field(default=1, ge=1)
+    """So many pairs of a question at most, of different answers, the widest gap first."""
+    pair_weight: Literal["equal", "gap"] = "equal"
+    """A factor on a pair's loss: one, or the gap between the scores of its two answers."""
     eos: Literal["keep", "mask"] = "keep"
     """The end-of-turn token stands in no sentence: learnt on both sides (as released), or not."""
     weights: Literal["verdict", "confidence"] = "verdict"
@@ -45,6 +63,8 @@ class PreferenceConfig(Section):
         "net_lambda",
         "no_fact",
         "unverifiable",
+        "max_repetition",
+        "pairs_per_question",
     )
     """What selection depends on, and with it which sentences pruned annotation asks about."""
 

@@ -119,12 +119,16 @@ class Config(Section):
                 "data.format=pairs brings answers and verdicts along: set annotation.annotator="
                 f"{' or '.join(with_need('verdicts'))} and sampling.source=input"
             )
-        if self.data.format == "pairs" and (
-            given := self.preference.changed("no_fact", "unverifiable")
-        ):
+        if self.preference.length_window and self.annotation and self.annotation.prune:
             raise ValueError(
-                "data.format=pairs knows correct and incorrect sentences and nothing between: "
-                f"remove preference.{given[0]}"
+                "preference.length_window may pair any two answers, and annotation.prune asks only "
+                "about the best and the worst: set annotation.prune=false"
+            )
+        of_pairs = self.preference.changed("no_fact", "unverifiable", "pairs_per_question")
+        if self.data.format == "pairs" and of_pairs:
+            raise ValueError(
+                "data.format=pairs brings two answers to a question, and of their sentences only "
+                f"whether they are correct: remove preference.{of_pairs[0]}"
             )
         if labels and self.sampling.source != "input":
             raise ValueError(

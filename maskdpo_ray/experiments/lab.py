@@ -237,7 +237,8 @@ def annotate_answers(stages: Stages) -> None:
 
 def pair_count(stages: Stages) -> int:
     """The pairs that the systems of a finished run learnt from."""
-    return stages.pair().store.manifest()["counts"]["out"]
+    counts = stages.pair().store.manifest()["counts"]
+    return counts.get("pairs", counts["out"])
 
 
 def other_model(path: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterable
 
-from maskdpo_ray.records import Question
+from maskdpo_ray.records import Pair, Question
 
 
 def place(seed: int, *names: object) -> bytes:
@@ -30,6 +30,14 @@ def some_questions(rows: Iterable[Question], most: int, seed: int) -> list[Quest
         for questions in topics.values()
         for row in sorted(questions, key=lambda row: place(seed, row["id"]))[:most]
     ]
+
+
+def paired_questions(pairs: Iterable[Pair]) -> dict[str, dict[str, str]]:
+    """``id`` and ``question`` of the questions that gave these pairs, by id."""
+    return {
+        pair["question_id"]: {"id": pair["question_id"], "question": pair["question"]}
+        for pair in pairs
+    }
 
 
 def equally_many(parts: Iterable[Iterable[Question]], seed: int) -> list[list[Question]]:

@@ -67,6 +67,7 @@ class GivenPairs:
             )
         return {
             "id": row["id"],
+            "question_id": row["id"],
             "topic": row["topic"],
             "question": row["question"],
             "prompt_ids": prompt_ids,
@@ -74,6 +75,7 @@ class GivenPairs:
             "rejected": rejected,
             "digest": token_digest(prompt_ids, chosen["token_ids"], rejected["token_ids"]),
             "weight": row["weight"],
+            "dropped": [],
         }
 
     def _prompt_ids(self, messages: list[Message] | None, given: list[int] | None) -> list[int]:

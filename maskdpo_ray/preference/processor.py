@@ -1,10 +1,10 @@
-"""The ``pair`` stage: annotated candidates in, one preference pair out."""
+"""The ``pair`` stage: annotated candidates in, preference pairs out."""
 
 from maskdpo_ray.config import ModelConfig, PreferenceConfig
 from maskdpo_ray.engine.chat import load_tokenizer
 from maskdpo_ray.errors import RowRejected, UserError
 from maskdpo_ray.model_files import local_folder
-from maskdpo_ray.preference.select import build_pair
+from maskdpo_ray.preference.select import build_pairs
 from maskdpo_ray.records import Pair, Question
 from maskdpo_ray.training.model import longest_input
 
@@ -28,14 +28,14 @@ class PairBuilder:
         self.tokenizer = load_tokenizer(model)
         check_context(model, preference.max_length)
 
-    async def __call__(self, rows: list[Question]) -> list[Pair | RowRejected]:
+    async def __call__(self, rows: list[Question]) -> list[list[Pair] | RowRejected]:
         return [self._build(row) for row in rows]
 
-    def _build(self, row: Question) -> Pair | RowRejected:
+    def _build(self, row: Question) -> list[Pair] | RowRejected:
         if self.selected is not None and row["id"] not in self.selected:
             return not_selected(row["id"], self.preference)
         try:
-            return build_pair(row, self.tokenizer, row["prompt_ids"], self.preference)
+            return build_pairs(row, self.tokenizer, row["prompt_ids"], self.preference)
         except RowRejected as rejected:
             return rejected
 

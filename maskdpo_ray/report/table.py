@@ -168,8 +168,11 @@ def stage_rows(report: Mapping[str, Any]) -> Table:
         counts = dict(counts)
         coming, going = counts.pop("in", ""), counts.pop("out", "")
         rejected = counts.pop("rejected", {})
+        left_out, dropped = counts.pop("left_out", {}), counts.pop("dropped", {})
         more = [f"{value} {what}" for what, value in counts.items()]  # training counts steps
         reasons = [f"{n} {reason}" for reason, n in sorted(rejected.items())]
+        reasons += [f"{n} answers: {reason}" for reason, n in sorted(left_out.items())]
+        reasons += [f"{n} pairs: {reason}" for reason, n in sorted(dropped.items())]
         rows.append(
             [
                 name,

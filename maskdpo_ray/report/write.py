@@ -2,6 +2,7 @@
 
 import heapq
 import json
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from maskdpo_ray.errors import UserError
 from maskdpo_ray.evaluation.factscore.score import factscore
 from maskdpo_ray.evaluation.short_form.score import short_form_score
 from maskdpo_ray.evaluation.win_rate.score import win_rate
+from maskdpo_ray.preference.select import count_left_out
 from maskdpo_ray.preference.token_spans import MaskError, token_spans
 from maskdpo_ray.progress import say
 from maskdpo_ray.records import Pair, is_correct
@@ -41,6 +43,7 @@ def write_report(stages: "Stages") -> dict[str, Any]:
     Stages that are not complete are left out, so a report can be looked at in between.
     """
     config, folder = stages.config, stages.dir.folder
+    _count_what_made_pairs(stages)
     graph = stages.stores()
     done = [store for store in graph if store.complete]
     systems, best, not_scored = {}, {}, {}
@@ -242,9 +245,30 @@ def _short_forms(stages: "Stages", not_scored: dict[str, str]) -> dict[str, dict
     return found
 
 
+def _count_what_made_pairs(stages: "Stages") -> None:
+    """Note with the pairs, by reason, the answers that none could be made of (``left_out``), and
+    the pairs that were dropped beside others of their question (``dropped``)."""
+    preference = stages.config.preference
+    if stages.config.data.weighted:  # of pairs that are given nothing is left out
+        return
+    for start in {stages.start(*each) for each in stages.trainings()}:
+        store, annotated = stages.pair(start).store, stages.annotate(start).store
+        # Counted once: it reads every row.
+        if store.complete and annotated.complete and "left_out" not in store.manifest():
+            reasons = (reason for row in store.rows(["id", "dropped"]) for reason in row["dropped"])
+            store.finish(
+                store.manifest()["counts"],
+                0.0,
+                left_out=count_left_out(annotated.rows(), preference),
+                dropped=dict(Counter(reasons)),
+            )
+
+
 def _manifest(store: "StageStore", asks: bool) -> dict[str, Any]:
-    """Of a complete stage; where its annotator asks a model, with what was asked and saved."""
+    """Of a complete stage; where its annotator asks a model, with what was asked and saved; of
+    pairs, with what else was left out."""
     manifest = store.manifest()
+    manifest["counts"] |= {k: manifest[k] for k in ("left_out", "dropped") if manifest.get(k)}
     if asks and store.name.partition("-")[0] == "annotate":
         if "calls" not in manifest:  # counted once: it reads every row
             store.finish(manifest["counts"], 0.0, calls=count_calls(store.rows()))

@@ -7,7 +7,7 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from selections import SELECTIONS
+from selections import SELECTIONS, best_and_worst
 
 from maskdpo_ray.annotation.annotate import Annotate, all_sentences
 from maskdpo_ray.annotation.annotators.labels import Labels
@@ -16,8 +16,7 @@ from maskdpo_ray.annotation.pruning import next_sentences
 from maskdpo_ray.annotation.sentences import split_sentences
 from maskdpo_ray.config import PreferenceConfig
 from maskdpo_ray.errors import RowRejected
-from maskdpo_ray.preference.ranking import Ranking
-from maskdpo_ray.preference.select import NoPair, PrunedTooFar, select_pair, why_left_out
+from maskdpo_ray.preference.select import NoPair, PrunedTooFar, select_pairs, why_left_out
 
 PAPER = PreferenceConfig()
 LETTERS = {"o": "ok", "n": "nofact", "c": "contradictory", "u": "unverifiable", "e": "error"}
@@ -56,10 +55,10 @@ def question(*answers):
 def outcome(row, settings=PAPER):
     """The pair with the verdicts on both sides, or why there is none."""
     try:
-        best, worst = select_pair(row["candidates"], settings)
+        pairs = [pair[:2] for pair in select_pairs(row["candidates"], settings)]
     except NoPair as reason:
         return reason.reason, reason.detail
-    return best, worst, *(row["candidates"][n]["sentences"] for n in (best, worst))
+    return *pairs, *(row["candidates"][n]["sentences"] for pair in pairs for n in pair)
 
 
 def both(row, verdicts, split=split, settings=PAPER):
@@ -105,7 +104,7 @@ def test_pair_or_reason_are_those_of_full_annotation(table):
     check(question(*answers), verdicts)
 
 
-@settings(max_examples=1200)
+@settings(max_examples=700)
 @given(tables(), SELECTIONS)
 def test_the_same_under_every_selection(table, given):
     answers, verdicts = table
@@ -145,6 +144,29 @@ def test_at_the_papers_numbers_a_third_is_saved():
     assert asked < 0.67 * everything
 
 
+def test_several_pairs_ask_more_and_still_leave_answers():
+    chance = random.Random(0)
+    asked = []
+    for _ in range(5):
+        answers = [range(5 * n, 5 * n + 5) for n in range(32)]
+        verdicts = {f"s{n:03d}": LETTERS[chance.choice("ou")] for n in range(160)}
+        for pairs in (1, 4):
+            chosen = PreferenceConfig(pairs_per_question=pairs)
+            asked.append(check(question(*answers), verdicts, settings=chosen)[1])
+    one, four = asked[::2], asked[1::2]
+    assert all(few < more < 160 for few, more in zip(one, four, strict=True))
+
+
+def test_answers_that_are_left_out_beforehand_are_not_asked_about():
+    row = question([0, 0, 0], [1, 2], [3, 4])
+    verdicts = {"s000": "ok", "s001": "ok", "s002": "ok", "s003": "unverifiable", "s004": "ok"}
+    chosen = PreferenceConfig(max_repetition=0.5)
+    (_, pruned), (_, asked) = both(row, verdicts, settings=chosen)
+    assert sorted(asked) == ["s001", "s002", "s003", "s004"]
+    assert outcome(pruned, chosen)[0] == (1, 2)
+    check(row, verdicts, settings=chosen)
+
+
 def test_calls_are_counted():
     verdicts = {"s000": "ok", "s001": "unverifiable", "s002": "ok", "s003": "unverifiable"}
     row = question([0, 0], [1, 1], [2, 3], [2, 3])
@@ -174,7 +196,7 @@ def test_what_a_best_and_a_worst_answer_leave_open_is_not_asked():
     verdicts = {f"s{n:03d}": "ok" if n in (0, 1, 4, 6) else "unverifiable" for n in range(9)}
     row = question([0, 1], [2, 3], [4, 5], [6, 7, 8])
     (_, pruned), (everything, asked) = both(row, verdicts)
-    assert outcome(pruned)[:2] == (0, 1)
+    assert outcome(pruned)[0] == (0, 1)
     assert len(asked) < len(everything) == 9
     assert "skipped" in {s["verdict"] for c in pruned["candidates"] for s in c["sentences"]}
 
@@ -183,8 +205,8 @@ def test_after_an_error_the_rest_of_an_answer_is_not_asked():
     verdicts = {"s000": "error", "s001": "ok", "s002": "ok", "s003": "unverifiable"}
     (_, pruned), (_, asked) = both(question([0, 1], [2], [3]), verdicts)
     assert "s001" not in asked
-    assert outcome(pruned)[:2] == (1, 2)
-    assert why_left_out(pruned["candidates"][0], Ranking()) == "error"
+    assert outcome(pruned)[0] == (1, 2)
+    assert why_left_out(pruned["candidates"][0], PAPER) == "error"
 
 
 def test_an_answer_that_others_were_measured_by_may_fail():
@@ -221,13 +243,13 @@ def test_a_candidate_that_was_left_too_early_is_refused():
     for sentence in full["candidates"][2]["sentences"][1:]:
         sentence["verdict"] = "skipped"
     with pytest.raises(PrunedTooFar, match="candidate 2 of 3 has 2 skipped sentences"):
-        select_pair(full["candidates"])
+        best_and_worst(full["candidates"])
     full["candidates"][2]["sentences"][1]["verdict"] = "unverifiable"
-    assert select_pair(full["candidates"]) == (0, 1)
+    assert best_and_worst(full["candidates"]) == (0, 1)
     for candidate in full["candidates"]:
         candidate["sentences"][0]["verdict"] = "skipped"
     with pytest.raises(PrunedTooFar):
-        select_pair(full["candidates"])
+        best_and_worst(full["candidates"])
 
 
 @pytest.mark.parametrize(("data", "saved"), [("biographies", 294), ("tofueval", 806)])

@@ -3,10 +3,10 @@
 import json
 
 import pytest
+from selections import best_and_worst
 
 from maskdpo_ray.annotation.given_labels import check_labels
 from maskdpo_ray.experiments.ready_pairs import decided, larger_reward_pairs, with_answers
-from maskdpo_ray.preference.select import select_pair
 from maskdpo_ray.questions import read_questions
 
 
@@ -55,7 +55,7 @@ def test_a_run_reads_the_order_that_was_decided(tmp_path):
     check_labels(made)
     for number, candidate in enumerate(made["candidates"]):
         candidate["token_ids"] = [number]
-    assert (select_pair(made["candidates"]).best, made["id"]) == (0, "q~1~2")
+    assert (best_and_worst(made["candidates"])[0], made["id"]) == (0, "q~1~2")
 
 
 @pytest.mark.parametrize("document", [None, "What is true."])

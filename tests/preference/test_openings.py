@@ -4,11 +4,12 @@ import pytest
 import real_tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
+from selections import build_pair
 from test_select import question
 
 from maskdpo_ray.config import PreferenceConfig
 from maskdpo_ray.preference.openings import Openings, sentence_keys
-from maskdpo_ray.preference.select import NoPair, build_pair
+from maskdpo_ray.preference.select import NoPair
 
 SENTENCES = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=5).map(tuple), max_size=6)
 

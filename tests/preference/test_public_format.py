@@ -2,6 +2,7 @@ import json
 
 import pytest
 import real_tokenizers
+from selections import build_pair
 
 from maskdpo_ray.config import PreferenceConfig
 from maskdpo_ray.errors import RowRejected, UserError
@@ -9,7 +10,6 @@ from maskdpo_ray.preference.public_format import (
     from_public,
     to_public,
 )
-from maskdpo_ray.preference.select import build_pair
 from maskdpo_ray.questions import read_pairs
 from maskdpo_ray.records import is_correct
 

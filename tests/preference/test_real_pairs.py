@@ -12,11 +12,12 @@ from collections import Counter
 from itertools import groupby
 
 import pytest
+from selections import build_pair
 
 from maskdpo_ray.annotation.annotators.labels import Labels
 from maskdpo_ray.config import PreferenceConfig
 from maskdpo_ray.errors import RowRejected
-from maskdpo_ray.preference.select import build_pair, is_usable
+from maskdpo_ray.preference.select import is_usable
 from maskdpo_ray.preference.token_spans import token_spans
 from maskdpo_ray.preference.weights import owning_sentences
 from maskdpo_ray.records import NO_SENTENCE, is_correct

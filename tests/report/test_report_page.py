@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from real_tokenizers import gpt2_tokenizer
+from selections import build_pair
 
 from maskdpo_ray.config import PreferenceConfig
-from maskdpo_ray.preference.select import build_pair
 from maskdpo_ray.report.build import build_report
 from maskdpo_ray.report.html import pieces, render_html
 from maskdpo_ray.report.write import telling_pairs, with_spans

@@ -33,6 +33,7 @@ def _pair(number: int, prompt: int = 5, chosen: int = 9, rejected: int = 7) -> d
 
     return {
         "id": f"pair-{number:03}",
+        "question_id": f"pair-{number:03}",
         "topic": "",
         "question": "",
         "prompt_ids": random.integers(0, VOCABULARY, prompt).tolist(),
@@ -40,6 +41,7 @@ def _pair(number: int, prompt: int = 5, chosen: int = 9, rejected: int = 7) -> d
         "rejected": side(rejected),
         "digest": f"digest-{number:03}",
         "weight": 1.0,
+        "dropped": [],
     }
 
 
