@@ -30,6 +30,17 @@ PAIRS = {
         ({"preference": {"select": "f1@k", "f1_k": 0}}, "preference.f1_k"),
         (PAIRS | {"preference": {"unverifiable": "mask"}}, "remove preference.unverifiable"),
         (PAIRS | {"preference": {"no_fact": "mask"}}, "remove preference.no_fact"),
+        (PAIRS | {"preference": {"pairs_per_question": 2}}, "remove preference.pairs_per_question"),
+        ({"preference": {"length_window": {"ratio": 0.5}}}, "preference.length_window.ratio"),
+        ({"preference": {"length_window": {}}}, "preference.length_window.ratio"),
+        ({"preference": {"max_repetition": 1}}, "preference.max_repetition"),
+        (
+            {
+                "preference": {"length_window": {"ratio": 1.5}},
+                "annotation": {"annotator": "closed_world", "prune": True},
+            },
+            "set annotation.prune=false",
+        ),
     ],
 )
 def test_what_would_have_no_effect_is_refused(sections, words):
@@ -55,6 +66,8 @@ def test_the_papers_is_the_default():
         {"select": "f1@k", "f1_k": 3},
         {"no_fact": "ignore"},
         {"unverifiable": "mask"},
+        {"pairs_per_question": 2},
+        {"max_repetition": 0.5},
     ],
 )
 def test_what_is_pruned_depends_on_the_selection_and_nothing_else_does(given):
@@ -64,5 +77,5 @@ def test_what_is_pruned_depends_on_the_selection_and_nothing_else_does(given):
         papers = verdicts_depend_on(annotation, "annotation", PreferenceConfig())
         assert papers == verdicts_depend_on(annotation, "annotation")
         assert (verdicts_depend_on(annotation, "annotation", other) != papers) == prune
-        of_weights = PreferenceConfig(no_fact="mask", eos="mask", max_length=9)
+        of_weights = PreferenceConfig(no_fact="mask", eos="mask", pair_weight="gap", max_length=9)
         assert verdicts_depend_on(annotation, "annotation", of_weights) == papers
