@@ -72,10 +72,10 @@ def pairs(words: int = WORDS) -> list[dict]:
         weights[0] = 1.0
         ids = random.integers(6, words, size).tolist()
         return {"index": 0, "response": "", "token_ids": ids, "weights": weights.tolist(),
-                "sentences": [], "score": 0.5}  # fmt: skip
+                "owners": [-1] * size, "sentences": [], "score": 0.5}  # fmt: skip
 
     return [
-        {"id": f"p{n}", "topic": "", "question": "", "digest": f"d{n}",
+        {"id": f"p{n}", "topic": "", "question": "", "digest": f"d{n}", "weight": 1.0,
          "prompt_ids": random.integers(6, words, 4 + n).tolist(),
          "chosen": side(9 + 7 * n), "rejected": side(40 - 5 * n)}
         for n in range(6)
@@ -114,6 +114,11 @@ def plain_log_probs(model, pair: dict, side: str):
     return scores.gather(1, torch.tensor(answer)[:, None])[:, 0]
 
 
+def distance(one, other) -> float:
+    """The largest difference, less rounding: a millionth of what is compared."""
+    return float(((one - other).abs() - 1e-6 * other.abs()).max().clamp(min=0))
+
+
 def check(what: str, apart: float, most: float = CLOSE) -> float:
     if not apart <= most:
         raise Different(f"{what} is {apart:.2g} apart")
@@ -131,7 +136,7 @@ def compare_log_probs(folder: Path, model_config, settings, data: list[dict]) ->
     ours = LogProbModel(load_policy(model_config, settings), None, settings.packing).train()
     theirs = plain_model(folder)
     zeros = {p["digest"]: {s: [0.0] * len(p[s]["token_ids"]) for s in SIDES} for p in data}
-    batch = collate(training_pairs(data, zeros, "sentence"), ours.packed)
+    batch = collate(training_pairs(data, zeros, settings), ours.packed)
     got = ours(**batch.inputs())
     parts = []
     for side in SIDES:
@@ -139,7 +144,8 @@ def compare_log_probs(folder: Path, model_config, settings, data: list[dict]) ->
             kept = torch.tensor(np.flatnonzero(pair[side]["weights"]))
             parts.append(plain_log_probs(theirs, pair, side)[kept])
     wanted = torch.cat(parts)
-    apart = check("log-probabilities", float((got - wanted).abs().max()))
+    apart = float((got - wanted).abs().max())
+    check("log-probabilities", distance(got, wanted))
     upstream = torch.linspace(-1, 1, len(got))
     (got * upstream).sum().backward()
     (wanted * upstream).sum().backward()
@@ -233,7 +239,7 @@ def compare_export(base: Path, export: Path, state: dict | None, data: list[dict
                 if name in state and tensor.shape == state[name].shape:
                     tensor.copy_(state[name])
         wanted = base_logits(fresh, data)
-        apart = max(float((a - b).abs().max()) for a, b in zip(wanted, found, strict=True))
+        apart = max(map(distance, wanted, found))
         check("the export's logits", apart)
     one, other = BaseFiles(base).shapes(), BaseFiles(export).shapes()
     if one != other:

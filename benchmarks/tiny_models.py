@@ -56,9 +56,18 @@ IMPLIED = ("_name_or_path", "output_attentions", "architectures", "id2label", "l
 # By type of model: settings beside those above; a dotted name reaches into a part.
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 4}  # of latent attention
 MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 16, "mamba_expand": 2}
-LEFT_OUT: dict[str, str] = {}  # by type of model: why
+LEFT_OUT: dict[str, str] = {
+    "gemma4_assistant": "drafts tokens for another model, and cannot speak alone",
+    "gemma4_unified_assistant": "drafts tokens for another model, and cannot speak alone",
+    "gemma3n": "its vision tower needs timm, which is not installed (gemma3n_text is its text model)",
+    "musicgen": "makes music of another model's encoding of a text",
+    "musicgen_melody": "makes music of another model's encoding of a text",
+}  # by type of model: why
 LATENT = HEADS | {"head_dim": 8, "qk_head_dim": 24, "v_head_dim": 16, "n_group": 1,
                   "topk_group": 1, "first_k_dense_replace": 1}  # fmt: skip
+QWEN4 = {"ple_embed_dim": 64, "ngram_vocab_size_base": 500, "split_ngram_parts": 2,
+         "indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 16,
+         "indexer_budget": 64, "indexer_compress_ratio": 4}  # fmt: skip
 DECODERS = (
     "bert", "bert-generation", "big_bird", "camembert", "data2vec-text", "electra", "ernie",
     "megatron-bert", "rembert", "roberta", "roberta-prelayernorm", "roc_bert", "roformer",
@@ -89,18 +98,23 @@ FAMILIES: dict[str, dict[str, Any]] = {
                "num_key_value_heads": 4, "hybrid_layer_ids": [1, 3]},
     "gemma3n_text": {"intermediate_size": 128, "num_kv_shared_layers": 2},
     "gemma3n": {"text_config.intermediate_size": 128, "text_config.num_kv_shared_layers": 2},
-    "cohere_compass_text": {"rope_parameters": None, "layer_types": None},
+    "cohere_compass_text": {
+        "rope_parameters": {
+            "full_attention": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 2, 4]}
+        }
+    },
     "deepseek_v2": LATENT | {"num_experts_per_tok": 2},
-    "dots1": {"n_shared_experts": 1, "n_routed_experts": 4, "n_group": 1, "topk_group": 1},
+    "dots1": {"n_shared_experts": 1, "n_routed_experts": 4, "n_group": 1, "topk_group": 1,
+              "num_experts_per_tok": 2},
     "kimi_linear": LATENT | {"num_expert_group": 1, "num_experts": 4},
     "gemma4_text": {"per_layer_config": None},
     "gemma4": {"text_config.per_layer_config": None, "vision_config": None, "audio_config": None},
+    "qwen4_exp": {f"text_config.{name}": value for name, value in QWEN4.items()},
     "gemma4_unified": {"text_config.per_layer_config": None},
     "gemma4_unified_text": {"per_layer_config": None},
-    "dbrx": {"attn_config": None, "ffn_config": None},
-    "qwen4_exp_text": {"ple_embed_dim": 64, "ngram_vocab_size_base": 500, "split_ngram_parts": 2,
-                       "indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 16,
-                       "indexer_budget": 64, "indexer_compress_ratio": 4},
+    "dbrx": {"attn_config": {"rope_theta": 1e4, "kv_n_heads": 2, "clip_qkv": 8.0},
+             "ffn_config": {"ffn_hidden_size": 64, "moe_num_experts": 4, "moe_top_k": 2}},
+    "qwen4_exp_text": QWEN4,
     "zaya": {"num_experts_per_tok": 1},
 }
 
@@ -153,12 +167,15 @@ def _one_of_each(kinds: list[str]) -> list[str]:
 def tiny_model(model_type: str, tokenizer: Any, seed: int = 0) -> "PreTrainedModel":
     """Random weights, biases and buffers: nothing that is saved is zero or one throughout."""
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     config = tiny_config(model_type, tokenizer)
+    # Published is the whole of what a language model is a part of.
+    whole = type(config) in AutoModelForImageTextToText._model_mapping
+    kind = AutoModelForImageTextToText if whole else AutoModelForCausalLM
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config)
+        model = kind.from_config(config)
         with torch.no_grad():
             for tensor in (*model.parameters(), *_saved_buffers(model)):
                 if tensor.is_floating_point():

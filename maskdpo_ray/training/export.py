@@ -18,7 +18,7 @@ from maskdpo_ray.config import LoraConfig, ModelConfig
 from maskdpo_ray.engine.chat import load_tokenizer
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.storage import Folder
-from maskdpo_ray.training.base_files import BaseFiles
+from maskdpo_ray.training.base_files import BaseFiles, Shapes
 from maskdpo_ray.training.engine import Engine, gathered
 from maskdpo_ray.training.internlm2 import internlm2_weights, is_internlm2
 from maskdpo_ray.training.lora import merged, save_adapters
@@ -83,7 +83,7 @@ def rehearse_export(policy: Any, model: ModelConfig, lora: LoraConfig | None = N
             "adapters for that fit no InternLM2: set training.lora.export=merged"
         )
     base = BaseFiles(folder).shapes()
-    stored = _as_stored(policy, _hollow(policy), folder)
+    stored = _as_stored(policy, _hollow(policy), folder, base)
     problems = [
         f"{name} of shape {list(tensor.shape)} is "
         + (f"{list(base[name])} there" if name in base else "not there")
@@ -110,7 +110,9 @@ def _hollow(policy: Any) -> "dict[str, Tensor]":
     }
 
 
-def _as_stored(policy: Any, weights: "dict[str, Tensor]", folder: Path) -> "dict[str, Tensor]":
+def _as_stored(
+    policy: Any, weights: "dict[str, Tensor]", folder: Path, base: Shapes
+) -> "dict[str, Tensor]":
     """Weights under the names, and in the pieces, of the base's checkpoint in ``folder``; tied ones
     under each name."""
     from transformers.core_model_loading import revert_weight_conversion
@@ -124,10 +126,20 @@ def _as_stored(policy: Any, weights: "dict[str, Tensor]", folder: Path) -> "dict
     stored = revert_weight_conversion(policy, every)
     if is_internlm2(folder):
         return internlm2_weights(stored, policy.config)
+    return _in_wrapper(stored, base)
+
+
+def _in_wrapper(stored: "dict[str, Tensor]", base: Shapes) -> "dict[str, Tensor]":
+    """The names of a language model inside the larger one that its base is, where it is one."""
+    outside = next((name for name in stored if name not in base), None)
+    for name in base if outside else ():
+        prefix = name.removesuffix(outside)
+        if prefix not in ("", name) and all(prefix + each in base for each in stored):
+            return {prefix + each: tensor for each, tensor in stored.items()}
     return stored
 
 
-def _written(stored: "dict[str, Tensor]", base: dict[str, tuple[int, ...]]) -> "dict[str, Tensor]":
+def _written(stored: "dict[str, Tensor]", base: Shapes) -> "dict[str, Tensor]":
     """Of tied weights the names that the base has, or one where it has none."""
     names: dict[tuple, list[str]] = {}
     for name, tensor in stored.items():
@@ -209,7 +221,7 @@ def _write_weights(
     from safetensors.torch import save_file
 
     shapes = base.shapes()
-    written = _written(_as_stored(policy, weights, base.folder), shapes)
+    written = _written(_as_stored(policy, weights, base.folder, shapes), shapes)
     written |= dict(base.tensors(set(shapes) - set(written)))
     # Stored are pieces of the policy's tensors, and tied ones more than once: of a shard at a time
     # each gets memory of its own, as safetensors wants it.

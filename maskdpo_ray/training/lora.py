@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maskdpo_ray.config import LoraConfig, ModelConfig
-from maskdpo_ray.errors import UserError
+from maskdpo_ray.errors import UserError, first_line
 from maskdpo_ray.training.model import load_policy
+
+_MAMBA = ("falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h")
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,15 +34,20 @@ def add_adapters(policy: "PreTrainedModel", settings: LoraConfig, seed: int) -> 
 
     peft = _peft()
     _check_targets(policy, settings.target_modules)
+    every = settings.target_modules == "all-linear"
     config = peft.LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
         target_modules=settings.target_modules,
+        exclude_modules=(_not_adaptable(policy) or None) if every else None,
         task_type="CAUSAL_LM",
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        peft.inject_adapter_in_model(config, policy)
+        try:
+            peft.inject_adapter_in_model(config, policy)
+        except ValueError as error:
+            raise UserError(f"training.lora.target_modules: {first_line(error)}") from None
 
 
 def save_adapters(
@@ -74,6 +81,23 @@ def merged(
         save_adapters(policy, weights, model.path, Path(folder))
         adapted = _peft().PeftModel.from_pretrained(load_policy(model), folder)
     return adapted.merge_and_unload()
+
+
+def _not_adaptable(policy: "PreTrainedModel") -> list[str]:
+    """Linear layers that all-linear passes over: of a kind of the model's own, that compute more
+    than a product with their weight; outputs of Mamba layers, whose kernels read the weight past
+    the layer (peft refuses them); parts that no text passes through."""
+    from torch import nn
+
+    plain = ("torch.", "bitsandbytes.")
+    linear = {n: m for n, m in policy.named_modules() if isinstance(m, nn.Linear)}
+    return [
+        name
+        for name, module in linear.items()
+        if not type(module).__module__.startswith(plain)
+        or (policy.config.model_type in _MAMBA and name.endswith(".out_proj"))
+        or not any(p.requires_grad or not p.is_floating_point() for p in module.parameters())
+    ]
 
 
 def _check_targets(policy: "PreTrainedModel", names: list[str] | str) -> None:

@@ -170,6 +170,30 @@ def set_right_buffers(policy: "PreTrainedModel") -> None:
         log.warning("%d buffers were loaded wrong and are computed anew: %s", len(wrong), wrong[0])
 
 
+def freeze_unread(policy: "PreTrainedModel") -> None:
+    """Freeze the parts of a larger model that no text passes through (a vision tower): training
+    would hold moments for them, and let them decay."""
+    import torch
+
+    if policy.config.get_text_config() is policy.config:
+        return
+    base = policy.base_model
+    parts = {part for each in (policy, base) for part in each.children()} - {base}
+    read: set[torch.nn.Module] = set()
+    hooks = [
+        module.register_forward_hook(lambda *_, part=part: read.add(part))
+        for part in parts
+        for module in part.modules()
+    ]
+    ids = torch.zeros(1, 2, dtype=torch.long, device=policy.device)
+    with torch.no_grad():
+        policy(input_ids=ids)
+    for hook in hooks:
+        hook.remove()
+    for part in parts - read:
+        part.requires_grad_(False)
+
+
 def _same(loaded: "Tensor", fresh: "Tensor") -> bool:
     """Whether two buffers are one but for rounding; what cannot be compared is left alone."""
     import torch

@@ -258,7 +258,7 @@ def _load(job: TrainingJob) -> "tuple[list[TrainingPair], list[TrainingPair], Lo
     from maskdpo_ray.training.export import rehearse_export
     from maskdpo_ray.training.logprobs import LogProbModel
     from maskdpo_ray.training.lora import add_adapters
-    from maskdpo_ray.training.model import load_policy, longest_input
+    from maskdpo_ray.training.model import freeze_unread, load_policy, longest_input
 
     references = {row["id"]: row for row in job.references()}
     rows = list(job.pairs())
@@ -276,6 +276,7 @@ def _load(job: TrainingJob) -> "tuple[list[TrainingPair], list[TrainingPair], Lo
             f"pair {longest.id!r} has {longest.length} tokens and the model {limit:g} positions: "
             f"set preference.max_length={limit:g}"
         )
+    freeze_unread(policy)
     if job.settings.lora is not None:
         add_adapters(policy, job.settings.lora, job.seed)
     policy.to("cuda" if torch.cuda.is_available() else "cpu")
