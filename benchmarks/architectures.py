@@ -82,10 +82,10 @@ def pairs(words: int = WORDS) -> list[dict]:
     ]  # fmt: skip
 
 
-def build(family: str, folder: Path) -> None:
+def build(family: str, folder: Path, wide: bool = False) -> None:
     """A base as people find it: weights, tokenizer, generation_config.json, a processor's file."""
     words = tokenizer()
-    model = tiny_model(family, words)
+    model = tiny_model(family, words, wide=wide)
     model.save_pretrained(folder)
     words.save_pretrained(folder)
     (folder / "generation_config.json").write_text(json.dumps(GENERATION))
@@ -270,6 +270,7 @@ def examine(family: str, scratch: Path) -> dict:
     model_config = ModelConfig(path=str(base), dtype="float32")
     settings = TrainingConfig(
         learning_rate=1e-3, epochs=1, batch_size=2, micro_batch_tokens=256, warmup_ratio=0,
+        adam_eps=1e-3,  # else the sign of a gradient that is all rounding decides on a step
         zero_stage=0,
     )  # fmt: skip
     data = pairs()
@@ -299,6 +300,62 @@ def examine(family: str, scratch: Path) -> dict:
     return result
 
 
+def serve(family: str, scratch: Path) -> dict:
+    """A family trained for three steps and exported: the engine's greedy tokens of the export
+    against those of Transformers."""
+    from maskdpo_ray.config import ModelConfig, TrainingConfig
+    from maskdpo_ray.training.reference import ReferenceProcessor
+
+    base = scratch / "base"
+    build(family, base, wide=True)
+    model_config = ModelConfig(path=str(base), dtype="float32")
+    settings = TrainingConfig(learning_rate=1e-3, epochs=1, batch_size=2, zero_stage=0)
+    data = pairs()
+    references = asyncio.run(ReferenceProcessor(model_config, settings)(data))
+    _, _, export = train(base, model_config, settings, data, references)
+    return {"tokens": compare_engine(export, [pair["prompt_ids"] for pair in data[:3]])}
+
+
+def compare_engine(export: Path, prompts: list[list[int]]) -> int:
+    """How many greedy tokens of the engine were compared with those of Transformers."""
+    from vllm import SamplingParams
+
+    from maskdpo_ray.engine.engine import Engine
+
+    # What a processor needs to be is not this sweep's.
+    (export / "preprocessor_config.json").unlink(missing_ok=True)
+    engine = Engine(
+        str(export), dtype="float32", max_model_len=128, kv_cache_memory_bytes=2**26,
+        max_num_seqs=4, enable_prefix_caching=False,
+    )  # fmt: skip
+    params = SamplingParams(temperature=0, max_tokens=16, ignore_eos=True)
+
+    async def answers():
+        return await asyncio.gather(*(engine.generate(p, params.clone()) for p in prompts))
+
+    found = [list(outputs[0].token_ids) for outputs in asyncio.run(answers())]
+    model = plain_model(export)
+    for prompt, tokens in zip(prompts, found, strict=True):
+        agree(model, prompt, tokens)
+    return sum(map(len, found))
+
+
+def agree(model, prompt: list[int], tokens: list[int]) -> None:
+    """Every token is the likeliest after those before it, or as likely but for rounding."""
+    import torch
+
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([prompt + tokens]), use_cache=False).logits[0]
+    scores = logits[len(prompt) - 1 : -1].float().log_softmax(-1)
+    lost = scores.amax(-1) - scores.gather(1, torch.tensor(tokens)[:, None])[:, 0]
+    if not float(lost.max()) <= 1e-3:
+        where = int((lost > 1e-3).nonzero()[0])
+        raise Different(
+            f"the engine's greedy token {where} is {float(lost[where]):.2g} less likely than the "
+            "likeliest"
+        )
+
+
 def brief(error: BaseException) -> str:
     from maskdpo_ray.errors import UserError, first_line
 
@@ -321,12 +378,13 @@ def scratch_folder():
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def in_process(work, *arguments, seconds: int = SECONDS) -> dict:
+def in_process(work, *arguments, seconds: int = SECONDS, memory: int | None = BYTES) -> dict:
     """``work`` in a fork of this process, which has the packages loaded; what it returns."""
     out = tempfile.mkstemp(prefix="result-")[1]
     child = os.fork()
     if child == 0:
-        resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
+        if memory is not None:
+            resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
         os.setsid()
         try:
             with scratch_folder() as scratch:
@@ -352,9 +410,34 @@ def in_process(work, *arguments, seconds: int = SECONDS) -> dict:
     return made | {"seconds": round(time.monotonic() - began, 1)}
 
 
+def serve_all(given: argparse.Namespace, results: dict) -> None:
+    from vllm import EngineArgs  # noqa: F401
+    from vllm.model_executor.models.registry import ModelRegistry
+
+    known = set(ModelRegistry.get_supported_archs())
+    for family, result in results.items():
+        if given.families and family not in given.families:
+            continue
+        if "serves" in result and not given.families or result["outcome"] != "exact":
+            continue
+        if result["class"] not in known:
+            result["serves"] = "no: vLLM does not know it"
+            continue
+        served = in_process(serve, family, memory=None)
+        result["serves"] = "yes" if served["outcome"] == "exact" else served["outcome"]
+        print(family, result["serves"], served.get("seconds"), flush=True)
+        keep(given.results, results)
+    keep(given.results, results)
+
+
+def keep(file: Path, results: dict) -> None:
+    file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("families", nargs="*", metavar="FAMILY")
+    parser.add_argument("--vllm", action="store_true", help="the engine, of families that are exact")
     parser.add_argument("--results", type=Path, default=Path("architectures.json"))
     given = parser.parse_args()
     import deepspeed  # noqa: F401
@@ -368,12 +451,15 @@ def main() -> None:
     logging.disable(logging.WARNING)
     every = [name for name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES if name not in LEFT_OUT]
     results = json.loads(given.results.read_text()) if given.results.exists() else {}
-    for family in given.families or every:
-        if family in results and not given.families:
-            continue
-        results[family] = in_process(examine, family)
-        print(family, json.dumps(results[family]), flush=True)
-        given.results.write_text(json.dumps(results, indent=1) + "\n")
+    if given.vllm:
+        serve_all(given, results)
+    else:
+        for family in given.families or every:
+            if family in results and not given.families:
+                continue
+            results[family] = in_process(examine, family)
+            print(family, json.dumps(results[family]), flush=True)
+            keep(given.results, results)
     outcomes = [result["outcome"].partition(":")[0] for result in results.values()]
     counts = {kind: outcomes.count(kind) for kind in sorted(set(outcomes))}
     print(json.dumps({"families": len(results), **counts, "date": str(date.today())}))

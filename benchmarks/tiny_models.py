@@ -42,6 +42,7 @@ SIZES: list[tuple[int, str]] = [
     (LENGTH, "max_position_embeddings n_positions n_ctx max_seq_len max_target_positions "
     "max_source_positions model_max_length"),
 ]
+WIDTHS = (8, 16, 64, 128)  # twice as large for engines, whose kernels want heads of 32
 BY_NAME = {name: size for size, names in SIZES for name in names.split()}
 VOCABULARIES = ("vocab_size", "vocab_size_per_layer_input", "decoder_vocab_size")
 # Lists with an entry for every layer, which the family makes anew.
@@ -59,7 +60,7 @@ MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 16, "mamba_expand": 2}
 LEFT_OUT: dict[str, str] = {
     "gemma4_assistant": "drafts tokens for another model, and cannot speak alone",
     "gemma4_unified_assistant": "drafts tokens for another model, and cannot speak alone",
-    "gemma3n": "its vision tower needs timm, which is not installed (gemma3n_text is its text model)",
+    "gemma3n": "its vision tower needs timm, which is not installed",
     "musicgen": "makes music of another model's encoding of a text",
     "musicgen_melody": "makes music of another model's encoding of a text",
 }  # by type of model: why
@@ -99,8 +100,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gemma3n_text": {"intermediate_size": 128, "num_kv_shared_layers": 2},
     "gemma3n": {"text_config.intermediate_size": 128, "text_config.num_kv_shared_layers": 2},
     "cohere_compass_text": {
-        "rope_parameters": {
-            "full_attention": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 2, 4]}
+        "rope_parameters.full_attention": {
+            "rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 2, 4],
         }
     },
     "deepseek_v2": LATENT | {"num_experts_per_tok": 2},
@@ -119,13 +120,17 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 
 
-def tiny_config(model_type: str, tokenizer: Any) -> "PretrainedConfig":
-    """The family's configuration, made small, for the words of a tokenizer."""
+def tiny_config(model_type: str, tokenizer: Any, wide: bool = False) -> "PretrainedConfig":
+    """The family's configuration, made small, for the words of a tokenizer.
+
+    Args:
+        wide: with heads of 32 instead of 16.
+    """
     from transformers import CONFIG_MAPPING
 
     kind = CONFIG_MAPPING[model_type]
     values = FAMILIES.get(model_type, {})
-    made = _small(kind().to_dict(), tokenizer)
+    made = _small(kind().to_dict(), tokenizer, wide)
     for name, value in values.items():
         *path, last = name.split(".")
         part = made
@@ -133,20 +138,22 @@ def tiny_config(model_type: str, tokenizer: Any) -> "PretrainedConfig":
             part = part[step]
         if value is None:
             part.pop(last, None)
+        elif wide and BY_NAME.get(last) in WIDTHS and isinstance(value, int):
+            part[last] = 2 * value
         else:
             part[last] = value
     return kind.from_dict(made)
 
 
-def _small(values: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
+def _small(values: dict[str, Any], tokenizer: Any, wide: bool) -> dict[str, Any]:
     small = {}
     for name, value in values.items():
         if isinstance(value, dict) and name.endswith("config"):
-            small[name] = _small(value, tokenizer)
+            small[name] = _small(value, tokenizer, wide)
         elif name in VOCABULARIES and value is not None:
             small[name] = len(tokenizer)
         elif name in BY_NAME and isinstance(value, int) and not isinstance(value, bool):
-            small[name] = BY_NAME[name]
+            small[name] = BY_NAME[name] * (2 if wide and BY_NAME[name] in WIDTHS else 1)
         elif name in ("layer_types", "layers_block_type") and value:
             small[name] = _one_of_each(value)
         elif name in PER_LAYER or name in IMPLIED:
@@ -164,12 +171,14 @@ def _one_of_each(kinds: list[str]) -> list[str]:
     return (found * LAYERS)[:LAYERS]
 
 
-def tiny_model(model_type: str, tokenizer: Any, seed: int = 0) -> "PreTrainedModel":
+def tiny_model(
+    model_type: str, tokenizer: Any, seed: int = 0, wide: bool = False
+) -> "PreTrainedModel":
     """Random weights, biases and buffers: nothing that is saved is zero or one throughout."""
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
-    config = tiny_config(model_type, tokenizer)
+    config = tiny_config(model_type, tokenizer, wide)
     # Published is the whole of what a language model is a part of.
     whole = type(config) in AutoModelForImageTextToText._model_mapping
     kind = AutoModelForImageTextToText if whole else AutoModelForCausalLM
