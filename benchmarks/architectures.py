@@ -437,7 +437,7 @@ def keep(file: Path, results: dict) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("families", nargs="*", metavar="FAMILY")
-    parser.add_argument("--vllm", action="store_true", help="the engine, of families that are exact")
+    parser.add_argument("--vllm", action="store_true", help="the engine, of what is exact")
     parser.add_argument("--results", type=Path, default=Path("architectures.json"))
     given = parser.parse_args()
     import deepspeed  # noqa: F401
