@@ -256,6 +256,11 @@ class StageStore:
         )
 
     @property
+    def begun(self) -> bool:
+        """Whether there is something of it."""
+        return self.folder.exists("manifest.json")
+
+    @property
     def complete(self) -> bool:
         manifest = self.manifest()
         return manifest is not None and manifest["state"] == "complete"
@@ -334,8 +339,12 @@ class RunDir:
         self.config = config
         self.folder = Folder(config.run_dir)
 
-    def claim(self, rerun: bool = False) -> None:
+    def claim(self, rerun: bool = False, redone: Callable[[], list[str]] | None = None) -> None:
         """Take the directory for this configuration, or refuse one that another configuration made.
+
+        Args:
+            redone: names the stages with results that this configuration would make anew; without
+                any, and where it raises ``UserError``, every other configuration is refused.
 
         Raises:
             UserError: names the keys that differ and how to go on.
@@ -343,7 +352,7 @@ class RunDir:
         # A command that failed before it made anything has not taken the directory.
         made = set(self.folder.names()) - {"config.yaml", LOCK}
         if made and self.folder.exists("config.yaml") and not rerun:
-            self._refuse_another()
+            self._refuse_another(redone)
         resolved = yaml.safe_dump(self.config.saved(), sort_keys=False, allow_unicode=True)
         self.folder.write("config.yaml", resolved.encode())
 
@@ -357,15 +366,28 @@ class RunDir:
             raise UserError(f"{self.folder} holds no run yet: `maskdpo run` makes one")
         self._refuse_another()
 
-    def _refuse_another(self) -> None:
+    def results(self, name: str) -> list[str]:
+        """Fingerprints under which a stage has begun."""
+        stage = self.folder / name
+        return [key for key in stage.names() if (stage / key).exists("manifest.json")]
+
+    def _refuse_another(self, redone: Callable[[], list[str]] | None = None) -> None:
         stored = yaml.safe_load(self.folder.read("config.yaml"))
         theirs = build_config(stored, f"{self.folder}/config.yaml")
-        if keys := differing_keys(self.config.identity(), theirs.identity()):
-            raise UserError(
-                f"{self.folder} was made with another configuration; these keys differ: "
-                f"{', '.join(keys)}. Choose another run_dir, or pass --rerun to redo exactly "
-                "the stages that depend on them"
-            )
+        if not (keys := differing_keys(self.config.identity(), theirs.identity())):
+            return
+        stages = "the stages that depend on them"
+        if redone:
+            try:
+                if not (names := redone()):
+                    return
+                stages = f"the stages that depend on them ({', '.join(names)})"
+            except UserError:  # what names the stages is not there: nobody knows
+                pass
+        raise UserError(
+            f"{self.folder} was made with another configuration; these keys differ: "
+            f"{', '.join(keys)}. Choose another run_dir, or pass --rerun to redo exactly {stages}"
+        )
 
     def store(
         self, name: str, settings: dict, schema: pa.Schema, *upstream: StageStore

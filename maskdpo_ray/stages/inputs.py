@@ -17,18 +17,19 @@ from maskdpo_ray.world.place import WorldPlace, world_of
 class Inputs:
     """An open run directory, and what comes into it."""
 
-    def __init__(self, config: Config, rerun: bool = False, look: bool = False) -> None:
-        """Open the run directory; ``look`` only at what is there, beside a driver that works."""
+    def __init__(self, config: Config, look: bool = False, plan: bool = False) -> None:
+        """The run directory of a configuration.
+
+        Args:
+            look: only at what is there, beside a driver that works.
+            plan: not even that must be there; stages are named, and none can be worked on.
+        """
         self.config = config
-        self._look = look
+        self._look, self._plan = look or plan, plan
         self.versions = versions()
         self.dir = RunDir(config)
         self._imported: dict[str, StageStore] = {}
         self.reach_models()  # one that cannot be reached must not take the directory
-        if look:
-            self.dir.look()
-        else:
-            self.dir.claim(rerun)
 
     def reach_models(self) -> None:
         """Raise ``UserError`` for a model of the configuration that is not there."""
@@ -70,7 +71,7 @@ class Inputs:
             both = self.config.systems and self.config.evaluates
             for name in ("train", "test") if both else (split,):
                 self._imported[name] = self._import(name)
-            if both:
+            if both and not self._plan:
                 columns = ["id", "topic", "question"]
                 check_disjoint(
                     self._imported["train"].rows(columns),
@@ -94,6 +95,8 @@ class Inputs:
         }
         schema = WEIGHTED_SCHEMA if split == "train" and data.weighted else QUESTION_SCHEMA
         store = self.dir.store(f"questions-{split}", settings, schema)
+        if self._plan:
+            return store
         if self._look:
             if not store.complete:
                 raise UserError(f"{self.dir.folder}: the questions are not there yet")

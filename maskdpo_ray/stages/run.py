@@ -1,5 +1,6 @@
 """All the stages of one run."""
 
+from maskdpo_ray.config import Config
 from maskdpo_ray.rundir import StageStore
 from maskdpo_ray.stages.further import Further
 from maskdpo_ray.stages.policy import Policy
@@ -7,6 +8,43 @@ from maskdpo_ray.stages.policy import Policy
 
 class Stages(Further):
     """The stages of one run: its inputs, its training and its evaluation."""
+
+    def __init__(self, config: Config, rerun: bool = False, look: bool = False) -> None:
+        """Open the run directory.
+
+        Args:
+            rerun: take it over from another configuration, though finished stages are redone.
+            look: only at what is there, beside a driver that works.
+        """
+        super().__init__(config, look)
+        if look:
+            self.dir.look()
+        else:
+            self.dir.claim(rerun, self._redone)
+
+    @classmethod
+    def planned(cls, config: Config) -> list[StageStore]:
+        """The stores of a configuration, whether or not it has a run directory.
+
+        Raises:
+            UserError: what names them is not there yet.
+        """
+        plan = cls.__new__(cls)
+        super(Stages, plan).__init__(config, plan=True)
+        stores = plan.stores()
+        if not config.systems and config.has_policy and (config.world or config.data.train):
+            stores.append(plan.sample().store)  # made alone, by its own verb
+            if config.annotation:
+                stores += [plan.annotate().store, plan.pair().store]
+        return stores
+
+    def _redone(self) -> list[str]:
+        """Stages that have results under other settings and none under these."""
+        return [
+            store.name
+            for store in self.planned(self.config)
+            if not store.begun and any(self.dir.results(store.name))
+        ]
 
     def stores(self) -> list[StageStore]:
         """The stores of all stages, in the order of the graph."""

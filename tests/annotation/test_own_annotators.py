@@ -304,10 +304,9 @@ def test_no_name_of_an_annotator_stands_outside_of_its_file():
     files = [file for folder in folders for file in folder.glob("*.py")]
     assert len(files) > 60
     ours = "|".join(with_setting("annotator"))
-    named = re.compile(rf"(?<![\w.])['\"]({ours})['\"]|annotator: ({ours})")
+    named = re.compile(rf"(?<![\w.[])['\"]({ours})['\"](?!:)|annotator: ({ours})")
     found = {file.name: named.findall(code(file)) for file in files}
-    # The agreement with *labels* of people has a key of that name in `judge-check.json`.
-    assert {name: hits for name, hits in found.items() if hits} == {"pipeline.py": [("labels", "")]}
+    assert not {name: hits for name, hits in found.items() if hits}
 
 
 def code(file: Path) -> str:

@@ -19,7 +19,7 @@ from maskdpo_ray.annotation.encoders import (
     verdicts_of_labels,
 )
 from maskdpo_ray.config.annotation import AnnotationConfig
-from maskdpo_ray.config.section import How, Where
+from maskdpo_ray.config.section import Content, How
 
 if TYPE_CHECKING:
     from maskdpo_ray.records import Question
@@ -30,9 +30,9 @@ PREMISE = ("document", "question")
 class EncoderSettings(AnnotationConfig):
     """A classifier of (premise, sentence), or of the tokens of an answer, through Transformers."""
 
-    model: str
+    model: Content[str]
     """Local folder or hub id."""
-    revision: Where[str | None] = None
+    revision: Content[str | None] = None
     """Branch, tag or commit on the hub."""
     task: Literal["sequence", "tokens"] = "sequence"
     """`sequence`: the document supports a sentence, contradicts it, or neither (NLI, MiniCheck).
