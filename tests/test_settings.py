@@ -62,7 +62,8 @@ def bases(files) -> list[dict[str, Any]]:
         "data": {"train": {"path": train, "columns": {}}, "test": test},
         "sampling": {"engine": {"max_model_len": 64}},
         "annotation": judge,
-        "training": {"holdout": 0.1, "lora": {}},
+        "training": {"holdout": 0.1, "lora": {}, "sample_every": 5},
+        "preference": {"length_window": {"ratio": 2.0}},
         "systems": {"one": {}},
         "evaluation": {
             "annotation": {**judge, "max_tokens": 9},
@@ -253,7 +254,8 @@ def test_each_setting_redoes_what_it_says(files):
             wrong += [f"configuration {number}, {key}: {problem}"] if problem else []
     assert not wrong, "\n".join(wrong)
     unchanged = every_setting() - {place for _, place in done}
-    assert unchanged == ELSEWHERE, (unchanged - ELSEWHERE, ELSEWHERE - unchanged)
+    missing = f"give these a place in `bases`, or a value in VALUES: {unchanged - ELSEWHERE}"
+    assert unchanged == ELSEWHERE, missing
 
 
 def problem_with(run, key, section, name, idle) -> str | None:
