@@ -41,7 +41,8 @@ def decided(row: Question, chosen: str, rejected: str, name: str) -> dict[str, A
     which learns every token.
     """
     pair = with_answers(row, chosen, rejected, name=name)
-    for answer, label in zip(pair["candidates"], ("ok", "unverifiable"), strict=True):
+    # Labels that no setting of selection takes for anything else.
+    for answer, label in zip(pair["candidates"], ("ok", "contradictory"), strict=True):
         answer["sentences"] = [{"start": 0, "end": len(answer["response"]), "label": label}]
     return pair
 

@@ -6,6 +6,7 @@ import pytest
 from selections import best_and_worst
 
 from maskdpo_ray.annotation.given_labels import check_labels
+from maskdpo_ray.config import PreferenceConfig
 from maskdpo_ray.experiments.ready_pairs import decided, larger_reward_pairs, with_answers
 from maskdpo_ray.questions import read_questions
 
@@ -55,7 +56,11 @@ def test_a_run_reads_the_order_that_was_decided(tmp_path):
     check_labels(made)
     for number, candidate in enumerate(made["candidates"]):
         candidate["token_ids"] = [number]
-    assert (best_and_worst(made["candidates"])[0], made["id"]) == (0, "q~1~2")
+    assert made["id"] == "q~1~2"
+    for unverifiable in ("incorrect", "mask", "correct"):
+        for select in ("precision", "f1@k", "net"):
+            chosen = PreferenceConfig(select=select, unverifiable=unverifiable, no_fact="ignore")
+            assert best_and_worst(made["candidates"], chosen) == (0, 1)
 
 
 @pytest.mark.parametrize("document", [None, "What is true."])
