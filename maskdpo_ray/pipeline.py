@@ -70,6 +70,7 @@ def complete(stages: Stages, paired: Callable[[Stages], None] = lambda stages: N
 def prepare(stages: Stages, start: Policy, paired: Callable[[Stages], None]) -> None:
     """Pairs from answers of ``start``, and their log-probabilities under it."""
     take_pairs(stages, start)
+    rehearse(stages, start)
     # One streaming execution: while a question is annotated the next is being sampled.
     _say_given_pairs(stages)
     graph = (*stages.before_pairs(start), stages.pair(start))
@@ -77,6 +78,19 @@ def prepare(stages: Stages, start: Policy, paired: Callable[[Stages], None]) -> 
     publish(stages, start)
     paired(stages)
     stream(stages, some_pairs(stages, start), stages.reference(start))
+
+
+def rehearse(stages: Stages, start: Policy) -> None:
+    """Load the base as training does, and try its export, where pairs are still to be made."""
+    from maskdpo_ray.training.rehearsal import rehearse_training
+
+    if start != stages.base or stages.pair(start).store.complete:
+        return
+    config = stages.config
+    start_ray(config.resources)
+    systems = [config.training_of(name) for name in config.systems]
+    where = config.resources.reference
+    rehearse_training(stages.model_of(start), start.identity, systems, where, stages.versions)
 
 
 def sample(stages: Stages) -> None:

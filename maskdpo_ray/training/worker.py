@@ -253,12 +253,7 @@ def _steps_kept(metrics_log: "MetricsLog | None", trackers: Trackers | None) -> 
 def _load(job: TrainingJob) -> "tuple[list[TrainingPair], list[TrainingPair], LogProbModel]":
     """The pairs to learn from and those held out, each in the order of their ids, and the policy
     as it was before training, where the engine will have it."""
-    import torch
-
-    from maskdpo_ray.training.export import rehearse_export
-    from maskdpo_ray.training.logprobs import LogProbModel
-    from maskdpo_ray.training.lora import add_adapters
-    from maskdpo_ray.training.model import freeze_unread, load_policy, longest_input
+    from maskdpo_ray.training.model import longest_input
 
     references = {row["id"]: row for row in job.references()}
     rows = list(job.pairs())
@@ -267,21 +262,40 @@ def _load(job: TrainingJob) -> "tuple[list[TrainingPair], list[TrainingPair], Lo
     examined = [row for row in rows if row["topic"] in topics]
     pairs = training_pairs(learnt, references, job.settings)
     held_out = training_pairs(examined, references, job.settings) if examined else []
-    policy = load_policy(job.model, job.settings)
-    rehearse_export(policy, job.model, job.settings.lora)
+    model = load_to_train(job.model, job.settings, job.seed)
     longest = max(pairs + held_out, key=lambda pair: pair.length)
-    limit = longest_input(policy.config)
+    limit = longest_input(model.policy.config)
     if longest.length > limit:
         raise UserError(
             f"pair {longest.id!r} has {longest.length} tokens and the model {limit:g} positions: "
             f"set preference.max_length={limit:g}"
         )
-    freeze_unread(policy)
-    if job.settings.lora is not None:
-        add_adapters(policy, job.settings.lora, job.seed)
-    policy.to("cuda" if torch.cuda.is_available() else "cpu")
-    model = LogProbModel(policy, job.settings.logprob_chunk, job.settings.packing)
     return pairs, held_out, model
+
+
+def load_to_train(model: ModelConfig, settings: TrainingConfig, seed: int) -> "LogProbModel":
+    """The policy as training begins, with what would stop its export found.
+
+    Args:
+        seed: of adapters.
+
+    Raises:
+        UserError: it cannot be trained exactly, or not saved.
+    """
+    import torch
+
+    from maskdpo_ray.training.export import rehearse_export
+    from maskdpo_ray.training.logprobs import LogProbModel
+    from maskdpo_ray.training.lora import add_adapters
+    from maskdpo_ray.training.model import freeze_unread, load_policy
+
+    policy = load_policy(model, settings)
+    rehearse_export(policy, model, settings.lora)
+    freeze_unread(policy)
+    if settings.lora is not None:
+        add_adapters(policy, settings.lora, seed)
+    policy.to("cuda" if torch.cuda.is_available() else "cpu")
+    return LogProbModel(policy, settings.logprob_chunk, settings.packing)
 
 
 def held_out_topics(topics: Iterable[str], share: float, seed: int) -> set[str]:
