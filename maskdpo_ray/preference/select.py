@@ -213,7 +213,8 @@ class _Field:
             raise NoPair("identical_text", f"all {len(self.usable)} candidates read the same")
         if len(set(self.scores.values())) == 1:
             one = float(next(iter(self.scores.values())))
-            raise NoPair("equal_scores", f"all {len(self.usable)} candidates score {one:.4f}")
+            told = f"all {len(self.usable)} candidates score {one:.4f}"
+            raise NoPair("equal_scores", told + self._nothing_is_incorrect())
 
     def widest(self) -> Selected | None:
         """The pair to take next; None where nothing is better than anything else."""
@@ -254,7 +255,8 @@ class _Field:
             best = max(self.usable, key=self._as_best)
             if not self.usable[best].correct:
                 return NoPair("no_correct_sentence", "the best candidate has no correct sentence")
-            return NoPair("no_incorrect_sentence", "the worst candidate has no incorrect sentence")
+            told = "the worst candidate has no incorrect sentence"
+            return NoPair("no_incorrect_sentence", told + self._nothing_is_incorrect())
         pair = self.widest()
         if pair is None:
             return NoPair(
@@ -264,6 +266,18 @@ class _Field:
             )
         count = len(self.usable)
         return NoPair("identical_text", f"best and worst of {count} candidates read the same")
+
+    def _nothing_is_incorrect(self) -> str:
+        """Where a setting takes the only kind of incorrect sentence away, as of an annotator that
+        has one word for whatever is wrong."""
+        meaning = self.settings.unverifiable
+        if meaning == "incorrect" or any(counts.incorrect for counts in self.usable.values()):
+            return ""
+        return (
+            f"; under preference.unverifiable={meaning} only contradictory sentences are incorrect "
+            "and there is none: where the annotator never says so, set "
+            "preference.unverifiable=incorrect"
+        )
 
     def _gap_of_all(self) -> Fraction:
         return self.scores[self.best[0]] - self.scores[self.worst[0]]

@@ -282,6 +282,16 @@ def test_answers_that_say_the_same_again_and_again_can_be_left_out():
     )
 
 
+@pytest.mark.parametrize("given", [{"unverifiable": "correct"}, {"unverifiable": "mask"}])
+def test_without_a_contradiction_it_is_told_what_is_lacking(given):
+    for select, verdicts in (("precision", ("ou", "oouu")), ("net", ("o", "oou"))):
+        with pytest.raises(NoPair, match="set preference.unverifiable=incorrect"):
+            select_pairs(candidates(*verdicts), PreferenceConfig(select=select, **given))
+    with pytest.raises(NoPair) as raised:
+        select_pairs(candidates("oc", "oocc"), PreferenceConfig(**given))
+    assert "unverifiable" not in str(raised.value)
+
+
 def test_too_few_says_what_was_left_out():
     with pytest.raises(NoPair, match="left out: 1 error, 2 no_checkable_sentence"):
         best_and_worst(candidates("nn", "n", "e", "o"), PreferenceConfig(no_fact="ignore"))
