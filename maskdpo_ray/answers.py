@@ -16,6 +16,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from maskdpo_ray.engine.chat import check_unicode, end_of_turn_id
+from maskdpo_ray.engine.reasoning import read_text
 from maskdpo_ray.errors import RowRejected, UserError
 from maskdpo_ray.preference.token_spans import MaskError
 from maskdpo_ray.preference.weights import tile_sentences
@@ -23,6 +24,7 @@ from maskdpo_ray.progress import say
 from maskdpo_ray.questions import labelled_sentences
 from maskdpo_ray.records import VERDICTS, Candidate, Question, Sentence
 from maskdpo_ray.rundir import StageStore
+from maskdpo_ray.sampling.given import shifted
 from maskdpo_ray.sources import Source
 
 ROWS_PER_PART = 512
@@ -237,17 +239,20 @@ def _answered(
         return rejected
     candidates: list[Candidate] = []
     for index, (text, sentences, _) in enumerate(answers.every):
+        answer = read_text(text)
         ids = [*tokenizer.encode(text, add_special_tokens=False), end] if tokenizer else []
         candidates.append(
             {
                 "index": index,
                 "seed": 0,
                 "model": name,
-                "response": text,
+                "reasoning": answer.reasoning,
+                "response": answer.response,
                 "token_ids": ids,  # for the length alone: nothing is learnt from them
                 "finish_reason": "input",
                 "decoding": "greedy" if answers.response and not index else "sampled",
-                "sentences": sentences,  # of people; who examines it asks about the same ones
+                # Of people; who examines it asks about the same ones.
+                "sentences": shifted(sentences, len(answer.reasoning)),
             }
         )
     return {**row, "candidates": candidates}

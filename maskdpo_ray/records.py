@@ -34,11 +34,13 @@ class Sentence(TypedDict):
 
 
 class Candidate(TypedDict):
-    """One answer of the policy. ``token_ids`` are the truth; ``response`` is their decoded text."""
+    """One answer of the policy. ``token_ids`` are the truth; ``reasoning + response`` is their
+    decoded text, and all but a few figures are of the response alone (``engine/reasoning.py``)."""
 
     index: int  # position among the K candidates of its question
     seed: int  # sampling seed of this candidate; 0 where the answer came with the input
     model: str  # what wrote the answer
+    reasoning: NotRequired[str | None]  # before the response, its markers included
     response: str
     token_ids: list[int]  # as sampled, end-of-turn token included when it was sampled
     finish_reason: str  # "stop", "length", or "input"
@@ -62,6 +64,7 @@ class Side(TypedDict):
     """One side of a preference pair, aligned per token."""
 
     index: int  # which candidate
+    reasoning: NotRequired[str | None]  # as in Candidate
     response: str
     token_ids: list[int]
     weights: list[float]  # one per token: 1 learns from it, 0 does not, or something between
@@ -223,6 +226,7 @@ CANDIDATE = pa.struct(
         ("index", pa.int32()),
         ("seed", pa.int64()),
         ("model", _STRING),
+        ("reasoning", _STRING),
         ("response", _STRING),
         ("token_ids", _INTS),
         ("finish_reason", _STRING),
@@ -233,6 +237,7 @@ CANDIDATE = pa.struct(
 SIDE = pa.struct(
     [
         ("index", pa.int32()),
+        ("reasoning", _STRING),
         ("response", _STRING),
         ("token_ids", _INTS),
         ("weights", _FLOATS),

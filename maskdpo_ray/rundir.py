@@ -28,7 +28,7 @@ T = TypeVar("T")
 READING = 16  # parts of an object store read at once: it answers many as late as one
 SCRATCH = "scratch"  # removed when a stage of rows is complete
 LOCK = "driver.lock"  # held by the one command that works here (driver_lock.py)
-FORMAT = 2  # raised when the meaning of stored rows changes: older results are then not reused
+FORMAT = 3  # raised when the meaning of stored rows changes: older results are then not reused
 
 
 def fingerprint(*parts: Any) -> str:

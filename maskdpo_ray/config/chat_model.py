@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from maskdpo_ray.config.chat_template import ChatTemplateKwargs
+from maskdpo_ray.config.chat_template import ChatTemplateKwargs, ReasoningSetting
 from maskdpo_ray.config.endpoint import AnnotatorEndpointConfig
 from maskdpo_ray.config.engine import Engine
 from maskdpo_ray.config.section import Content, Section
@@ -22,6 +22,9 @@ class ChatModelConfig(Section):
     chat_template_kwargs: ChatTemplateKwargs = {}
     """Variables of the chat template, e.g. `{enable_thinking: false}`; the template must read
     them. A server of `endpoint` is sent them."""
+    reasoning: ReasoningSetting = "auto"
+    """How it marks its reasoning: found in its tokenizer and template (`auto`), `none`, or the
+    pair of markers, e.g. `["<think>", "</think>"]` (docs/prompts.md)."""
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     max_tokens: int = Field(default=512, ge=1)
     """Longest reply, in tokens."""
@@ -36,6 +39,7 @@ class ChatModelConfig(Section):
         if not (self.model or self.endpoint):
             raise ValueError("model or endpoint is missing: a folder, a hub id, or a server")
         of_engine = ("model", "revision", "chat_template", "dtype", "trust_remote_code", "engine")
+        of_engine += ("reasoning",)
         if self.endpoint and (given := self.changed(*of_engine)):
             raise ValueError(f"the server of endpoint decides {', '.join(given)}: remove it here")
         return self

@@ -1,6 +1,6 @@
 """What a section may tell its model's chat template."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, JsonValue
 
@@ -35,4 +35,5 @@ def _not_ours(given: dict[str, JsonValue]) -> dict[str, JsonValue]:
     return given
 
 
+ReasoningSetting = Literal["auto", "none"] | tuple[str, str]
 ChatTemplateKwargs = Annotated[dict[str, JsonValue], AfterValidator(_not_ours)]

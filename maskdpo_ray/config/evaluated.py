@@ -26,7 +26,14 @@ class EvaluatedConfig(ModelConfig):
             raise ValueError(
                 f"give path, endpoint or responses, one of them (got {' and '.join(given) or None})"
             )
-        of_engine = ["revision", "dtype", "chat_template", "trust_remote_code", "engine"]
+        of_engine = [
+            "revision",
+            "dtype",
+            "chat_template",
+            "trust_remote_code",
+            "engine",
+            "reasoning",
+        ]
         of_prompt = ("system_prompt", "chat_template_kwargs")
         if self.endpoint and (ignored := self.changed(*of_engine)):
             raise ValueError(f"the server of endpoint decides {', '.join(ignored)}: remove it here")

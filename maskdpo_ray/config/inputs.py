@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import field_validator
 
-from maskdpo_ray.config.chat_template import ChatTemplateKwargs
+from maskdpo_ray.config.chat_template import ChatTemplateKwargs, ReasoningSetting
 from maskdpo_ray.config.section import Content, Section
 
 
@@ -29,6 +29,9 @@ class ModelConfig(Section):
     chat_template_kwargs: ChatTemplateKwargs = {}
     """Variables of the chat template, e.g. `{enable_thinking: false}`; the template must read
     them."""
+    reasoning: ReasoningSetting = "auto"
+    """How it marks its reasoning: found in its tokenizer and template (`auto`), `none`, or the
+    pair of markers, e.g. `["<think>", "</think>"]` (docs/prompts.md)."""
     system_prompt: str | None = None
     trust_remote_code: bool = False
 

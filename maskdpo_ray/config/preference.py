@@ -45,6 +45,8 @@ class PreferenceConfig(Section):
     """A factor on a pair's loss: one, or the gap between the scores of its two answers."""
     eos: Literal["keep", "mask"] = "keep"
     """The end-of-turn token stands in no sentence: learnt on both sides (as released), or not."""
+    reasoning: Literal["mask", "keep"] = "mask"
+    """What a thinking model wrote before its answer: weighs nothing, or one on both sides."""
     weights: Literal["verdict", "confidence"] = "verdict"
     """What a token of a sentence to learn from weighs: one, or the annotator's probability of its
     verdict (`annotation.confidence`), so that it teaches less where the annotator doubts."""

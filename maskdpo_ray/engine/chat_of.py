@@ -40,4 +40,6 @@ def chat_model(
         turns=turns,
         trust_remote_code=settings.trust_remote_code,
     )
-    return ChatModel(engine, settings.max_tokens, probabilities, template_kwargs)
+    return ChatModel(
+        engine, settings.max_tokens, probabilities, template_kwargs, settings.reasoning
+    )

@@ -8,6 +8,7 @@ from maskdpo_ray.config import Constrain, EndpointConfig
 from maskdpo_ray.engine.chat import Messages, check_unicode
 from maskdpo_ray.engine.chat_model import Reply
 from maskdpo_ray.engine.endpoint import Endpoint, try_out
+from maskdpo_ray.engine.reasoning import NEVER_LEFT, served_answer
 from maskdpo_ray.engine.refusal import RequestRefused
 from maskdpo_ray.engine.template import NO_KWARGS, TemplateKwargs
 from maskdpo_ray.engine.user_text import escaped
@@ -45,14 +46,15 @@ class ChatEndpoint:
         self._template_kwargs = dict(template_kwargs)
 
     async def reply(self, messages: Messages, choices: list[str] | None = None) -> Reply:
-        """The reply to a conversation.
+        """The reply to a conversation: what follows the model's reasoning.
 
         Args:
             choices: the reply must be one of these texts.
 
         Raises:
             RowRejected: ``not_unicode``, the conversation holds a lone surrogate.
-            RequestRefused: too long, refused by the server or the model, or none of the choices.
+            RequestRefused: too long, refused by the server or the model, never out of its
+                reasoning, or none of the choices.
             UserError: the endpoint fails for all.
         """
         for message in messages:
@@ -68,21 +70,32 @@ class ChatEndpoint:
             )
         )
         choice = answer.choices[0]
-        text = choice.message.content
-        if text is None or choice.finish_reason not in ("stop", "length"):
+        answer = served_answer(choice.message)
+        if answer.unfinished:
+            raise RequestRefused(NEVER_LEFT)
+        text = answer.response
+        if choice.message.content is None or choice.finish_reason not in ("stop", "length"):
             reason = choice.message.refusal or f"finish_reason {choice.finish_reason}"
             raise RequestRefused(f"the model gave no reply: {reason}")
         complete = choice.finish_reason == "stop"
         text = self._chosen(text, choices) if choices and complete else text
-        return Reply(text, complete, self._probability(choice) if self._asks else None)
+        of = answer.response if answer.reasoning else None
+        return Reply(text, complete, self._probability(choice, of) if self._asks else None)
 
-    def _probability(self, choice: Any) -> float:
+    def _probability(self, choice: Any, tail: str | None) -> float:
+        """Of the whole reply, or of the tokens at its end that hold ``tail``."""
         if choice.logprobs is None or choice.logprobs.content is None:
             raise UserError(
                 f"the server of {self._endpoint.model!r} tells no probabilities (logprobs): set "
                 "confidence=false, or use vLLM's server"
             )
-        return math.exp(sum(token.logprob for token in choice.logprobs.content))
+        tokens = list(choice.logprobs.content)
+        if tail is not None:
+            first = len(tokens)
+            while first and tail not in "".join(token.token for token in tokens[first:]):
+                first -= 1
+            tokens = tokens[first:]
+        return math.exp(sum(token.logprob for token in tokens))
 
     def _more(self, choices: list[str] | None) -> dict[str, Any]:
         more = self._constraint(choices) if choices else {}

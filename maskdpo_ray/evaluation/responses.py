@@ -7,6 +7,7 @@ import numpy as np
 
 from maskdpo_ray.evaluation.abstention import COURTESIES, abstains
 from maskdpo_ray.records import VERDICTS, Candidate, Question
+from maskdpo_ray.sampling.counts import is_unfinished
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Responses:
         errors: sentences that the annotator failed on: neither correct nor incorrect.
         tokens: tokens as sampled; 0 of a text whose tokens nobody knows.
         abstained: 1 where the answer says that it does not know (``abstention.py``), else 0.
+        unfinished: 1 where it never left its reasoning, else 0.
     """
 
     question: np.ndarray
@@ -34,6 +36,7 @@ class Responses:
     errors: np.ndarray
     tokens: np.ndarray
     abstained: np.ndarray
+    unfinished: np.ndarray
 
     def __len__(self) -> int:
         return len(self.question)
@@ -92,10 +95,12 @@ def read_responses(rows: Iterable[Question], decoding: str) -> Responses:
                         ),
                         verdicts.count("error"),
                         len(candidate["token_ids"]),
-                        abstains(_opening(candidate), row["language"]),
+                        not is_unfinished(candidate)
+                        and abstains(_opening(candidate), row["language"]),
+                        is_unfinished(candidate),
                     )
                 )
-    columns = np.array(table, dtype=np.int64).reshape(-1, 9).T
+    columns = np.array(table, dtype=np.int64).reshape(-1, 10).T
     return Responses(*columns)
 
 

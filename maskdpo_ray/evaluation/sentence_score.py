@@ -43,7 +43,8 @@ def sentence_score(
         ``topics``: counts; ``mean_sentences``, ``mean_correct`` (correct sentences), ``mean_ok``
         (those with a fact), ``mean_tokens`` (None where texts came without tokens): per
         response, those without a score included; ``abstained``: responses that say they do not
-        know, or nothing; ``respond_ratio``: percent of the others. A model can raise its score by
+        know, or nothing; ``unfinished_reasoning``: responses that never left their reasoning;
+        ``respond_ratio``: percent of those that do not abstain. A model can raise its score by
         saying less: read the counts beside it.
 
     Raises:
@@ -87,5 +88,6 @@ def sentence_score(
         "mean_ok": float(everything.ok.mean()),
         "mean_tokens": float(everything.tokens.mean()) if everything.tokens.any() else None,
         "abstained": int(everything.abstained.sum()),
+        "unfinished_reasoning": int(everything.unfinished.sum()),
         "respond_ratio": 100 * float(1 - everything.abstained.mean()),
     }

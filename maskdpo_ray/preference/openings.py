@@ -99,7 +99,9 @@ def correct_openings(
     for candidate in candidates:
         response, sentences = candidate["response"], candidate["sentences"]
         try:
-            spans = token_spans(tokenizer, candidate["token_ids"], response)
+            spans = token_spans(
+                tokenizer, candidate["token_ids"], response, candidate.get("reasoning")
+            )
             owners = owning_sentences(spans, response, sentences)
         except MaskError:
             continue

@@ -32,6 +32,7 @@ from maskdpo_ray.records import (
     Side,
     is_correct,
 )
+from maskdpo_ray.sampling.counts import is_unfinished
 
 
 class NoPair(RowRejected):
@@ -79,6 +80,8 @@ def takes_part(candidate: Candidate, settings: PreferenceConfig) -> bool:
 
 def _lacks(candidate: Candidate, settings: PreferenceConfig) -> str | None:
     most = settings.max_repetition
+    if is_unfinished(candidate):
+        return "unfinished_reasoning"
     if not candidate["token_ids"] or not candidate["sentences"]:
         return "no_answer"
     return "repetitive" if most is not None and repetition(candidate) > most else None
@@ -93,9 +96,10 @@ def ranking_of(candidates: Sequence[Candidate], settings: PreferenceConfig) -> R
 def why_left_out(candidate: Candidate, settings: PreferenceConfig) -> str | None:
     """Why a candidate can be neither chosen nor rejected; None for the others.
 
-    ``no_answer``: no tokens or no sentences; ``repetitive``: it says too much again and again;
-    ``error``: the annotator failed on a sentence; ``no_checkable_sentence``: none counts as correct
-    or incorrect. A candidate that pruning left half-annotated is not known to be left out.
+    ``unfinished_reasoning``: it never came to an answer; ``no_answer``: no tokens or no sentences;
+    ``repetitive``: it says too much again and again; ``error``: the annotator failed on a sentence;
+    ``no_checkable_sentence``: none counts as correct or incorrect. A candidate that pruning left
+    half-annotated is not known to be left out.
     """
     if reason := _lacks(candidate, settings):
         return reason
@@ -359,9 +363,12 @@ def _side(
     token_ids, response = candidate["token_ids"], candidate["response"]
     sentences = candidate["sentences"]
     try:
-        spans = token_spans(tokenizer, token_ids, response)
+        spans = token_spans(tokenizer, token_ids, response, candidate.get("reasoning"))
         owners = owning_sentences(spans, response, sentences)
         weights = token_weights(owners, sentences, name, settings)
+        if settings.reasoning == "keep" and candidate.get("reasoning"):
+            before = next(n for n, owner in enumerate(owners) if owner != NO_SENTENCE)
+            weights[:before] = [1.0] * before
         # The end of turn stands in no sentence.
         correct = spread(sentence_weights(sentences, "chosen", settings), owners)
     except MaskError as error:
@@ -374,6 +381,7 @@ def _side(
     tally = Ranking(settings).tally(_verdicts(candidate))
     side: Side = {
         "index": candidate["index"],
+        "reasoning": candidate.get("reasoning"),
         "response": response,
         "token_ids": list(token_ids),
         "weights": weights,

@@ -23,20 +23,22 @@ class MaskError(RowRejected):
     """The mask of a response cannot be built exactly. Its pair is dropped and counted."""
 
 
-def token_spans(tokenizer: Any, token_ids: list[int], response: str) -> list[Span]:
+def token_spans(
+    tokenizer: Any, token_ids: list[int], response: str, reasoning: str | None = None
+) -> list[Span]:
     """Character span of every token in ``response``.
 
     A token that holds a part of a character spans that whole character, and so does each of its
     other tokens: their spans are equal or overlap. Bytes that are no UTF-8 are spanned by the
     U+FFFD they became. Tokens that write nothing (end of turn and other special tokens, ids beyond
     the vocabulary, a space before the text that SentencePiece's decoder drops) get an empty span
-    where they stand.
+    where they stand; so do those of the reasoning, at the beginning.
 
     Args:
         tokenizer: a Hugging Face tokenizer. Byte-level BPE and SentencePiece's byte fallback are
             read byte by byte, any other by decoding a sliding window.
         token_ids: as sampled; any segmentation of the text will do.
-        response: their text, as ``engine.chat.response_text`` decodes it.
+        response: their text, as ``engine.chat.response_text`` decodes it, behind ``reasoning``.
 
     Returns:
         One ``(start, end)`` per token, end exclusive; together they cover ``response`` in order.
@@ -47,7 +49,9 @@ def token_spans(tokenizer: Any, token_ids: list[int], response: str) -> list[Spa
     special = special_ids(tokenizer)
     writes = [i not in special and is_known(tokenizer, i) for i in token_ids]
     written = [i for i, of_text in zip(token_ids, writes, strict=True) if of_text]
-    spans = iter(_spelling(tokenizer)(tokenizer, written, response))
+    before = len(reasoning or "")
+    whole = _spelling(tokenizer)(tokenizer, written, f"{reasoning or ''}{response}")
+    spans = iter([(max(start - before, 0), max(end - before, 0)) for start, end in whole])
     result: list[Span] = []
     position = 0
     for of_text in writes:

@@ -26,6 +26,7 @@ from maskdpo_ray.records import (
     LearntSpan,
     Message,
     Pair,
+    Side,
     WeightedPair,
     WeightedSide,
 )
@@ -95,12 +96,17 @@ def to_weighted(pair: Pair, prompt: list[Message] | None) -> dict[str, Any]:
         record["prompt"] = prompt
     sides = ("chosen", "rejected")
     for name in sides:
-        record[name] = [{"role": "assistant", "content": pair[name]["response"]}]
+        record[name] = [{"role": "assistant", "content": _spelled(pair[name])}]
     record["prompt_ids"] = pair["prompt_ids"]
     for key, field in (("ids", "token_ids"), *((each, each) for each in ALIGNED)):
         known = (name for name in sides if pair[name].get(field) is not None)
         record |= {f"{name}_{key}": pair[name][field] for name in known}
     return record | {"weight": pair["weight"]}
+
+
+def _spelled(side: Side) -> str:
+    """What the token ids decode to."""
+    return f"{side.get('reasoning') or ''}{side['response']}"
 
 
 # -- what a record holds ------------------------------------------------------------------------

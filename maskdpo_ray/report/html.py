@@ -128,6 +128,7 @@ def _side(name: str, side: Mapping[str, Any]) -> dict[str, Any]:
     written = max((end for _, end in spans), default=0)
     return {
         "name": name,
+        "reasoning": side.get("reasoning"),
         "score": side["score"],
         "tokens": len(weights),
         "learnt": sum(weight != 0 for weight in weights),

@@ -27,6 +27,7 @@ from maskdpo_ray.report.build import (
 )
 from maskdpo_ray.report.card import evaluation_text
 from maskdpo_ray.report.html import render_html
+from maskdpo_ray.sampling.counts import count_answers
 from maskdpo_ray.training.card import with_evaluation
 
 if TYPE_CHECKING:
@@ -265,8 +266,8 @@ def _count_what_made_pairs(stages: "Stages") -> None:
 
 
 def _manifest(store: "StageStore", asks: bool) -> dict[str, Any]:
-    """Of a complete stage; where its annotator asks a model, with what was asked and saved; of
-    pairs, with what else was left out."""
+    """Of a complete stage: with what became of answers; where its annotator asks a model, with what
+    was asked and saved; of pairs, with what else was left out."""
     manifest = store.manifest()
     manifest["counts"] |= {k: manifest[k] for k in ("left_out", "dropped") if manifest.get(k)}
     if asks and store.name.partition("-")[0] == "annotate":
@@ -274,6 +275,11 @@ def _manifest(store: "StageStore", asks: bool) -> dict[str, Any]:
             store.finish(manifest["counts"], 0.0, calls=count_calls(store.rows()))
             manifest = store.manifest()
         manifest["counts"] |= manifest["calls"]
+    if store.name.partition("-")[0] in ("sample", "answer"):
+        if "answers" not in manifest:
+            store.finish(manifest["counts"], 0.0, answers=count_answers(store.rows()))
+            manifest = store.manifest()
+        manifest["counts"] |= manifest["answers"]
     return manifest
 
 
@@ -322,8 +328,11 @@ def with_spans(pair: Pair, tokenizer: Any) -> dict[str, Any]:
     sides = {}
     for name in ("chosen", "rejected"):
         side = pair[name]
+        reasoning = side.get("reasoning") or ""
         kept = response_text(tokenizer, side["token_ids"])
-        sides[name] = {**side, "token_spans": token_spans(tokenizer, side["token_ids"], kept)}
+        thought, kept = kept[: len(reasoning)], kept[len(reasoning) :]
+        spans = token_spans(tokenizer, side["token_ids"], kept, thought)
+        sides[name] = {**side, "token_spans": spans}
     return {**pair, **sides}
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from maskdpo_ray.config import EndpointConfig
 from maskdpo_ray.engine.chat import check_unicode, end_of_turn_id
 from maskdpo_ray.engine.endpoint import Endpoint, try_out
+from maskdpo_ray.engine.reasoning import Answer, served_answer
 from maskdpo_ray.engine.refusal import RequestRefused
 from maskdpo_ray.engine.template import NO_KWARGS, TemplateKwargs
 from maskdpo_ray.engine.user_text import escaped
@@ -74,8 +75,8 @@ class ChatSampler:
         ]
         return {**row, "candidates": candidates}
 
-    async def ask(self, question: str, seed: int | None) -> tuple[str, str]:
-        """Text and finish reason of one answer, greedy where ``seed`` is None.
+    async def ask(self, question: str, seed: int | None) -> tuple[Answer, str]:
+        """One answer and its finish reason, greedy where ``seed`` is None.
 
         Raises:
             RequestRefused: too long, or not possible with these parameters.
@@ -92,7 +93,7 @@ class ChatSampler:
         choice = answer.choices[0]
         kept_back = choice.message.refusal or ""
         finish = "length" if choice.finish_reason == "length" else "stop"
-        return choice.message.content or kept_back, finish
+        return served_answer(choice.message, kept_back), finish
 
     def _how(self, seed: int | None) -> dict[str, Any]:
         decoding = self._decoding
@@ -104,15 +105,17 @@ class ChatSampler:
             more |= {"top_k": decoding.top_k} if decoding.top_k else {}
         return parameters | ({"extra_body": more} if more else {})
 
-    def _candidate(self, index: int, seed: int | None, text: str, finish: str) -> Candidate:
+    def _candidate(self, index: int, seed: int | None, answer: Answer, finish: str) -> Candidate:
         ids = []
         if self._tokenizer:  # for the length alone: nothing is learnt from them
+            text = answer.reasoning + answer.response
             ids = [*self._tokenizer.encode(text, add_special_tokens=False), self._end]
         return {
             "index": index,
             "seed": seed or 0,
             "model": self._endpoint.model,
-            "response": text,
+            "reasoning": answer.reasoning,
+            "response": answer.response,
             "token_ids": ids,
             "finish_reason": finish,
             "decoding": "greedy" if seed is None else "sampled",

@@ -43,6 +43,7 @@ def build_sampler(
         seed=seed,
         system_prompt=model.system_prompt,
         template_kwargs=model.chat_template_kwargs,
+        reasoning=model.reasoning,
     )
 
 
@@ -68,6 +69,7 @@ def build_endpoint_sampler(
         seed=seed,
         system_prompt=model.system_prompt,
         template_kwargs=model.chat_template_kwargs,
+        reasoning=model.reasoning,
     )
 
 
@@ -106,4 +108,6 @@ def build_given(model: ModelConfig) -> "GivenCandidates":
     from maskdpo_ray.engine.chat import load_tokenizer
     from maskdpo_ray.sampling.given import GivenCandidates
 
-    return GivenCandidates(load_tokenizer(model), model.system_prompt, model.chat_template_kwargs)
+    return GivenCandidates(
+        load_tokenizer(model), model.system_prompt, model.chat_template_kwargs, model.reasoning
+    )

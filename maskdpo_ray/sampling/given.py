@@ -2,16 +2,17 @@
 
 from typing import Any
 
+from maskdpo_ray.config.chat_template import ReasoningSetting
 from maskdpo_ray.engine.chat import (
     answer_token_ids,
     check_unicode,
     end_of_turn_id,
     prompt_token_ids,
-    response_text,
 )
+from maskdpo_ray.engine.reasoning import ReasoningReader
 from maskdpo_ray.engine.template import NO_KWARGS, TemplateKwargs
 from maskdpo_ray.errors import RowRejected
-from maskdpo_ray.records import Candidate, Question
+from maskdpo_ray.records import Candidate, Question, Sentence
 
 
 class GivenCandidates:
@@ -19,7 +20,8 @@ class GivenCandidates:
 
     A sampled answer ends with the end-of-turn token, so a given one does too: the special token
     that the chat template writes after an assistant's text (``engine.chat.end_of_turn_id``).
-    Token ids that stand in the row already are kept.
+    Token ids that stand in the row already are kept. Reasoning is told from the response, whether
+    the given text holds it or only its token ids do.
 
     A candidate is usable when its ids decode to its text, character for character: spans and
     masks are built on that. One that is not (its text spells a special token, or the tokenizer
@@ -32,8 +34,10 @@ class GivenCandidates:
         tokenizer: Any,
         system_prompt: str | None = None,
         template_kwargs: TemplateKwargs = NO_KWARGS,
+        reasoning: ReasoningSetting = "auto",
     ) -> None:
         self._tokenizer = tokenizer
+        self._reasoning = ReasoningReader(tokenizer, reasoning)
         self._prompt = {"system_prompt": system_prompt, "template_kwargs": template_kwargs}
         self._end = end_of_turn_id(tokenizer, template_kwargs)
 
@@ -62,14 +66,32 @@ class GivenCandidates:
         response = given["response"]
         token_ids = list(given.get("token_ids") or [])
         token_ids = token_ids or [*answer_token_ids(self._tokenizer, response), self._end]
-        usable = bool(token_ids) and response_text(self._tokenizer, token_ids) == response
+        answer = self._reasoning.read(token_ids, given=True)
+        sentences = list(given.get("sentences") or [])
+        if answer.reasoning and answer.response != response:  # the text holds the reasoning too
+            usable = answer.reasoning + answer.response == response
+            sentences = shifted(sentences, len(answer.reasoning))
+        else:
+            usable = answer.response == response
+        usable &= bool(token_ids)
         return {
             "index": index,
             "seed": 0,
             "model": given.get("model") or "input",
-            "response": response,
+            "reasoning": answer.reasoning if usable else "",
+            "response": answer.response if usable else response,
             "token_ids": token_ids if usable else [],
             "finish_reason": "input",
             "decoding": "input",
-            "sentences": list(given.get("sentences") or []) if usable else [],
+            "sentences": sentences if usable else [],
         }
+
+
+def shifted(sentences: list[Sentence], by: int) -> list[Sentence]:
+    """Sentences of a whole text as those of what begins ``by`` characters later; what stands
+    before is left out, and one that reaches over begins there."""
+    return [
+        {**each, "start": max(each["start"] - by, 0), "end": each["end"] - by}
+        for each in sentences
+        if each["end"] > by
+    ]

@@ -4,7 +4,9 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from maskdpo_ray.engine.chat import end_of_turn_id, prompt_token_ids, response_text
+from maskdpo_ray.config.chat_template import ReasoningSetting
+from maskdpo_ray.engine.chat import end_of_turn_id, prompt_token_ids
+from maskdpo_ray.engine.reasoning import ReasoningReader
 from maskdpo_ray.engine.refusal import RequestRefused
 from maskdpo_ray.engine.template import NO_KWARGS, TemplateKwargs
 from maskdpo_ray.errors import RowRejected, UserError
@@ -63,6 +65,7 @@ class Sampler:
         seed: int,
         system_prompt: str | None = None,
         template_kwargs: TemplateKwargs = NO_KWARGS,
+        reasoning: ReasoningSetting = "auto",
     ) -> None:
         self._engine = engine
         self._decoding = decoding
@@ -70,6 +73,12 @@ class Sampler:
         self._seed = seed
         self._system_prompt = system_prompt
         self._template_kwargs = template_kwargs
+        self._reasoning = ReasoningReader(
+            engine.tokenizer,
+            reasoning,
+            system_prompt=system_prompt,
+            template_kwargs=template_kwargs,
+        )
         # The engine knows the end of a sequence; a template may end a turn with another token.
         self._stop = [end_of_turn_id(engine.tokenizer, template_kwargs)]
 
@@ -132,11 +141,13 @@ class Sampler:
     def _candidate(self, question_id: str, index: int, output: "CompletionOutput") -> Candidate:
         greedy = self._decoding.greedy and index == 0
         token_ids = list(output.token_ids)
+        answer = self._reasoning.read(token_ids)
         return {
             "index": index,
             "seed": 0 if greedy else question_seed(self._seed, question_id) + output.index,
             "model": self._model,
-            "response": response_text(self._engine.tokenizer, token_ids),
+            "reasoning": answer.reasoning,
+            "response": answer.response,
             "token_ids": token_ids,
             "finish_reason": output.finish_reason,
             "decoding": "greedy" if greedy else "sampled",

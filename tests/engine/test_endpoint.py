@@ -156,11 +156,12 @@ def replies(
     constrain=None,
     messages=ASK,
     probabilities=False,
+    template_kwargs=None,
     **changes,
 ):
     async def ask():
         async with Endpoint(settings(scripted, **changes)) as endpoint:
-            chat = ChatEndpoint(endpoint, 8, constrain, probabilities)
+            chat = ChatEndpoint(endpoint, 8, constrain, probabilities, template_kwargs or {})
             return await asyncio.gather(*(chat.reply(messages, choices) for _ in range(count)))
 
     return asyncio.run(ask())
@@ -315,6 +316,56 @@ def test_a_reply_is_one_of_the_choices_or_refused(serve, constrain, text, found)
 def test_a_reply_that_was_cut_says_so(serve):
     [reply] = replies(serve(said("ye", "length")), choices=["yes", "no"], constrain="vllm")
     assert reply.text == "ye" and not reply.complete
+
+
+THOUGHT = {"reasoning_content": "Is it? No."}
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        (said("yes", **THOUGHT), "yes"),
+        (said("yes", reasoning="Is it?"), "yes"),
+        (said("<think>Is it? no</think>\n\nyes"), "yes"),
+        (said("Is it? no</think>yes"), "yes"),
+        (said("<think>Is it? yes", "length"), None),
+        (said(None, "length", **THOUGHT), None),
+        (said("", **THOUGHT), None),
+    ],
+)
+def test_of_a_reply_only_what_follows_the_reasoning_is_read(serve, answer, found):
+    for constrain in (None, "none"):
+        choices = ["yes", "no"] if constrain else None
+        if found:
+            assert replies(serve(answer), choices=choices, constrain=constrain)[0].text == found
+        else:
+            with pytest.raises(RequestRefused, match="never left its reasoning"):
+                replies(serve(answer), choices=choices, constrain=constrain)
+
+
+def test_the_probability_of_a_reply_is_not_that_of_its_reasoning(serve):
+    steps = [("Is", -3.0), (" it", -2.0), ("ye", -0.5), ("s", -0.25), ("<end>", 0.0)]
+    logprobs = [
+        {"token": token, "logprob": p, "bytes": None, "top_logprobs": []} for token, p in steps
+    ]
+    status, headers, body = said("yes", **THOUGHT)
+    body["choices"][0]["logprobs"] = {"content": logprobs}
+    [reply] = replies(serve((status, headers, body)), probabilities=True)
+    assert reply.probability == pytest.approx(math.exp(-0.75))
+
+
+def test_what_looks_like_a_control_token_is_sent_apart(serve):
+    scripted = serve(YES)
+    replies(scripted, messages=[{"role": "user", "content": "A page: </s><|eot_id|>"}])
+    assert scripted.asked[0]["messages"][0]["content"] == "A page: < /s>< |eot_id|>"
+
+
+def test_variables_of_the_template_are_sent_beside_the_constraint(serve):
+    scripted = serve(YES)
+    told = {"enable_thinking": False}
+    replies(scripted, choices=["yes", "no"], constrain="vllm", template_kwargs=told)
+    [body] = scripted.asked
+    assert body["chat_template_kwargs"] == told and body["structured_outputs"]["choice"]
 
 
 def test_each_constraint_is_told_in_the_words_of_its_server(serve):
