@@ -27,6 +27,7 @@ from maskdpo_ray.report.table import (
 )
 from maskdpo_ray.report.write import write_report
 from maskdpo_ray.rundir import StageStore
+from maskdpo_ray.sampling.export import exported
 from maskdpo_ray.stages import Policy, Stages
 from maskdpo_ray.stream import StreamStage, run_stream, start_ray
 
@@ -96,7 +97,10 @@ def rehearse(stages: Stages, start: Policy) -> None:
 def sample(stages: Stages) -> None:
     _refuse_given_pairs(stages)
     for start in starts(stages):
+        store = stages.sample(start).store
         stream(stages, stages.questions("train"), stages.sample(start))
+        store.folder.write_jsonl("candidates.jsonl", map(exported, store.rows()))
+        say(f"for a judge of your own (docs/your_annotator.md): {store.folder}/candidates.jsonl")
 
 
 def annotate(stages: Stages) -> None:

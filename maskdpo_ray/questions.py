@@ -1,11 +1,11 @@
 """Questions in: rows of a source, checked one by one, into the first store of a run.
 
 A row holds ``question`` and optionally ``id``, ``topic``, ``document``, ``language`` (``en`` unless
-said) and ``candidates``, a list of ``{"response", "model"?, "sentences"?}`` whose sentences are
-``{"start", "end", "label"}``. Other keys are left alone. A row without ``id`` is named by its
-content. The topic of a row without one, or with a blank one, is the opening of its document, so
-that the questions about a document stay together; without a document it is the question itself (the
-released evaluation's input need have neither id nor topic).
+said) and ``candidates``, a list of ``{"response", "model"?, "token_ids"?, "finish_reason"?,
+"sentences"?}`` whose sentences are ``{"start", "end", "label"}``. Other keys are left alone. A row
+without ``id`` is named by its content. The topic of a row without one, or with a blank one, is the
+opening of its document, so that the questions about a document stay together; without a document it
+is the question itself (the released evaluation's input need have neither id nor topic).
 """
 
 import time
@@ -29,6 +29,7 @@ ROWS_PER_PART = 512
 OPENING = 100  # characters of a document that may name its topic
 
 Outcome = tuple[str, Question | RowRejected]
+FINISH_REASONS = ("stop", "length")  # of what was sampled: whether it ended or was cut
 
 
 def read_questions(
@@ -162,15 +163,31 @@ def _candidate(index: int, given: Any) -> Candidate:
         "seed": 0,
         "model": _typed(given.get("model") or "input", str, f"model of candidate {index}"),
         "response": response,
-        "token_ids": [],
-        "finish_reason": "input",
+        "token_ids": _token_ids(given.get("token_ids"), f"candidate {index}"),
+        "finish_reason": _finish_reason(given.get("finish_reason"), f"candidate {index}"),
         "decoding": "input",
         "sentences": labelled_sentences(response, given.get("sentences"), f"candidate {index}"),
     }
 
 
+def _token_ids(given: Any, of: str) -> list[int]:
+    """The ids that an answer was sampled as, its end of turn included; empty where none came."""
+    token_ids = _typed(given or [], list, f"token_ids of {of}")
+    for token in token_ids:
+        if _typed(token, int, f"a token id of {of}") not in range(2**31):
+            raise ValueError(f"{of} has the token id {token}")
+    return token_ids
+
+
+def _finish_reason(given: Any, of: str) -> str:
+    if given not in (None, *FINISH_REASONS):
+        raise ValueError(f"finish_reason of {of} is {given!r}; one of {', '.join(FINISH_REASONS)}")
+    return given or "input"
+
+
 def labelled_sentences(response: str, given: Any, of: str) -> list[Sentence]:
-    """The sentences of a response that come with a label, ``{"start", "end", "label"}`` each.
+    """The sentences of a response that come with a label, ``{"start", "end", "label"}`` each; none
+    where they are all as exported (``sampling.export``), without one.
 
     Args:
         given: their list; None and an empty one are no labels.
@@ -182,6 +199,9 @@ def labelled_sentences(response: str, given: Any, of: str) -> list[Sentence]:
     sentences = _typed(given or [], list, f"sentences of {of}")
     for sentence in sentences:
         _typed(sentence, dict, f"a sentence of {of}")
+    if all("text" in each and each.get("label") is None for each in sentences):
+        return []  # as they are exported
+    for sentence in sentences:
         _typed(sentence["label"], str, f"a label of {of}")
         for end in ("start", "end"):
             _typed(sentence[end], int, f"{end} of a sentence of {of}")
@@ -216,6 +236,7 @@ def as_input(row: Question) -> dict[str, Any]:
             {
                 "response": candidate["response"],
                 "model": candidate["model"],
+                **_as_sampled(candidate),
                 "sentences": [
                     {"start": each["start"], "end": each["end"], "label": each["verdict"]}
                     for each in candidate["sentences"]
@@ -224,6 +245,16 @@ def as_input(row: Question) -> dict[str, Any]:
             for candidate in row["candidates"]
         ]
     return given
+
+
+def _as_sampled(candidate: Candidate) -> dict[str, Any]:
+    """What a text does not tell: the ids it was sampled as, and whether it was cut."""
+    found: dict[str, Any] = {}
+    if candidate["token_ids"]:
+        found["token_ids"] = candidate["token_ids"]
+    if candidate["finish_reason"] in FINISH_REASONS:
+        found["finish_reason"] = candidate["finish_reason"]
+    return found
 
 
 def read_pairs(source: Source | str | Path, limit: int | None = None) -> Iterator[Outcome]:

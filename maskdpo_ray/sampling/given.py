@@ -20,8 +20,9 @@ class GivenCandidates:
 
     A sampled answer ends with the end-of-turn token, so a given one does too: the special token
     that the chat template writes after an assistant's text (``engine.chat.end_of_turn_id``).
-    Token ids that stand in the row already are kept. Reasoning is told from the response, whether
-    the given text holds it or only its token ids do.
+    One that is said to have been cut (``finish_reason: length``) does not, for its end would be
+    learnt. Token ids that stand in the row already are kept as they are. Reasoning is told from the
+    response, whether the given text holds it or only its token ids do.
 
     A candidate is usable when its ids decode to its text, character for character: spans and
     masks are built on that. One that is not (its text spells a special token, or the tokenizer
@@ -65,7 +66,12 @@ class GivenCandidates:
     def candidate(self, index: int, given: dict[str, Any]) -> Candidate:
         response = given["response"]
         token_ids = list(given.get("token_ids") or [])
-        token_ids = token_ids or [*answer_token_ids(self._tokenizer, response), self._end]
+        finish_reason = given.get("finish_reason") or "input"
+        if not token_ids:
+            end = [] if finish_reason == "length" else [self._end]
+            token_ids = [*answer_token_ids(self._tokenizer, response), *end]
+        if any(token >= len(self._tokenizer) for token in token_ids):
+            token_ids = []
         answer = self._reasoning.read(token_ids, given=True)
         sentences = list(given.get("sentences") or [])
         if answer.reasoning and answer.response != response:  # the text holds the reasoning too
@@ -81,7 +87,7 @@ class GivenCandidates:
             "reasoning": answer.reasoning if usable else "",
             "response": answer.response if usable else response,
             "token_ids": token_ids if usable else [],
-            "finish_reason": "input",
+            "finish_reason": finish_reason,
             "decoding": "input",
             "sentences": sentences if usable else [],
         }
