@@ -3,6 +3,7 @@ data."""
 
 import io
 import re
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,7 +46,10 @@ def as_svg(figure: Any, name: str, title: str) -> str:
 
     target = io.StringIO()
     # A fixed salt and no date: the same run gives the same page.
-    with rc_context({"svg.hashsalt": name, "svg.fonttype": "none", "font.family": "sans-serif"}):
+    look = {"svg.hashsalt": name, "svg.fonttype": "none", "font.family": "sans-serif"}
+    with rc_context(look), warnings.catch_warnings():
+        # Text stays text in the page, drawn with the fonts of who reads it.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(
             target, format="svg", transparent=True, metadata={"Date": None, "Title": title}
         )

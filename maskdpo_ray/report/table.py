@@ -3,6 +3,7 @@
 The console shows the scores as aligned text, the page shows all of them.
 """
 
+import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -285,15 +286,25 @@ def _figure(found: list[float] | None) -> list[str]:
 
 def aligned(table: Table, names: int = 1) -> str:
     """A table as text; the columns of names to the left, figures to the right."""
-    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+    widths = [max(_width(row[column]) for row in table) for column in range(len(table[0]))]
     lines = []
     for row in table:
         cells = [
-            cell.ljust(width) if column < names else cell.rjust(width)
+            _padded(cell, width, left=column < names)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def _width(text: str) -> int:
+    """Columns of a terminal that a text takes: Chinese characters take two."""
+    return sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)
+
+
+def _padded(cell: str, width: int, left: bool) -> str:
+    space = " " * (width - _width(cell))
+    return cell + space if left else space + cell
 
 
 def _scored(report: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:

@@ -1,6 +1,7 @@
 from maskdpo_ray.report.html import render_html
 from maskdpo_ray.report.table import (
     agreement_table,
+    aligned,
     best_of_n_rows,
     count_rows,
     detail_rows,
@@ -58,6 +59,17 @@ def test_columns_are_aligned_to_the_right(report):
     end = header.index("score") + len("score")
     assert all(row[end - 1].isdigit() and row[end] == " " for row in rows[:4])
     assert len(rows[1]) == len(header)
+
+
+def test_names_in_chinese_take_two_columns_a_character(report):
+    report["systems"]["政策"] = report["systems"]["base"]
+    lines = system_rows(report)
+    widths = {
+        sum(2 if ord(char) > 0x2FFF else 1 for char in line.split(" greedy")[0])
+        for line in aligned(lines, names=2).splitlines()
+        if " greedy" in line
+    }
+    assert len(widths) == 1
 
 
 def test_a_system_without_best_of_n_has_empty_cells(report):
