@@ -137,7 +137,7 @@ def test_who_stays_alone_and_is_told(sections, alone):
 
 
 def test_a_lone_examiner_is_told_once(capsys):
-    nothing = {"trainings": list, "policies": list, "judges": []}
+    nothing = {"trainings": list, "policies": list, "on_tasks": list}
     evaluate(SimpleNamespace(config=left_out(FIRST | {"endpoint": ENDPOINT | {"model": "m"}}),
                              **nothing))  # fmt: skip
     assert capsys.readouterr().err == (

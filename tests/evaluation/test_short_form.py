@@ -219,6 +219,18 @@ def test_given_answers_are_graded_and_reported(tmp_path):
     assert other.store.key != stage.store.key and not other.store.complete
 
 
+def test_another_column_of_references_asks_no_model_again(tmp_path):
+    write(tmp_path / "t.jsonl", [{"question": "a?", "answers": "one", "gold": "1"}])
+    write(tmp_path / "a.jsonl", [{"question": "a?", "response": "1"}])
+    given = tree(tmp_path)
+    ours = Stages(build_config(given))
+    given["data"]["test"] = {"path": given["data"]["test"], "columns": {"answers": "gold"}}
+    theirs = Stages(build_config(given), rerun=True)
+    policy = ours.policies()[0]
+    assert theirs.answered(policy).key == ours.answered(policy).key
+    assert theirs.short_form(policy).store.key != ours.short_form(policy).store.key
+
+
 @pytest.mark.parametrize(
     ("short_form", "words"),
     [
