@@ -15,6 +15,7 @@ from maskdpo_ray.annotation.sentences import split_sentences
 RULES = 2  # raised when another answer may count as abstaining
 LANGUAGES = ("en", "zh")
 COURTESIES = 3  # sentences that are read at most
+LONGEST = 500  # characters of a sentence that are read: nobody declines at greater length
 
 _ADVERBS = r"(?:[a-z]+ly |still |also |quite |too |just |even |so |very |yet )*"
 _KNOWN = r"(?:\w+ ){0,4}(?:info|information|details?|data|knowledge|records?|access|answers?"
@@ -72,7 +73,7 @@ _ENGLISH = (
     r"^(?:do not know|not sure|no (?:idea|clue)|cannot (?:say|tell|answer|determine|be determined)"
     rf"|unable to {_SAY})\b",
 )
-_CHINESE_ADVERBS = r"(?:目前|暂时|现在|手头|这里|这个|并|也|还|确实|实在|真的|恐怕|对此|都|我)*"
+_CHINESE_ADVERBS = r"(?:目前|暂时|现在|手头|这里|这个|并|也|还|确实|实在|真的|恐怕|对此|都|我){0,5}"
 _NOT_KNOWING = r"(?:不太?(?:知道|了解|清楚|熟悉|确定|认识|记得)|没有?听说过|一无所知)"
 _SAYING = (
     r"(?:找到|查到|查询|提供|回答|作答|确认|确定|获取|获得|给出|核实|告诉|透露|判断|得知|回应|访问)"
@@ -166,7 +167,7 @@ def abstains(response: str, language: str) -> bool:
     if not re.search(r"\w", said):
         return True
     spans = split_sentences(said, language)[:COURTESIES]
-    sentences = [_plain(said[start:end]) for start, end in spans]
+    sentences = [_plain(said[start : min(end, start + LONGEST)]) for start, end in spans]
     for sentence in sentences:
         if _declines(sentence):
             return True

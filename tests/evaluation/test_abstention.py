@@ -1,4 +1,5 @@
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,13 @@ def test_chinese_wordings(text):
 )
 def test_answers_in_chinese(text):
     assert not abstains(text, "zh")
+
+
+@pytest.mark.parametrize("word", ["我", "really ", "no ", "there is a ", "我对", "the document "])
+def test_the_same_word_again_and_again_is_read_in_no_time(word):
+    begun = time.perf_counter()
+    assert not abstains(word * 20_000, "en")
+    assert time.perf_counter() - begun < 5
 
 
 def test_another_language_is_an_error():
