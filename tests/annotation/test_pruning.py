@@ -157,6 +157,17 @@ def test_several_pairs_ask_more_and_still_leave_answers():
     assert all(few < more < 160 for few, more in zip(one, four, strict=True))
 
 
+def test_answers_that_read_the_same_count_as_one_of_several():
+    """The two best read the same, so the second pair needs the third best."""
+    verdicts = dict.fromkeys(["s000", "s001", "s005"], "ok")
+    verdicts |= dict.fromkeys(["s002", "s003", "s004"], "unverifiable")
+    row = question([0], [0], [1, 2, 5], [3], [4])
+    chosen = PreferenceConfig(pairs_per_question=2)
+    check(row, verdicts, settings=chosen)
+    (_, pruned), _ = both(row, verdicts, settings=chosen)
+    assert outcome(pruned, chosen)[:2] == ((0, 3), (2, 4))
+
+
 def test_answers_that_are_left_out_beforehand_are_not_asked_about():
     row = question([0, 0, 0], [1, 2], [3, 4])
     verdicts = {"s000": "ok", "s001": "ok", "s002": "ok", "s003": "unverifiable", "s004": "ok"}
