@@ -2,7 +2,8 @@
 
 from hypothesis import strategies as st
 
-from maskdpo_ray.preference.select import build_pairs, select_pairs
+from maskdpo_ray.preference.pairs import build_pairs
+from maskdpo_ray.preference.select import select_pairs
 
 SELECTIONS = st.fixed_dictionaries(
     {

@@ -13,8 +13,8 @@ from maskdpo_ray.engine.chat import (
 )
 from maskdpo_ray.engine.vocabulary import special_ids
 from maskdpo_ray.errors import RowRejected, UserError, first_line
+from maskdpo_ray.preference.pairs import token_digest
 from maskdpo_ray.preference.processor import check_context
-from maskdpo_ray.preference.select import token_digest
 from maskdpo_ray.preference.token_spans import MaskError, Span, token_spans
 from maskdpo_ray.preference.weights import silent_at_end, truncate
 from maskdpo_ray.records import (

@@ -4,7 +4,7 @@ from maskdpo_ray.config import ModelConfig, PreferenceConfig
 from maskdpo_ray.engine.chat import load_tokenizer
 from maskdpo_ray.errors import RowRejected, UserError
 from maskdpo_ray.model_files import local_folder
-from maskdpo_ray.preference.select import build_pairs
+from maskdpo_ray.preference.pairs import build_pairs
 from maskdpo_ray.records import Pair, Question
 from maskdpo_ray.training.model import longest_input
 

@@ -11,7 +11,8 @@ from tokenizers import AddedToken
 from maskdpo_ray.config import PreferenceConfig
 from maskdpo_ray.engine.chat import open_tokenizer
 from maskdpo_ray.evaluation.sentence_score import sentence_score
-from maskdpo_ray.preference.select import NoPair, build_pairs, why_left_out
+from maskdpo_ray.preference.pairs import build_pairs
+from maskdpo_ray.preference.select import NoPair, why_left_out
 from maskdpo_ray.preference.weighted_format import to_weighted
 from maskdpo_ray.records import CANDIDATE, PAIR_SCHEMA
 from maskdpo_ray.report.write import with_spans

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from selections import SELECTIONS, best_and_worst, build_pair
 
 from maskdpo_ray.config import PreferenceConfig
+from maskdpo_ray.preference.pairs import build_pairs
 from maskdpo_ray.preference.select import (
     NoPair,
-    build_pairs,
     count_left_out,
     ranking_of,
     score,

@@ -17,7 +17,7 @@ import pytest
 from maskdpo_ray.config import PoolConfig, ResourcesConfig, build_config
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.pipeline import references_of
-from maskdpo_ray.preference.select import token_digest
+from maskdpo_ray.preference.pairs import token_digest
 from maskdpo_ray.records import PAIR_SCHEMA
 from maskdpo_ray.rundir import StageStore
 from maskdpo_ray.stages import Stages
