@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             choose_topics(options)
             return 0
         if given.verb == "knowledge":
-            return _knowledge(given.out, given.pages)
+            return _knowledge(given.out, given.pages, not given.without_search)
         if given.verb == "annotators":
             return _annotators()
         if given.verb == "import-labels":
@@ -122,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     add_topics(verbs)
     knowledge = verbs.add_parser(
         "knowledge",
-        help="a database of pages for FActScore, from JSON lines, Parquet or a Wikipedia dump",
+        help="a database of pages, from JSON lines, Parquet or a Wikipedia dump",
         description='A database of pages for FActScore, from rows {"title", "text"} or a '
         "Wikipedia dump (pages-articles).",
     )
@@ -131,7 +131,12 @@ def _parser() -> argparse.ArgumentParser:
         "pages",
         metavar="PAGES",
         nargs="+",
-        help=".jsonl, .parquet, .xml or .xml.bz2; several are put together",
+        help=".jsonl, .parquet, .xml, .xml.bz2 or another .db; several are put together",
+    )
+    knowledge.add_argument(
+        "--without-search",
+        action="store_true",
+        help="no search over all pages: smaller, and every topic needs a page of its title",
     )
     verbs.add_parser("annotators", help="who can annotate, and with which settings")
     return parser
@@ -182,10 +187,10 @@ def _share(text: str) -> float:
     return value
 
 
-def _knowledge(out: str, pages: list[str]) -> int:
-    from maskdpo_ray.evaluation.factscore.knowledge import build_knowledge
+def _knowledge(out: str, pages: list[str], search: bool) -> int:
+    from maskdpo_ray.knowledge.database import build_knowledge
 
-    counts = build_knowledge(out, pages, progress=lambda line: print(line, file=sys.stderr))
+    counts = build_knowledge(out, pages, lambda line: print(line, file=sys.stderr), search)
     made = counts.pop("pages")
     left_out = ", ".join(f"{count} {reason}" for reason, count in counts.items())
     print(f"{out}: {made} pages" + (f"; left out: {left_out}" if left_out else ""))

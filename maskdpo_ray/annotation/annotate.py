@@ -7,16 +7,20 @@ from typing import Any
 
 from maskdpo_ray.annotation.annotator import Verdict, document_of
 from maskdpo_ray.annotation.asking import Asking, Span
+from maskdpo_ray.annotation.calls import NOTHING_FOUND
 from maskdpo_ray.annotation.given_labels import check_labels
 from maskdpo_ray.annotation.pruning import next_sentences
 from maskdpo_ray.annotation.sentences import split_sentences, unit_kind
 from maskdpo_ray.config import PreferenceConfig
 from maskdpo_ray.errors import RowRejected
+from maskdpo_ray.knowledge.finder import Finder
 from maskdpo_ray.preference.select import ranking_of, takes_part
 from maskdpo_ray.records import ERROR_VERDICT, SKIPPED_VERDICT, Candidate, Question, Sentence
 
 SKIPPED = Verdict(SKIPPED_VERDICT, "not asked: this answer can be neither best nor worst")
 CODE = Verdict("nofact", "code: a fence states nothing")
+UNFOUND = Verdict("unverifiable", f"{NOTHING_FOUND}: no page says a word of it")
+BETWEEN = "\n\n"  # passages
 
 
 class Annotate:
@@ -32,6 +36,8 @@ class Annotate:
     Args:
         prune: ask in rounds, and only what best and worst candidate depend on (``pruning.py``)
             under these settings; the other sentences are ``skipped``.
+        finder: finds the passages that stand in the place of a row's document, for each sentence
+            those that are closest to it. Where no page says a word of it, it is ``unverifiable``.
     """
 
     def __init__(
@@ -40,12 +46,14 @@ class Annotate:
         split: Callable[[str, str], list[Span]] = split_sentences,
         *,
         prune: PreferenceConfig | None = None,
+        finder: Finder | None = None,
     ) -> None:
         self._asking = Asking(annotator)
         self._by_answer = callable(getattr(annotator, "verdicts", None))
         self._needs = getattr(annotator, "needs", ())
         self._split = split
         self._prune = prune
+        self._finder = finder
 
     async def __call__(self, rows: list[Question]) -> list[Question | RowRejected]:
         return await asyncio.gather(*map(self._annotate, rows))
@@ -57,7 +65,7 @@ class Annotate:
             for candidate, cut in zip(row["candidates"], spans, strict=True)
         ]
         try:
-            if "document" in self._needs:
+            if "document" in self._needs and self._finder is None:
                 document_of(row)
             said = await (self._by_answers if self._by_answer else self._by_sentences)(
                 row, spans, texts
@@ -94,7 +102,7 @@ class Annotate:
         ]
         asked = [answer for answer in dict.fromkeys(answers) if answer[1]]
         said = await asyncio.gather(
-            *(self._asking.answer(row, response, list(cut)) for response, cut in asked)
+            *(self._ask_of_answer(row, response, list(cut)) for response, cut in asked)
         )
         found = dict(zip(asked, said, strict=True))
         return [list(found.get(answer, ())) for answer in answers]
@@ -112,7 +120,24 @@ class Annotate:
             return Verdict(ERROR_VERDICT, "nothing but white space")
         if unit_kind(text) == "code":
             return CODE
+        if self._finder is not None:
+            found = await self._finder.passages(row["topic"], text, row["language"])
+            if not found.texts:
+                return UNFOUND
+            row = {**row, "document": BETWEEN.join(found.texts)}
         return await self._asking.sentence(row, text)
+
+    async def _ask_of_answer(self, row: Question, response: str, cut: list[Span]) -> list[Verdict]:
+        if self._finder is not None:
+            texts = (response[start:end].strip() for start, end in cut)
+            found = await asyncio.gather(
+                *(self._finder.passages(row["topic"], text, row["language"]) for text in texts)
+            )
+            passages = dict.fromkeys(passage for each in found for passage in each.texts)
+            if not passages:
+                return [UNFOUND] * len(cut)
+            row = {**row, "document": BETWEEN.join(passages)}
+        return await self._asking.answer(row, response, cut)
 
 
 class AnnotateLabelled(Annotate):

@@ -104,7 +104,12 @@ class Annotator:
         """
         from maskdpo_ray.identity import content_identity, file_digest
 
-        named = [name for name, kind in kinds_of(type(settings)).items() if kind is Kind.CONTENT]
+        of_all = AnnotationConfig.model_fields  # stages/annotating.py knows those
+        named = [
+            name
+            for name, kind in kinds_of(type(settings)).items()
+            if kind is Kind.CONTENT and name not in of_all
+        ]
         contents = {
             name: content_identity(value, f"{key}.{name}")
             for name in named
@@ -125,7 +130,7 @@ class Annotator:
     @classmethod
     def needs_document(cls, settings: Any, language: str) -> bool:
         """Whether it rejects a question of this language that has no document."""
-        return "document" in cls.needs
+        return "document" in cls.needs and settings.knowledge is None
 
     # -- in the actor -----------------------------------------------------------------------------
 
@@ -152,10 +157,13 @@ class Annotator:
         """
         from maskdpo_ray.annotation.annotate import Annotate, AnnotateLabelled
         from maskdpo_ray.config import PreferenceConfig
+        from maskdpo_ray.knowledge.finder import open_finder
 
+        finder = open_finder(settings) if settings.knowledge else None  # first: it takes no time
         annotator = cls.build(settings, world)
         prune = (preference or PreferenceConfig()) if settings.prune else None
-        return (AnnotateLabelled if labelled else Annotate)(annotator, prune=prune)
+        made = AnnotateLabelled if labelled else Annotate
+        return made(annotator, prune=prune, finder=finder)
 
 
 def document_of(question: Question) -> str:

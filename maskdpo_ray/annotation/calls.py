@@ -7,6 +7,7 @@ from maskdpo_ray.annotation.language import language_of
 from maskdpo_ray.annotation.sentences import unit_kind
 from maskdpo_ray.records import SKIPPED_VERDICT, Question
 
+NOTHING_FOUND = "nothing found"  # how the detail of such a sentence begins
 UNITS = ("code", "heading")  # of these it is no news that they state nothing
 
 
@@ -19,7 +20,7 @@ def count_calls(rows: Iterable[Question]) -> dict[str, int]:
         asked about; ``pruned``: the others. ``distinct = asked + pruned``. Where there are any,
         ``other_language``: answers in another language than their question's row says; and of the
         sentences without facts, ``no_fact_code`` and ``no_fact_heading``: those that are a fence of
-        code or a heading.
+        code or a heading; and ``nothing_found``: those that no page says a word of.
     """
     sentences = distinct = pruned = 0
     found: Counter[str] = Counter()
@@ -32,6 +33,7 @@ def count_calls(rows: Iterable[Question]) -> dict[str, int]:
             for sentence in candidate["sentences"]:
                 text = candidate["response"][sentence["start"] : sentence["end"]].strip()
                 kind, verdict = unit_kind(text), sentence["verdict"]
+                found["nothing_found"] += sentence["detail"].startswith(NOTHING_FOUND)
                 if verdict == "nofact" and kind in UNITS:
                     found[f"no_fact_{kind}"] += 1
                 if text and kind != "code":

@@ -1,11 +1,11 @@
 """Settings of annotation: what all annotators share. Each adds its own, where it is defined."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import SerializeAsAny, ValidatorFunctionWrapHandler, model_validator
+from pydantic import Field, SerializeAsAny, ValidatorFunctionWrapHandler, model_validator
 
-from maskdpo_ray.config.section import Section
+from maskdpo_ray.config.section import Content, Section
 
 if TYPE_CHECKING:
     from maskdpo_ray.annotation.annotator import Annotator
@@ -20,6 +20,28 @@ class AnnotationConfig(Section):
     `package.module:function` of one's own (docs/your_annotator.md)."""
     prune: bool = False
     """Leave candidates that can no longer become best or worst: fewer calls, the same pairs."""
+    overrides: Content[str | None] = None
+    """Labels that people gave (docs/review.md): they take the place of verdicts when pairs are
+    made, and nobody is asked again."""
+    knowledge: Content[str | None] = None
+    """Database of pages (`maskdpo knowledge`) in place of the documents of rows: each sentence is
+    held against passages of its topic's page, or of all pages where the topic has none."""
+    passages: int = Field(default=5, ge=1)
+    """Passages of `knowledge` that a sentence is held against."""
+    retrieval: Literal["bm25", "dense"] = "bm25"
+    """How passages are found within a page."""
+    embedding: Content[str | None] = None
+    """Local folder or hub id of the encoder of `dense`, its hidden states mean-pooled."""
+    embedding_revision: Content[str | None] = None
+    """Branch, tag or commit of the encoder on the hub."""
+
+    OF_KNOWLEDGE: ClassVar[tuple[str, ...]] = (
+        "knowledge",
+        "passages",
+        "retrieval",
+        "embedding",
+        "embedding_revision",
+    )
 
     @model_validator(mode="wrap")
     @classmethod
@@ -35,6 +57,24 @@ class AnnotationConfig(Section):
         if self.prune and (reason := self.kind.why_not_pruned()):
             raise ValueError(f"annotator {self.annotator!r} {reason}: remove prune")
         return self
+
+    @model_validator(mode="after")
+    def _held_against(self) -> "AnnotationConfig":
+        if self.knowledge is None:
+            if given := self.changed(*self.OF_KNOWLEDGE):
+                raise ValueError(f"{given[0]} is of knowledge: give that too, or remove it")
+            return self
+        if {"verdicts", "world"} & set(self.kind.needs):
+            raise ValueError(f"annotator {self.annotator!r} reads no pages: remove knowledge")
+        if self.retrieval == "dense" and not self.embedding:
+            raise ValueError("retrieval=dense needs embedding, the encoder of passages and queries")
+        if self.retrieval == "bm25" and (given := self.changed("embedding", "embedding_revision")):
+            raise ValueError(f"retrieval=bm25 uses no {given[0]}: remove it, or set dense")
+        return self
+
+    def held_against(self) -> dict[str, Any]:
+        """The settings of ``knowledge``, for another examiner of the same answers."""
+        return {key: getattr(self, key) for key in self.changed(*self.OF_KNOWLEDGE)}
 
     @classmethod
     def chosen(cls, given: Any) -> type["AnnotationConfig"]:

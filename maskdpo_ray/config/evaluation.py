@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from maskdpo_ray.config.annotation import AnyAnnotation
+from maskdpo_ray.config.annotation import AnnotationConfig, AnyAnnotation
 from maskdpo_ray.config.evaluated import EvaluatedConfig, check_names
 from maskdpo_ray.config.factscore import FactScoreConfig
 from maskdpo_ray.config.section import Report, Section
@@ -60,10 +60,8 @@ class EvaluationConfig(Section):
             raise ValueError(
                 f"annotation: annotator {self.annotation.annotator!r} cannot judge new answers"
             )
-        if self.annotation and self.annotation.prune:
-            raise ValueError(
-                "a score needs a verdict on every sentence: remove evaluation.annotation.prune"
-            )
+        if self.annotation:
+            _only_examines(self.annotation, "evaluation.annotation")
         return self
 
     @model_validator(mode="after")
@@ -75,10 +73,7 @@ class EvaluationConfig(Section):
                 raise ValueError(
                     f"judges.{name}: annotator {judge.annotator!r} cannot judge new answers"
                 )
-            if judge.prune:
-                raise ValueError(
-                    f"a score needs a verdict on every sentence: remove judges.{name}.prune"
-                )
+            _only_examines(judge, f"judges.{name}")
         return self
 
     @model_validator(mode="after")
@@ -87,3 +82,13 @@ class EvaluationConfig(Section):
         if "base" in self.models:
             raise ValueError("models: 'base' is the policy before training: choose another name")
         return self
+
+
+def _only_examines(annotation: AnnotationConfig, key: str) -> None:
+    """Refuse what is of pairs."""
+    if annotation.prune:
+        raise ValueError(f"a score needs a verdict on every sentence: remove {key}.prune")
+    if annotation.overrides:
+        raise ValueError(
+            f"overrides are of pairs, and an examiner makes none: remove {key}.overrides"
+        )

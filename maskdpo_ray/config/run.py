@@ -358,7 +358,7 @@ class Config(Section):
             return self.evaluation.annotation
         if "verdicts" in self.annotation.kind.needs:  # there are none on new answers
             return None
-        return self.annotation.model_copy(update={"prune": False})
+        return self.annotation.model_copy(update={"prune": False, "overrides": None})
 
     @property
     def evaluation_annotation(self) -> AnnotationConfig:

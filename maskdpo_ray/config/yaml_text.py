@@ -6,6 +6,12 @@ import yaml
 
 
 class _OnceEach(yaml.SafeLoader):
+    # No setting is a date: a branch or version that looks like one is a text.
+    yaml_implicit_resolvers = {
+        first: [each for each in resolvers if each[0] != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         lines: dict[str, int] = {}
         for key, _ in node.value:
@@ -31,5 +37,5 @@ def parse_yaml(text: str) -> Any:
         return yaml.load(text, _OnceEach)
     except RecursionError:
         raise yaml.YAMLError("it is nested too deeply") from None
-    except ValueError as error:  # digits without end, a 30th of February
+    except ValueError as error:  # digits without end
         raise yaml.YAMLError(str(error)) from None

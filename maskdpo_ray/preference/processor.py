@@ -1,10 +1,14 @@
 """The ``pair`` stage: annotated candidates in, preference pairs out."""
 
+from collections.abc import Mapping
+
 from maskdpo_ray.config import ModelConfig, PreferenceConfig
 from maskdpo_ray.engine.chat import load_tokenizer
 from maskdpo_ray.errors import RowRejected, UserError
 from maskdpo_ray.model_files import local_folder
+from maskdpo_ray.preference.overrides import overridden
 from maskdpo_ray.preference.pairs import build_pairs
+from maskdpo_ray.preference.select import PrunedTooFar
 from maskdpo_ray.records import Pair, Question
 from maskdpo_ray.training.model import longest_input
 
@@ -14,6 +18,7 @@ class PairBuilder:
 
     Args:
         selected: ids of the questions that may give a pair; all may by default.
+        labels: verdicts of people on (question id, sentence), in the place of the annotator's.
     """
 
     def __init__(
@@ -21,10 +26,12 @@ class PairBuilder:
         model: ModelConfig,
         preference: PreferenceConfig,
         selected: frozenset[str] | None = None,
+        labels: Mapping[tuple[str, str], str] | None = None,
     ) -> None:
         self.model = model
         self.preference = preference
         self.selected = selected
+        self.labels = labels or {}
         self.tokenizer = load_tokenizer(model)
         check_context(model, preference.max_length)
 
@@ -34,10 +41,18 @@ class PairBuilder:
     def _build(self, row: Question) -> list[Pair] | RowRejected:
         if self.selected is not None and row["id"] not in self.selected:
             return not_selected(row["id"], self.preference)
+        row = overridden(row, self.labels)
         try:
             return build_pairs(row, self.tokenizer, row["prompt_ids"], self.preference)
         except RowRejected as rejected:
             return rejected
+        except PrunedTooFar as error:
+            if not self.labels:
+                raise
+            return RowRejected(
+                "pruned_too_far",
+                f"question {row['id']!r}: with the labels of annotation.overrides {error}",
+            )
 
 
 def not_selected(row_id: str, preference: PreferenceConfig) -> RowRejected:

@@ -5,6 +5,9 @@ from typing import Any
 
 from maskdpo_ray.annotation.sentences import RULES
 from maskdpo_ray.config import AnnotationConfig, PoolConfig, PreferenceConfig
+from maskdpo_ray.identity import commit_of, model_identity
+from maskdpo_ray.knowledge.database import knowledge_identity
+from maskdpo_ray.model_files import local_file
 from maskdpo_ray.rundir import StageStore
 from maskdpo_ray.storage import Folder
 from maskdpo_ray.stream import StreamStage
@@ -22,6 +25,11 @@ def verdicts_depend_on(
     settings = annotation.kind.identity(annotation, key) | {"sentences": RULES}
     if annotation.prune and preference and (selection := preference.selection()):
         settings["selection"] = selection
+    if annotation.knowledge:
+        settings["knowledge"] = knowledge_identity(local_file(annotation.knowledge))
+    if annotation.embedding:
+        of = (annotation.embedding, annotation.embedding_revision, f"{key}.embedding")
+        settings["embedding"] = model_identity(*of)
     return settings
 
 
@@ -40,6 +48,10 @@ def annotation_stage(
         key: where the section stands in the configuration, for errors.
     """
     annotation = annotation.kind.pinned(annotation, key)
+    if annotation.embedding:
+        of = (annotation.embedding, annotation.embedding_revision, f"{key}.embedding")
+        commit = commit_of(model_identity(*of))
+        annotation = annotation.model_copy(update={"embedding_revision": commit})
     build = partial(build_annotator, annotation, world, labelled, preference)
     return StreamStage(store, build, pool)
 

@@ -15,7 +15,6 @@ from maskdpo_ray.engine.chat import load_tokenizer
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.evaluation.abstention import RULES
 from maskdpo_ray.evaluation.factscore.factory import build_factscore
-from maskdpo_ray.evaluation.factscore.knowledge import knowledge_identity
 from maskdpo_ray.evaluation.factscore.wording import wording_file
 from maskdpo_ray.identity import (
     chat_model_identity,
@@ -24,6 +23,7 @@ from maskdpo_ray.identity import (
     model_identity,
     pinned,
 )
+from maskdpo_ray.knowledge.database import knowledge_identity
 from maskdpo_ray.model_files import local_file
 from maskdpo_ray.records import FACT_SCHEMA, QUESTION_SCHEMA
 from maskdpo_ray.rundir import StageStore

@@ -11,6 +11,7 @@ from maskdpo_ray.engine.chat import conversation
 from maskdpo_ray.errors import RowRejected, UserError
 from maskdpo_ray.preference.given_pairs import GivenPairs
 from maskdpo_ray.preference.processor import PairBuilder
+from maskdpo_ray.progress import say
 from maskdpo_ray.questions import read_questions
 from maskdpo_ray.records import (
     PAIR_SCHEMA,
@@ -20,6 +21,7 @@ from maskdpo_ray.records import (
     Pair,
     Question,
 )
+from maskdpo_ray.review.labels import digest, read_labels, verdict_of_each
 from maskdpo_ray.rundir import StageStore, fingerprint
 from maskdpo_ray.sampling.factory import build_endpoint_sampler, build_given, build_sampler
 from maskdpo_ray.sampling.sampler import decoding_of
@@ -127,14 +129,40 @@ class Training(Inputs):
         }
         if selected is not None:
             settings["questions"] = fingerprint(sorted(selected))
+        if self.overrides:
+            settings["overrides"] = digest(self.overrides)
         store = self.dir.store(
             policy.stage("pair"), settings, PAIR_SCHEMA, self.source_of_pairs(policy)
         )
         model = self.model_of(policy)
-        build = partial(PairBuilder, model, preference, selected)
+        build = partial(PairBuilder, model, preference, selected, self.overrides)
         if self.config.data.weighted:
             build = partial(GivenPairs, model, preference)
         return StreamStage(store, build, self.config.resources.pair)
+
+    @cached_property
+    def overrides(self) -> dict[tuple[str, str], str]:
+        """Labels of people on sentences of the training questions, by (question id, sentence).
+
+        Raises:
+            UserError: the file cannot be read, holds no label, labels a sentence twice, or names a
+                question that the run does not have.
+        """
+        path = self.config.annotation and self.config.annotation.overrides
+        if not path:
+            return {}
+        labels, without = read_labels(path)
+        found = verdict_of_each(labels)
+        asked = self.questions("train").finished()[0]
+        of_run = {key: label for key, label in found.items() if key[0] in asked}
+        if not of_run:
+            raise UserError(
+                f"annotation.overrides: {path} has no label on a question of data.train "
+                f"({len(found)} on others, {sum(without.values())} rows without one)"
+            )
+        if others := len(found) - len(of_run):
+            say(f"annotation.overrides: {others} labels of {path} are on other questions: left out")
+        return of_run
 
     @cached_property
     def selected(self) -> frozenset[str] | None:

@@ -319,9 +319,7 @@ def selected_log_probs(
     size = hidden.element_size() * hidden.shape[0] * weight.shape[0]
     keep &= chunk is None and torch.is_grad_enabled() and size <= _most_kept(hidden.device)
     chunk = chunk or _POSITIONS.get(hidden.device.type, _POSITIONS["cuda"])
-    return _SelectedLogProbs.apply(
-        hidden, targets, weight, bias, shape, chunk, in_place, keep
-    )
+    return _SelectedLogProbs.apply(hidden, targets, weight, bias, shape, chunk, in_place, keep)
 
 
 class LogProbHead(nn.Module):

@@ -67,9 +67,7 @@ def load_policy(model: ModelConfig, settings: TrainingConfig = PLAIN) -> "PreTra
         config, loaded = llama_config(folder), load_internlm2
     else:
         config = AutoConfig.from_pretrained(folder, **trust)
-        loaded = partial(
-            AutoModelForCausalLM.from_pretrained, output_loading_info=True, **trust
-        )
+        loaded = partial(AutoModelForCausalLM.from_pretrained, output_loading_info=True, **trust)
     switch_noise_off(config)
     load["attn_implementation"] = attention_of(config, settings.attention)
     policy, found = loaded(folder, config=config, **load)

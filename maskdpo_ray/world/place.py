@@ -56,13 +56,13 @@ def world_knowledge(place: WorldPlace, build: bool = True) -> str:
 
     It is made when it is first asked for, and named by its content.
     """
-    from maskdpo_ray.evaluation.factscore.knowledge import write_pages
+    from maskdpo_ray.knowledge.database import write_pages
 
     pages = sorted(_pages(place.built).items())
     name = f"knowledge-{hashlib.sha256(json.dumps(pages).encode()).hexdigest()[:16]}.db"
     file = place.built / name
     if build and not file.exists():
-        write_pages(file, pages, Counter())
+        write_pages(file, pages, Counter(), search=False)  # every topic has its page
     if build and not place.shared.is_local and not place.shared.exists(name):
         place.shared.write(name, file.read_bytes())
     return f"{place.shared}/{name}"

@@ -193,7 +193,7 @@ def test_units_without_facts_and_answers_in_another_language_are_counted():
     response = "## 生平\n她生于伦敦。\n```\nx = 1. Y\n```\n"
     spans = split_sentences(response, "en")
     sentences = [
-        {"start": start, "end": end, "verdict": verdict}
+        {"start": start, "end": end, "verdict": verdict, "detail": ""}
         for (start, end), verdict in zip(spans, ("nofact", "ok", "nofact"), strict=True)
     ]
     row = {"language": "en", "candidates": [{"response": response, "sentences": sentences}]}

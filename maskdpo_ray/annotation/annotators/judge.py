@@ -64,6 +64,12 @@ class JudgeSettings(ChatSettings):
     """Keep the probability that it gives its verdict, for `preference.weights: confidence`."""
 
     @model_validator(mode="after")
+    def _shows_passages(self) -> JudgeSettings:
+        if self.knowledge and self.templates in self.kind.other_wordings:
+            raise ValueError(f"templates={self.templates} shows no passages: remove knowledge")
+        return self
+
+    @model_validator(mode="after")
     def _constrained(self) -> JudgeSettings:
         if self.endpoint is None:
             return self
@@ -87,7 +93,7 @@ class JudgeSettings(ChatSettings):
     def second_opinion(self, policy: ModelConfig, engine: dict[str, Any]) -> JudgeSettings | None:
         if self.asked == policy.path:
             return None
-        return policy_as_judge(policy, engine, templates=self.templates)
+        return policy_as_judge(policy, engine, templates=self.templates, **self.held_against())
 
 
 def policy_as_judge(
@@ -126,6 +132,8 @@ class JudgeAnnotator(ChatAnnotator):
 
     @classmethod
     def needs_document(cls, settings: JudgeSettings, language: str) -> bool:
+        if settings.knowledge:
+            return False
         wording = read_judge_templates(settings.templates).languages.get(language)
         return wording is not None and shows_document(wording)
 

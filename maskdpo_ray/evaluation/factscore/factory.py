@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING
 from maskdpo_ray.config import FactScoreConfig
 from maskdpo_ray.engine.chat_of import chat_model
 from maskdpo_ray.errors import UserError
-from maskdpo_ray.model_files import local_file, local_folder
+from maskdpo_ray.model_files import local_file
 from maskdpo_ray.storage import Folder
 
 if TYPE_CHECKING:
     from maskdpo_ray.evaluation.factscore.examiner import FactExaminer
-    from maskdpo_ray.evaluation.factscore.retrieval import Indexer
 
 
 def build_factscore(settings: FactScoreConfig, scratch: Folder) -> "FactExaminer":
@@ -26,16 +25,18 @@ def build_factscore(settings: FactScoreConfig, scratch: Folder) -> "FactExaminer
     """
     from maskdpo_ray.evaluation.factscore.examiner import FactExaminer
     from maskdpo_ray.evaluation.factscore.facts import FactWriter
-    from maskdpo_ray.evaluation.factscore.knowledge import Knowledge
     from maskdpo_ray.evaluation.factscore.replies import Remembering, Replies
     from maskdpo_ray.evaluation.factscore.verification import Verifier
     from maskdpo_ray.evaluation.factscore.wording import read_wording
+    from maskdpo_ray.knowledge.database import Knowledge
+    from maskdpo_ray.knowledge.finder import Finder
+    from maskdpo_ray.knowledge.retrieval import indexer
 
-    if find_spec("rank_bm25") is None:
+    if find_spec("rank_bm25") is None:  # of the demonstrations too
         raise UserError("FActScore needs rank-bm25: pip install 'maskdpo-ray[factscore]'")
     wording = read_wording(settings.templates)  # first: an engine takes long to start
     knowledge = Knowledge(local_file(settings.knowledge))
-    index = _indexer(settings)
+    index = indexer(settings.retrieval, settings.embedding, settings.embedding_revision)
     replies = Replies(scratch)
     shown = bool(settings.demonstrations)  # as earlier turns
     models = {
@@ -45,16 +46,6 @@ def build_factscore(settings: FactScoreConfig, scratch: Folder) -> "FactExaminer
     return FactExaminer(
         FactWriter(models["writer"], wording, settings.demonstrations),
         Verifier(models.get("verifier", models["writer"]), wording),
-        knowledge,
-        index,
-        settings.k,
+        Finder(knowledge, index, settings.k),
         settings.decodings,
     )
-
-
-def _indexer(settings: FactScoreConfig) -> "Indexer":
-    from maskdpo_ray.evaluation.factscore.retrieval import Bm25Index, Embedder
-
-    if settings.retrieval == "bm25":
-        return Bm25Index
-    return Embedder(local_folder(settings.embedding), settings.embedding_revision)

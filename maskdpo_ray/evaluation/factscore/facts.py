@@ -10,8 +10,8 @@ from maskdpo_ray.annotation.wording import fill
 from maskdpo_ray.engine.chat import Messages
 from maskdpo_ray.engine.chat_model import Reply
 from maskdpo_ray.engine.refusal import RequestRefused
-from maskdpo_ray.evaluation.factscore.retrieval import Bm25Index
 from maskdpo_ray.evaluation.factscore.wording import Wording
+from maskdpo_ray.knowledge.retrieval import Bm25Index
 
 # A point between figures is a decimal one, unless a year follows: 1.5 million, but 1.1901年….
 _ITEM = re.compile(

@@ -9,7 +9,6 @@ import pytest
 from labelled_facts import People, answers_of, candidates
 
 from maskdpo_ray.errors import RowRejected, UserError
-from maskdpo_ray.evaluation.factscore.examiner import Memo
 from maskdpo_ray.evaluation.factscore.facts import checked
 from maskdpo_ray.evaluation.factscore.score import factscore, verdicts_of
 from maskdpo_ray.records import FACT_SCHEMA, FACT_VERDICTS
@@ -106,66 +105,30 @@ def test_another_block_asks_nothing_again(biographies, examiner, together):
     assert found == [examined(examiner("ChatGPT"), block) for block in blocks]
 
 
-class Work:
-    """Counts how often it is done, waits for ``go``, and fails the first times."""
-
-    def __init__(self, failures: int = 0) -> None:
-        self.done, self.failures, self.go = 0, failures, asyncio.Event()
-
-    async def __call__(self) -> int:
-        self.done += 1
-        await self.go.wait()
-        if self.done <= self.failures:
-            raise UserError("gone")
-        return self.done
-
-
-def test_work_in_flight_is_shared_and_failed_work_is_done_again():
-    async def ask():
-        memo, work = Memo(9), Work(failures=1)
-        waiting = [asyncio.ensure_future(memo("a", work)) for _ in range(3)]
-        await asyncio.sleep(0)
-        work.go.set()
-        failed = await asyncio.gather(*waiting, return_exceptions=True)
-        return failed, await memo("a", work), await memo("a", work)
-
-    failed, *found = asyncio.run(ask())
-    assert [str(error) for error in failed] == ["gone"] * 3
-    assert found == [2, 2]
-
-
-def test_who_gives_up_waiting_takes_nothing_from_the_others():
-    async def ask():
-        memo, work = Memo(9), Work()
-        one, other = (asyncio.ensure_future(memo("a", work)) for _ in range(2))
-        await asyncio.sleep(0)
-        one.cancel()
-        await asyncio.sleep(0)
-        work.go.set()
-        return await other, one.cancelled()
-
-    assert asyncio.run(ask()) == (1, True)
-
-
-def test_what_was_used_last_is_remembered():
-    async def ask():
-        memo, work = Memo(2), Work()
-        work.go.set()
-        return [await memo(name, work) for name in "abacabb"]
-
-    # c drives out b, b then c, and a, asked for in between, stays.
-    assert asyncio.run(ask()) == [1, 2, 1, 3, 1, 4, 4]
-
-
 def test_an_unknown_topic_rejects_its_row_alone_before_anything_is_asked(biographies, examiner):
     people = People(biographies, "ChatGPT")
     known, unknown = questions(biographies[:2], "ChatGPT")
     unknown["topic"] = "Nobody Atall"
-    done, rejected = examined(examiner("ChatGPT", people), [known, unknown])
+    made = examiner("ChatGPT", people, searched=False)
+    done, rejected = examined(made, [known, unknown])
     assert done["id"] == known["id"]
     assert isinstance(rejected, RowRejected) and rejected.reason == "unknown_topic"
     assert "no page 'Nobody Atall' in" in rejected.detail
     assert not any("Nobody" in asked for asked in people.asked)
+
+
+def test_facts_about_a_topic_without_a_page_are_searched_for(biographies, examiner):
+    """The pages are found all the same: what is verified is what the topic's page would give."""
+    [row] = questions(biographies[:1], "ChatGPT")
+    people, other_name = People(biographies, "ChatGPT"), row["topic"] + " (person)"
+    people.labels |= {(other_name, fact): label for (_, fact), label in people.labels.items()}
+    [by_title] = examined(examiner("ChatGPT", people, k=1), [row])
+    [searched] = examined(examiner("ChatGPT", people, k=1), [{**row, "topic": other_name}])
+    [one], [other] = by_title["answers"], searched["answers"]
+    assert [len(s["facts"]) for s in one["sentences"]] == [
+        len(s["facts"]) for s in other["sentences"]
+    ]
+    assert all(json.loads(f["detail"])["passages"] for s in other["sentences"] for f in s["facts"])
 
 
 def test_a_language_without_wording_rejects_its_row(biographies, examiner):

@@ -16,10 +16,11 @@ from world_reader import Server, WorldReader, answered
 
 from maskdpo_ray.evaluation.factscore.examiner import FactExaminer
 from maskdpo_ray.evaluation.factscore.facts import FactWriter
-from maskdpo_ray.evaluation.factscore.knowledge import Knowledge
-from maskdpo_ray.evaluation.factscore.retrieval import Bm25Index
 from maskdpo_ray.evaluation.factscore.verification import Verifier
 from maskdpo_ray.evaluation.factscore.wording import read_wording
+from maskdpo_ray.knowledge.database import Knowledge
+from maskdpo_ray.knowledge.finder import Finder
+from maskdpo_ray.knowledge.retrieval import Bm25Index
 from maskdpo_ray.report.table import factscore_table
 from maskdpo_ray.report.write import write_report
 from maskdpo_ray.stages import Stages
@@ -79,7 +80,7 @@ def expected(stages: Stages) -> list[dict]:
     wording, model = read_wording(), WorldReader()
     pages = Knowledge(world_knowledge(stages.world))
     examiner = FactExaminer(
-        FactWriter(model, wording, 4), Verifier(model, wording), pages, Bm25Index, 5
+        FactWriter(model, wording, 4), Verifier(model, wording), Finder(pages, Bm25Index, 5)
     )
     rows = list(stages.answer(stages.base).store.rows())
     return [row for row in asyncio.run(examiner(rows)) if isinstance(row, dict)]

@@ -9,11 +9,12 @@ from world_reader import WorldReader, answered
 
 from maskdpo_ray.evaluation.factscore.examiner import FactExaminer
 from maskdpo_ray.evaluation.factscore.facts import FactWriter
-from maskdpo_ray.evaluation.factscore.knowledge import Knowledge
-from maskdpo_ray.evaluation.factscore.retrieval import Bm25Index
 from maskdpo_ray.evaluation.factscore.score import factscore
 from maskdpo_ray.evaluation.factscore.verification import Verifier
 from maskdpo_ray.evaluation.factscore.wording import read_wording
+from maskdpo_ray.knowledge.database import Knowledge
+from maskdpo_ray.knowledge.finder import Finder
+from maskdpo_ray.knowledge.retrieval import Bm25Index
 from maskdpo_ray.storage import Folder
 from maskdpo_ray.world.annotator import closed_world_verdict
 from maskdpo_ray.world.place import WorldPlace, world_knowledge
@@ -35,9 +36,7 @@ def test_verdicts_are_those_of_the_annotator_that_knows_the_truth(place, questio
     examiner = FactExaminer(
         FactWriter(WorldReader(), wording, 2),
         Verifier(WorldReader(), wording),
-        Knowledge(world_knowledge(place)),
-        Bm25Index,
-        k=5,
+        Finder(Knowledge(world_knowledge(place)), Bm25Index, 5),
     )
     rows = asyncio.run(examiner(answered(questions)))
     truth = json.loads((place.built / "facts.json").read_text(encoding="utf-8"))

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskdpo_ray.evaluation.factscore.passages import SEPARATOR, cut_passages, words
+from maskdpo_ray.knowledge.passages import SEPARATOR, cut_passages, words
 
 
 def spaceless(text: str) -> str:

@@ -11,13 +11,13 @@ import pytest
 from mwparserfromhell.parser import ParserError
 
 from maskdpo_ray.errors import UserError
-from maskdpo_ray.evaluation.factscore import wikipedia
-from maskdpo_ray.evaluation.factscore.knowledge import (
+from maskdpo_ray.knowledge import wikipedia
+from maskdpo_ray.knowledge.database import (
     Knowledge,
     build_knowledge,
     knowledge_identity,
 )
-from maskdpo_ray.evaluation.factscore.wikipedia import plain_text
+from maskdpo_ray.knowledge.wikipedia import plain_text
 
 PAGE = """<page><title>{title}</title><ns>{ns}</ns><id>1</id>{redirect}
 <revision><id>9</id><contributor><username>title</username><id>3</id></contributor>

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from maskdpo_ray.evaluation.factscore.passages import cut_passages
-from maskdpo_ray.evaluation.factscore.retrieval import Bm25Index, Embedder, closest
+from maskdpo_ray.knowledge.passages import cut_passages
+from maskdpo_ray.knowledge.retrieval import Bm25Index, Embedder, closest
 
 TEXTS = ["Ada Quill is a judge.", "She was born in Selby in 1901.", "The town has a mill.", "..."]
 

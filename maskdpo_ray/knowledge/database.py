@@ -2,7 +2,8 @@
 
 The one that FActScore published is of this form, and so is what ``build_knowledge`` makes. A
 database that it finished also says in ``about`` what it was made of, which names it to
-fingerprints without a look at its whole content; so do not edit one, build another.
+fingerprints without a look at its whole content; so do not edit one, build another. And it can be
+searched: SQLite's full-text search (FTS5) over the words of all pages.
 """
 
 import hashlib
@@ -19,11 +20,17 @@ from pathlib import Path
 from typing import Any
 
 from maskdpo_ray.errors import UserError
-from maskdpo_ray.evaluation.factscore.wikipedia import DUMP, read_dump
+from maskdpo_ray.knowledge.passages import words
+from maskdpo_ray.knowledge.wikipedia import DUMP, read_dump
 from maskdpo_ray.sources import Source
 
 TABLE = "CREATE TABLE documents (title TEXT PRIMARY KEY, text TEXT NOT NULL)"
 ABOUT = "CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT NOT NULL)"
+# Without the text itself, but with the places of words (detail): without, bm25() is 0. Chinese is a
+# word a character, as in passages.
+SEARCH = "CREATE VIRTUAL TABLE search USING fts5(words, content='')"
+VOCABULARY = "CREATE VIRTUAL TABLE vocabulary USING fts5vocab(search, 'row')"
+RAREST = 12  # words of a query that are searched for: the rarest tell most, common ones cost most
 ROWS = re.compile(r"\.(jsonl|json|ndjson)(\.gz)?$|\.parquet$")
 TELL = 100_000  # pages between two lines of progress
 
@@ -54,6 +61,32 @@ class Knowledge:
                 return found[0]
         return None
 
+    @property
+    def searchable(self) -> bool:
+        """Whether it can be searched: one that another program made cannot."""
+        query = "SELECT COUNT(*) FROM sqlite_master WHERE name IN ('search', 'vocabulary')"
+        return self._database.execute(query).fetchone() == (2,)
+
+    def search(self, query: str, pages: int) -> list[Page]:
+        """The pages closest to a query by BM25 over their words, the closest first, at most so
+        many; none where no page has a word of it."""
+        count = "SELECT doc FROM vocabulary WHERE term = ?"
+        known = {
+            word: found[0]
+            for word in dict.fromkeys(words(query))
+            if (found := self._database.execute(count, (word,)).fetchone())
+        }
+        rarest = sorted(known, key=lambda word: (known[word], word))[:RAREST]
+        if not rarest:
+            return []
+        match = " OR ".join(f'"{word}"' for word in rarest)
+        found = self._database.execute(
+            "SELECT rowid FROM search WHERE search MATCH ? ORDER BY bm25(search), rowid LIMIT ?",
+            (match, pages),
+        ).fetchall()
+        page = "SELECT title, text FROM documents WHERE rowid = ?"
+        return [self._database.execute(page, row).fetchone() for row in found]
+
 
 @cache  # of a database that was made elsewhere it reads every byte
 def knowledge_identity(path: str) -> str:
@@ -74,14 +107,19 @@ def knowledge_identity(path: str) -> str:
 
 
 def build_knowledge(
-    out: str | Path, sources: Sequence[str | Path], progress: Callable[[str], None] | None = None
+    out: str | Path,
+    sources: Sequence[str | Path],
+    progress: Callable[[str], None] | None = None,
+    search: bool = True,
 ) -> dict[str, int]:
     """Make a database of the pages in ``sources``, whole or not at all.
 
     Args:
         sources: files of rows with ``title`` and ``text`` (``.jsonl``, ``.json``, ``.parquet``), or
-            of a Wikipedia dump ``pages-articles`` (``.xml`` or ``.xml.bz2``, whole or in parts).
+            of a Wikipedia dump ``pages-articles`` (``.xml`` or ``.xml.bz2``, whole or in parts), or
+            another database (``.db``), to make one that can be searched of it.
         progress: called with a line now and then; a whole dump takes hours.
+        search: over all pages, for topics that have none.
 
     Returns:
         Counts: ``pages``, and by reason what was left out (``empty``; of a dump also
@@ -98,7 +136,7 @@ def build_knowledge(
     counts: Counter[str] = Counter()
     readers = [_reader(Path(source), counts) for source in sources]
     pages = (page for reader in readers for page in reader)
-    return write_pages(out, pages, counts, progress)
+    return write_pages(out, pages, counts, progress, search)
 
 
 def write_pages(
@@ -106,6 +144,7 @@ def write_pages(
     pages: Iterable[Page],
     counts: Counter[str],
     progress: Callable[[str], None] | None = None,
+    search: bool = True,
 ) -> dict[str, int]:
     """Write the database beside its name and rename it when it is complete.
 
@@ -124,9 +163,12 @@ def write_pages(
             database.execute("PRAGMA synchronous = OFF")
             database.execute(TABLE)
             database.execute(ABOUT)
+            if search:
+                database.execute(SEARCH)
+                database.execute(VOCABULARY)
             database.execute("BEGIN")
             for page in _filled(pages, counts):
-                _insert(database, page)
+                _insert(database, page, search)
                 counts["pages"] += 1
                 if progress and counts["pages"] % TELL == 0:
                     progress(f"{counts['pages']} pages")
@@ -176,9 +218,17 @@ def _reader(path: Path, counts: Counter[str]) -> Iterator[Page]:
         return read_dump(path, counts)
     if ROWS.search(path.name):
         return read_pages(path)
+    if path.suffix == ".db":
+        return _read_database(path)
     raise UserError(
-        f"{path}: pages come from .jsonl, .json or .parquet, or from a dump .xml or .xml.bz2"
+        f"{path}: pages come from .jsonl, .json or .parquet, from a dump .xml or .xml.bz2, or from "
+        "another database .db"
     )
+
+
+def _read_database(path: Path) -> Iterator[Page]:
+    with closing(_open(path)) as database:
+        yield from database.execute("SELECT title, text FROM documents ORDER BY rowid")
 
 
 def _filled(pages: Iterable[Page], counts: Counter[str]) -> Iterator[Page]:
@@ -189,9 +239,12 @@ def _filled(pages: Iterable[Page], counts: Counter[str]) -> Iterator[Page]:
             counts["empty"] += 1
 
 
-def _insert(database: sqlite3.Connection, page: Page) -> None:
+def _insert(database: sqlite3.Connection, page: Page, search: bool) -> None:
     try:
-        database.execute("INSERT INTO documents VALUES (?, ?)", page)
+        row = database.execute("INSERT INTO documents VALUES (?, ?)", page).lastrowid
+        if search:
+            text = " ".join(words("\n".join(page)))
+            database.execute("INSERT INTO search (rowid, words) VALUES (?, ?)", (row, text))
     except sqlite3.IntegrityError:
         raise UserError(f"the title {page[0]!r} stands twice: join the two pages") from None
 

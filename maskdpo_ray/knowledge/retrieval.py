@@ -1,11 +1,13 @@
 """The passages of a page that are closest to a query, by BM25 or by embeddings."""
 
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from typing import Protocol
 
 import numpy as np
 
-from maskdpo_ray.evaluation.factscore.passages import words
+from maskdpo_ray.errors import UserError
+from maskdpo_ray.knowledge.passages import words
 
 EMBEDDED_TOKENS = 512  # of a text, the rest is cut; fewer where the model knows fewer positions
 BATCH = 32
@@ -91,6 +93,21 @@ class DenseIndex:
     def best(self, query: str, k: int) -> list[int]:
         """As ``Bm25Index.best``."""
         return closest(self._vectors @ self._embedder.embed([query])[0], k)
+
+
+def indexer(retrieval: str, embedding: str | None = None, revision: str | None = None) -> Indexer:
+    """What makes texts searchable: ``bm25``, or ``dense`` with an encoder.
+
+    Raises:
+        UserError: a package is missing.
+    """
+    if retrieval == "dense":
+        from maskdpo_ray.model_files import local_folder
+
+        return Embedder(local_folder(embedding), revision)
+    if find_spec("rank_bm25") is None:
+        raise UserError("BM25 needs rank-bm25: pip install 'maskdpo-ray[factscore]'")
+    return Bm25Index
 
 
 def closest(scores: np.ndarray, k: int) -> list[int]:
