@@ -3,6 +3,7 @@
 import json
 
 import models
+import pyarrow.parquet as pq
 
 from maskdpo_ray.cli import main
 
@@ -51,3 +52,19 @@ def test_pairs_of_the_public_format_come_out_as_they_went_in(ray_cluster, tmp_pa
     (written,) = (tmp_path / "run").glob("pair/*/pairs.jsonl")
     lines = [json.loads(line) for line in written.read_text().splitlines()]
     assert sorted(lines, key=str) == sorted(given[:2], key=str)
+
+    # A person finds that he did not swim: there is a pair, and nobody is asked again.
+    (rejected,) = (tmp_path / "run").glob("pair/*/rejected-*.parquet")
+    [of_cy] = pq.read_table(rejected)["id"].to_pylist()
+    answer = "He swam."
+    label = {"question_id": of_cy, "question": "Who is Cy?", "response": answer, "start": 0}
+    labels = tmp_path / "review.jsonl"
+    labels.write_text(json.dumps({**label, "end": len(answer), "label": "contradictory"}))
+    changed = [str(path), f"annotation.overrides={labels}"]
+    assert main(["pair", *changed]) == 2
+    assert "annotation.overrides" in capsys.readouterr().err, "another run, so it is asked"
+    assert main(["pair", *changed, "--rerun"]) == 0
+    assert "3 in, 3 out" in capsys.readouterr().err
+    assert len(list((tmp_path / "run" / "annotate").iterdir())) == 1
+    assert main(["pair", str(path), f"annotation.overrides={tmp_path}/none.jsonl", "--rerun"]) == 2
+    assert "none.jsonl" in capsys.readouterr().err

@@ -17,8 +17,8 @@ from maskdpo_ray.config import Config, build_config
 from maskdpo_ray.config.engine import HOW, SECRET, WHERE
 from maskdpo_ray.config.section import Kind, Section, kinds_of, options
 from maskdpo_ray.errors import UserError
-from maskdpo_ray.evaluation.factscore.knowledge import build_knowledge
 from maskdpo_ray.identity import file_digest
+from maskdpo_ray.knowledge.database import build_knowledge
 from maskdpo_ray.stages import Stages
 
 QUESTION = (
@@ -95,9 +95,13 @@ def bases(files) -> list[dict[str, Any]]:
     encoder = {"annotation": {"annotator": "encoder", "model": str(files / "encoder")}}
     asked = {"win_rate": writer, "short_form": {"judge": writer}, "judges": {}}
     further = {**again, "data": {"train": train, "test": test}, "evaluation": asked}
+    pages = {**judge, "knowledge": str(files / "pages.db")}
+    found = {**pages, "retrieval": "dense", "embedding": str(files / "other")}
     return [
         full,
         servers,
+        {**again, "annotation": pages},
+        {**again, "annotation": found},
         rounds,
         further,
         {**again, **encoder},
@@ -136,6 +140,9 @@ ELSEWHERE = {
     ("ChatModelConfig", "revision"),
     ("EncoderSettings", "revision"),
     ("FactScoreConfig", "embedding_revision"),
+    ("AnnotationConfig", "embedding_revision"),
+    ("AnnotationConfig", "retrieval"),  # with or without an encoder
+    ("AnnotationConfig", "overrides"),  # of questions that are there: test_public_pairs.py
     ("SourceConfig", "name"),  # of a data set on the hub
     ("SourceConfig", "split"),
     ("SourceConfig", "revision"),
