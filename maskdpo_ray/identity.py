@@ -25,6 +25,7 @@ PACKAGES = (
     "deepspeed",
     "peft",
     "openai",
+    "lm_eval",
     "nltk",
     "rank-bm25",
     "numpy",

@@ -21,6 +21,7 @@ from maskdpo_ray.report.table import (
     factscore_table,
     judges_table,
     labels_table,
+    lm_eval_table,
     short_form_table,
     systems_table,
     win_rate_table,
@@ -168,6 +169,8 @@ def evaluate(stages: Stages) -> None:
         # A stream is a chain: who examines the same answers again comes after the first examiner.
         for examination in stages.examinations(policy):
             stream(stages, finished(stages.answered(policy)), examination)
+    for policy in stages.on_tasks():
+        stream(stages, stages.tasks(), stages.lm_eval(policy))
 
 
 def evaluate_and_report(stages: Stages) -> None:
@@ -225,6 +228,8 @@ def report(stages: Stages) -> None:
         print(f"\n{factscore_table(made)}")
     if made["win_rate"]:
         print(f"\n{win_rate_table(made)}")
+    if made["lm_eval"]:
+        print(f"\n{lm_eval_table(made)}")
     if made["short_form"]:
         print(f"\n{short_form_table(made)}")
 

@@ -202,6 +202,13 @@ class GradedRow(TypedDict):
     answers: list[GradedAnswer]
 
 
+class TaskRow(TypedDict):
+    """A task of lm-evaluation-harness."""
+
+    id: str  # the task's name
+    found: str  # JSON: what the harness found
+
+
 class Rejected(TypedDict):
     """A row that left the graph: kept beside the output, counted under ``reason``."""
 
@@ -351,6 +358,8 @@ GRADED_SCHEMA = pa.schema(
         ("answers", pa.list_(GRADED_ANSWER)),
     ]
 )
+NAME_SCHEMA = pa.schema([("id", _STRING)])
+TASK_SCHEMA = pa.schema([("id", _STRING), ("found", _STRING)])
 # ``id`` is the pair's digest; log-probs for every token of the response, whatever its weight.
 REFERENCE_SCHEMA = pa.schema([("id", _STRING), ("chosen", _FLOATS), ("rejected", _FLOATS)])
 REJECTED_SCHEMA = pa.schema([("id", _STRING), ("reason", _STRING), ("detail", _STRING)])

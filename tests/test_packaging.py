@@ -20,7 +20,8 @@ import maskdpo_ray
 REPOSITORY = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 EXTRAS = ("cpu", "datasets", "qlora", "wandb", "mlflow", "factscore")  # for users
-ON_GPUS = {"liger_kernel": ["liger-kernel"]}  # modules that the CPU environment does not have
+# Modules that the CPU environment does not have.
+ELSEWHERE = {"liger_kernel": ["liger-kernel"], "lm_eval": ["lm_eval"]}
 LEFT_OUT = {"torchvision", "torchaudio", "torchcodec"}
 
 
@@ -91,8 +92,8 @@ def test_cpu_and_gpu_differ_in_the_build_of_vllm_only():
 
 
 def test_every_import_is_declared():
-    packages = {**importlib.metadata.packages_distributions(), **ON_GPUS}
-    declared = {canonicalize_name(r.name) for r in requirements(*EXTRAS, "liger")}
+    packages = {**importlib.metadata.packages_distributions(), **ELSEWHERE}
+    declared = {canonicalize_name(r.name) for r in requirements(*EXTRAS, "liger", "lm-eval")}
     undeclared = {}
     for path in sorted((REPOSITORY / "maskdpo_ray").rglob("*.py")):
         for module in imported_modules(path) - sys.stdlib_module_names - {"maskdpo_ray"}:

@@ -14,6 +14,7 @@ from maskdpo_ray.config.evaluation import EvaluationConfig
 from maskdpo_ray.config.factscore import FactScoreConfig
 from maskdpo_ray.config.file import build_config, differing_keys, read_config
 from maskdpo_ray.config.inputs import ModelConfig, WorldConfig
+from maskdpo_ray.config.lm_eval import LmEvalConfig
 from maskdpo_ray.config.override import apply_override
 from maskdpo_ray.config.preference import PreferenceConfig
 from maskdpo_ray.config.resources import PoolConfig, ResourcesConfig, WorkersConfig
@@ -38,6 +39,7 @@ __all__ = [
     "EvaluatedConfig",
     "EvaluationConfig",
     "FactScoreConfig",
+    "LmEvalConfig",
     "LoraConfig",
     "ModelConfig",
     "PoolConfig",

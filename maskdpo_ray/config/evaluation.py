@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from maskdpo_ray.config.annotation import AnnotationConfig, AnyAnnotation
 from maskdpo_ray.config.evaluated import EvaluatedConfig, check_names
 from maskdpo_ray.config.factscore import FactScoreConfig
+from maskdpo_ray.config.lm_eval import LmEvalConfig
 from maskdpo_ray.config.section import Report, Section
 from maskdpo_ray.config.short_form import ShortFormConfig
 from maskdpo_ray.config.win_rate import WinRateConfig
@@ -46,6 +47,8 @@ class EvaluationConfig(Section):
     """A judge that prefers a system's answers, or the base's."""
     short_form: ShortFormConfig | None = None
     """Grades of the same answers by reference answers, where the questions have some."""
+    lm_eval: LmEvalConfig | None = None
+    """Tasks of lm-evaluation-harness on every model that runs here."""
 
     @model_validator(mode="after")
     def _enough_samples(self) -> "EvaluationConfig":

@@ -85,6 +85,7 @@ class ResourcesConfig(Section):
     factscore: PoolConfig = PoolConfig()
     win_rate: PoolConfig = PoolConfig()
     short_form: PoolConfig = PoolConfig()
+    lm_eval: PoolConfig = PoolConfig()
     pair: PoolConfig = PoolConfig(cpus=0.5)
     reference: PoolConfig = PoolConfig()
     training: WorkersConfig = WorkersConfig()

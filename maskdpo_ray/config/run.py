@@ -316,6 +316,7 @@ class Config(Section):
             *((pool, getattr(annotation, "engine", {})) for annotation, pool in self._annotations),
             ("factscore", self.evaluation.factscore.engine if self.evaluation.factscore else {}),
             ("win_rate", self.evaluation.win_rate.engine if self.evaluation.win_rate else {}),
+            *(("lm_eval", engine) for engine in self._engines_of_tasks),
             (
                 "short_form",
                 self.evaluation.short_form.judge.engine
@@ -330,6 +331,17 @@ class Config(Section):
                     f"not {gpus:g}"
                 )
         return self
+
+    @property
+    def _engines_of_tasks(self) -> list[dict[str, Any]]:
+        """Of the models that lm-evaluation-harness is run on."""
+        section = self.evaluation.lm_eval
+        if section is None:
+            return []
+        if section.engine is not None:
+            return [section.engine]
+        own = [other.engine for other in self.evaluation.models.values() if other.path]
+        return [self.sampling.engine, *(engine for engine in own if engine is not None)]
 
     def training_of(self, system: str) -> TrainingConfig:
         """The training section of one trained system, its overrides applied."""

@@ -34,7 +34,7 @@ from maskdpo_ray.imports import lasting_imports
 from maskdpo_ray.model_files import local_folder
 
 if TYPE_CHECKING:
-    from vllm import CompletionOutput, SamplingParams
+    from vllm import CompletionOutput, RequestOutput, SamplingParams
 
 
 REASON_LENGTH = 500  # characters
@@ -160,6 +160,13 @@ class Engine:
         Raises:
             RequestRefused: too long, or not possible with these parameters.
         """
+        return (await self.request(prompt_token_ids, params)).outputs
+
+    async def request(
+        self, prompt_token_ids: list[int], params: "SamplingParams"
+    ) -> "RequestOutput":
+        """``generate``, with all that vLLM tells of a request: ``prompt_logprobs`` too, where
+        ``params`` ask for them."""
         if not self._thread.is_alive():
             raise RuntimeError("this engine is closed")
         from vllm.sampling_params import RequestOutputKind
@@ -262,9 +269,10 @@ class Engine:
         for output in outputs:
             if output.finished:
                 self.stats.cached_tokens += output.num_cached_tokens or 0
-                self._resolve(self._running.pop(output.request_id), output.outputs)
+                self._resolve(self._running.pop(output.request_id), output)
 
-    def _resolve(self, request: _Request, outputs: "list[CompletionOutput]") -> None:
+    def _resolve(self, request: _Request, output: "RequestOutput") -> None:
+        outputs = output.outputs
         self.stats.requests += 1
         self.stats.prompt_tokens += len(request.prompt_token_ids)
         self.stats.generated_tokens += sum(len(output.token_ids) for output in outputs)
@@ -272,7 +280,7 @@ class Engine:
         if broken:
             request.future.set_exception(RequestRefused(f"the engine ended it: {broken[0]}"))
         else:
-            request.future.set_result(outputs)
+            request.future.set_result(output)
 
 
 def start_engine(model: str, engine_args: Mapping[str, Any], **settings: Any) -> Engine:

@@ -30,6 +30,7 @@ def build_report(
     factscore: Mapping[str, Mapping[str, Any]],
     win_rate: Mapping[str, Mapping[str, Any]],
     short_form: Mapping[str, Mapping[str, Any]],
+    lm_eval: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Put a report together.
 
@@ -48,6 +49,7 @@ def build_report(
             ``unknown_topics`` or, where there is no score, with ``not_scored`` alone.
         win_rate: by name, as ``evaluation.win_rate.score`` makes it.
         short_form: by name and decoding, as ``evaluation.short_form.score`` makes it.
+        lm_eval: by name and task, as ``evaluation.lm_eval.score`` makes it.
 
     Returns:
         The report. ``pairs.dropped`` counts, by reason, every training question that gave no
@@ -79,6 +81,7 @@ def build_report(
         "factscore": {name: dict(scores) for name, scores in factscore.items()},
         "win_rate": {name: dict(found) for name, found in win_rate.items()},
         "short_form": {name: dict(scores) for name, scores in short_form.items()},
+        "lm_eval": {name: dict(tasks) for name, tasks in lm_eval.items()},
         "best_of_n": {name: dict(result["macro"]) for name, result in best.items()},
         "best_of_n_detail": {name: dict(result) for name, result in best.items()},
         "seconds": {name: manifest.get("seconds", 0.0) for name, manifest in stages.items()},

@@ -8,6 +8,7 @@ from maskdpo_ray.report.table import (
     Table,
     detail_rows,
     factscore_rows,
+    lm_eval_rows,
     short_form_rows,
     system_rows,
     win_rate_rows,
@@ -31,6 +32,10 @@ def evaluation_text(report: Mapping[str, Any], system: str) -> str | None:
         lines += _markdown(_of(system, win_rate_rows(report)), names=1) + [""]
     if system in report["short_form"]:
         lines += _markdown(_of(system, short_form_rows(report))) + [""]
+    if system in report["lm_eval"]:
+        table = lm_eval_rows(report)
+        kept = [table[0], *(row for row in table[1:] if row[3] in (BASE, system))]
+        lines += _markdown(kept, names=4) + [""]
     lines.append(
         "Score: percent of correct sentences, those without a fact among them; facts only: without "
         "them. `report.json` and `report.html` of the run hold all of it."

@@ -7,6 +7,8 @@ import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from maskdpo_ray.report.silence import BASE
+
 Table = list[list[str]]
 NO_INTERVAL = "n/a"  # one topic tells nothing about others
 
@@ -162,6 +164,34 @@ def short_form_rows(report: Mapping[str, Any]) -> Table:
     return rows
 
 
+def lm_eval_rows(report: Mapping[str, Any]) -> Table:
+    """Tasks of lm-evaluation-harness, every system beside the base."""
+    header = ["task", "metric", "better", "system", "value", "± s.e.", "against base"]
+    rows = [[*header, "examples", "shots"]]
+    tasks = dict.fromkeys(name for of in report["lm_eval"].values() for name in of)
+    for task in tasks:
+        base = report["lm_eval"].get(BASE, {}).get(task, {"metrics": {}})["metrics"]
+        have = {name: of[task] for name, of in report["lm_eval"].items() if task in of}
+        metrics = dict.fromkeys(key for found in have.values() for key in found["metrics"])
+        for metric in metrics:
+            for system, found in have.items():
+                if (figure := found["metrics"].get(metric)) is None:
+                    continue
+                change = figure["value"] - base[metric]["value"] if metric in base else None
+                better = {True: "higher", False: "lower", None: ""}[figure["higher_is_better"]]
+                rows.append(
+                    [
+                        *(task, metric, better, system),
+                        f"{figure['value']:.4f}",
+                        _mean(figure["stderr"], 4),
+                        "" if change is None or system == BASE else f"{change:+.4f}",
+                        str(found["examples"] or ""),
+                        "" if found["num_fewshot"] is None else str(found["num_fewshot"]),
+                    ]
+                )
+    return rows
+
+
 def stage_rows(report: Mapping[str, Any]) -> Table:
     """What came into every stage, went out, was rejected and why; and seconds."""
     rows = [["stage", "in", "out", "seconds", "rejected"]]
@@ -231,6 +261,11 @@ def win_rate_table(report: Mapping[str, Any]) -> str:
 def short_form_table(report: Mapping[str, Any]) -> str:
     """Short answers as aligned text."""
     return "by reference answers\n" + aligned(short_form_rows(report), names=2)
+
+
+def lm_eval_table(report: Mapping[str, Any]) -> str:
+    """Tasks of lm-evaluation-harness as aligned text."""
+    return "lm-evaluation-harness\n" + aligned(lm_eval_rows(report), names=4)
 
 
 def labels_table(report: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from maskdpo_ray.annotation.calls import count_calls
 from maskdpo_ray.engine.chat import load_tokenizer, response_text
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.evaluation.factscore.score import factscore
+from maskdpo_ray.evaluation.lm_eval.score import task_figures
 from maskdpo_ray.evaluation.short_form.score import short_form_score
 from maskdpo_ray.evaluation.win_rate.score import win_rate
 from maskdpo_ray.preference.select import count_left_out
@@ -88,6 +89,7 @@ def write_report(stages: "Stages") -> dict[str, Any]:
         factscore=factscores,
         win_rate=_win_rates(stages, not_scored),
         short_form=_short_forms(stages, not_scored),
+        lm_eval=_tasks(stages),
     )
     training = {
         stages.trained(*each).name: _metrics(stages.train(*each)) for each in stages.trainings()
@@ -263,6 +265,16 @@ def _count_what_made_pairs(stages: "Stages") -> None:
                 left_out=count_left_out(annotated.rows(), preference),
                 dropped=dict(Counter(reasons)),
             )
+
+
+def _tasks(stages: "Stages") -> dict[str, dict[str, Any]]:
+    """What lm-evaluation-harness found of every system that is done."""
+    done = {policy.name: stages.lm_eval(policy).store for policy in stages.on_tasks()}
+    return {
+        name: task_figures(store.rows(), stages.config.evaluation.lm_eval.tasks)
+        for name, store in done.items()
+        if store.complete
+    }
 
 
 def _manifest(store: "StageStore", asks: bool) -> dict[str, Any]:

@@ -68,4 +68,5 @@ class Stages(Further):
                     continue
                 made.append(self.evaluate(policy).store)
                 made += [stage.store for stage in self.examinations(policy)]
+            made += [self.lm_eval(policy).store for policy in self.on_tasks()]
         return made

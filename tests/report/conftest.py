@@ -78,6 +78,7 @@ def parts() -> dict:
         "factscore": {},
         "win_rate": {},
         "short_form": {},
+        "lm_eval": {},
     }
 
 

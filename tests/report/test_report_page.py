@@ -134,6 +134,7 @@ def test_hostile_text_stays_text(text):
         factscore={},
         win_rate={},
         short_form={},
+        lm_eval={},
     )
     page = Page(render_html(report, {}, [{"question": text, "chosen": side, "rejected": side}]))
     assert page.answers == [text, text]
