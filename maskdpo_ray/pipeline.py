@@ -270,7 +270,10 @@ def take_pairs(stages: Stages, start: Policy) -> None:
 
 def publish(stages: Stages, start: Policy) -> None:
     """The pairs for other trainers, beside them: ``weighted_pairs.jsonl``, exact token by token,
-    and ``pairs.jsonl``, the public Mask-DPO format, which holds sentences with verdicts."""
+    and ``pairs.jsonl``, the public Mask-DPO format, which holds sentences with verdicts. Of
+    ``preference.pairs: all_candidates`` there are none."""
+    if stages.config.preference.pairs == "all_candidates":  # two answers in a row are no pair
+        return
     store = stages.pair(start).store
     formats: dict[str, Callable[[Pair], dict]] = {
         "weighted_pairs.jsonl": lambda pair: to_weighted(pair, stages.prompt_of(pair)),

@@ -147,6 +147,26 @@ def test_one_candidate_is_refused_with_the_reason():
             },
             "pruned ones are not judged: set annotation.prune=false",
         ),
+        (
+            {
+                "preference": {"pairs": "all_candidates"},
+                "training": {"loss": "fkto"},
+                "annotation": {"annotator": "closed_world", "prune": True},
+            },
+            "learns from all candidates, and pruned ones are not judged",
+        ),
+        (
+            {"preference": {"pairs": "all_candidates"}, "systems": {"a": {}}},
+            "systems.a compares them: set training.loss=fkto",
+        ),
+        (
+            {"preference": {"pairs": "all_candidates", "pairs_per_question": 2}},
+            "neither selects nor compares answers: remove pairs_per_question",
+        ),
+        (
+            {"preference": {"pairs": "all_candidates", "reasoning": "keep"}},
+            "learns sentences, and reasoning is of what stands in none: remove reasoning",
+        ),
         ({"evaluation": {"annotation": {"annotator": "labels"}}}, "cannot judge new answers"),
         ({"resources": {"sampler": {"actors": 0}}}, "a number of at least 1 or [least, most]"),
         ({"training": {"beta": 0}}, "training.beta: Input should be greater than 0"),

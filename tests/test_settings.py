@@ -107,6 +107,7 @@ def bases(files) -> list[dict[str, Any]]:
         {**again, **encoder},
         {**again, **by_net},
         {**again, **alone},
+        {**again, "training": {"loss": "fkto"}},
     ]
 
 

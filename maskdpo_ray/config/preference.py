@@ -20,6 +20,9 @@ class PreferenceConfig(Section):
     """From verdicts to preference pairs with token weights; `training.mask: none` ignores the
     token weights, for vanilla DPO learns every token."""
 
+    pairs: Literal["best_worst", "all_candidates"] = "best_worst"
+    """What is learnt from: the best and the worst candidate, or all of them, which only
+    `training.loss: fkto` can do."""
     select: Literal["precision", "f1@k", "net"] = "precision"
     """What best and worst are by: the share of correct sentences (the paper), the harmonic mean of
     it and min(correct / K, 1), or correct minus lambda times incorrect sentences."""
@@ -82,4 +85,15 @@ class PreferenceConfig(Section):
         for key, select in (("f1_k", "f1@k"), ("net_lambda", "net")):
             if self.select != select and self.changed(key):
                 raise ValueError(f"{key} is of select={select}: set that, or remove {key}")
+        selecting = ("select", "length_window", "pairs_per_question", "pair_weight")
+        outside = ("eos", "reasoning")
+        if self.pairs == "all_candidates" and (given := self.changed(*selecting)):
+            raise ValueError(
+                f"pairs=all_candidates neither selects nor compares answers: remove {given[0]}"
+            )
+        if self.pairs == "all_candidates" and (given := self.changed(*outside)):
+            raise ValueError(
+                f"pairs=all_candidates learns sentences, and {given[0]} is of what stands in none: "
+                f"remove {given[0]}"
+            )
         return self

@@ -146,6 +146,11 @@ class Config(Section):
                 "preference.shared_openings=mask reads the correct sentences of all candidates, "
                 "and pruned ones are not judged: set annotation.prune=false, or remove it"
             )
+        if self.preference.pairs == "all_candidates" and annotation and annotation.prune:
+            raise ValueError(
+                "preference.pairs=all_candidates learns from all candidates, and pruned ones are "
+                "not judged: set annotation.prune=false, or remove it"
+            )
         if self.rounds > 1 and (self.sampling.source == "input" or self.sampling.endpoint):
             raise ValueError("rounds sample from the aligned policy: set sampling.source=vllm")
         if self.rounds == 1 and self.changed("rounds_reference"):
@@ -285,6 +290,12 @@ class Config(Section):
                 )
                 raise ValueError("; ".join(problems)) from None
         trained = [self.training_of(name) for name in self.systems]
+        compared = [n for n, each in zip(self.systems, trained, strict=True) if each.compares]
+        if self.preference.pairs == "all_candidates" and compared:
+            raise ValueError(
+                f"preference.pairs=all_candidates makes rows of any two answers, and systems."
+                f"{compared[0]} compares them: set training.loss=fkto, or remove preference.pairs"
+            )
         answers = self.evaluates or self.rounds > 1
         if answers and any(each.lora and each.lora.export == "adapter" for each in trained):
             raise ValueError(

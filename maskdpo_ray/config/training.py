@@ -250,7 +250,7 @@ class TrainingConfig(Section):
                 "anchor_weight holds correct sentences up, and mask=none knows none: set mask="
                 "sentence, or anchor_weight=0 (nll_weight holds the chosen answer up)"
             )
-        if self.mask == "none" and self.loss not in PAIRED:
+        if self.mask == "none" and not self.compares:
             raise ValueError(
                 f"loss={self.loss} takes sentences by their verdicts, and mask=none knows none: "
                 "set mask=sentence"
@@ -282,6 +282,11 @@ class TrainingConfig(Section):
         for name, given in against.items():
             if given:
                 raise ValueError(f"{name} is against the reference: remove it or reference_free")
+
+    @property
+    def compares(self) -> bool:
+        """Whether the loss compares the two answers of a pair, or takes sentences one by one."""
+        return self.loss in PAIRED
 
     @property
     def averages(self) -> bool:

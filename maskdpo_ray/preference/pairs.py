@@ -35,42 +35,25 @@ def build_pairs(
         MaskError: the mask of either side cannot be built exactly.
         ValueError: an unknown verdict.
     """
-    room = settings.max_length - len(prompt_ids)
-    if room < 1:
-        raise NoPair(
-            "prompt_too_long",
-            f"question {row['id']!r} has a prompt of {len(prompt_ids)} tokens: shorten it or raise "
-            f"preference.max_length above {settings.max_length}",
-        )
+    room = room_for_response(row, prompt_ids, settings)
     candidates, pairs, dropped = row["candidates"], [], []
     try:
         selected = select_pairs(candidates, settings)
-        openings = None
-        if settings.shared_openings == "mask":
-            usable = [each for each in candidates if is_usable(each)]
-            openings = correct_openings(usable, tokenizer, settings)
+        openings = openings_of(row, tokenizer, settings)
         for number, (best, worst, gap) in enumerate(selected, start=1):
             try:
                 chosen, rejected = (
-                    _side(candidates[n], name, tokenizer, room, settings, openings)
+                    _learnt_side(candidates[n], name, tokenizer, room, settings, openings)
                     for n, name in ((best, "chosen"), (worst, "rejected"))
                 )
             except (NoPair, MaskError) as error:
                 dropped.append(error)
                 continue
-            several = settings.pairs_per_question > 1
-            pair: Pair = {
-                "id": f"{row['id']}#{number}" if several else row["id"],
-                "question_id": row["id"],
-                "topic": row["topic"],
-                "question": row["question"],
-                "prompt_ids": list(prompt_ids),
-                "chosen": chosen,
-                "rejected": rejected,
-                "digest": token_digest(prompt_ids, chosen["token_ids"], rejected["token_ids"]),
-                "weight": float(gap) if settings.pair_weight == "gap" else 1.0,
-                "dropped": [],
-            }
+            pair = pair_of(row, prompt_ids, chosen, rejected)
+            if settings.pairs_per_question > 1:
+                pair["id"] = f"{row['id']}#{number}"
+            if settings.pair_weight == "gap":
+                pair["weight"] = float(gap)
             pairs.append(pair)
         if not pairs:
             raise dropped[0]
@@ -80,12 +63,52 @@ def build_pairs(
     return pairs
 
 
+def room_for_response(row: Question, prompt_ids: list[int], settings: PreferenceConfig) -> int:
+    """How many tokens of a response are kept behind this prompt.
+
+    Raises:
+        NoPair: ``prompt_too_long``, none.
+    """
+    room = settings.max_length - len(prompt_ids)
+    if room < 1:
+        raise NoPair(
+            "prompt_too_long",
+            f"question {row['id']!r} has a prompt of {len(prompt_ids)} tokens: shorten it or raise "
+            f"preference.max_length above {settings.max_length}",
+        )
+    return room
+
+
+def openings_of(row: Question, tokenizer: Any, settings: PreferenceConfig) -> Openings | None:
+    """Those of the correct sentences of the question's candidates, where they are left out."""
+    if settings.shared_openings == "keep":
+        return None
+    usable = [each for each in row["candidates"] if is_usable(each)]
+    return correct_openings(usable, tokenizer, settings)
+
+
+def pair_of(row: Question, prompt_ids: list[int], chosen: Side, rejected: Side) -> Pair:
+    """The row of the only pair of a question."""
+    return {
+        "id": row["id"],
+        "question_id": row["id"],
+        "topic": row["topic"],
+        "question": row["question"],
+        "prompt_ids": list(prompt_ids),
+        "chosen": chosen,
+        "rejected": rejected,
+        "digest": token_digest(prompt_ids, chosen["token_ids"], rejected["token_ids"]),
+        "weight": 1.0,
+        "dropped": [],
+    }
+
+
 def token_digest(prompt: list[int], chosen: list[int], rejected: list[int]) -> str:
     """A name for the token ids of a pair, whatever its weights (docs/design.md, contract 4)."""
     return hashlib.sha256(json.dumps([list(prompt), chosen, rejected]).encode()).hexdigest()
 
 
-def _side(
+def side_of(
     candidate: Candidate,
     name: SideName,
     tokenizer: Any,
@@ -93,6 +116,11 @@ def _side(
     settings: PreferenceConfig,
     openings: Openings | None,
 ) -> Side:
+    """A usable candidate as a side of a pair: its first ``room`` tokens with their weights.
+
+    Raises:
+        MaskError: the mask cannot be built exactly.
+    """
     token_ids, response = candidate["token_ids"], candidate["response"]
     sentences = candidate["sentences"]
     try:
@@ -123,14 +151,19 @@ def _side(
         "sentences": sentences,
         "score": tally.correct / (tally.correct + tally.incorrect),
     }
-    kept = truncate(side, room)
+    return truncate(side, room)
+
+
+def _learnt_side(candidate: Candidate, name: SideName, *how: Any) -> Side:
+    """``side_of``, where there is anything to learn from it."""
+    kept, whole, openings = side_of(candidate, name, *how), candidate["token_ids"], how[-1]
     # The end of turn alone teaches nothing about facts, whatever its weight.
     learnt = zip(kept["weights"], kept["owners"], strict=True)
     if not any(weight for weight, owner in learnt if owner != NO_SENTENCE):
         raise NoPair(
             f"zero_weight_{name}",
             f"candidate {candidate['index']} has no token to learn from among its first "
-            f"{len(kept['token_ids'])} of {len(side['token_ids'])}: raise preference.max_length"
+            f"{len(kept['token_ids'])} of {len(whole)}: raise preference.max_length"
             + (", or set preference.shared_openings=keep" if openings else ""),
         )
     return kept

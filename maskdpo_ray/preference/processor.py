@@ -9,6 +9,7 @@ from maskdpo_ray.model_files import local_folder
 from maskdpo_ray.preference.overrides import overridden
 from maskdpo_ray.preference.pairs import build_pairs
 from maskdpo_ray.preference.select import PrunedTooFar
+from maskdpo_ray.preference.unpaired import build_units
 from maskdpo_ray.records import Pair, Question
 from maskdpo_ray.training.model import longest_input
 
@@ -43,7 +44,8 @@ class PairBuilder:
             return not_selected(row["id"], self.preference)
         row = overridden(row, self.labels)
         try:
-            return build_pairs(row, self.tokenizer, row["prompt_ids"], self.preference)
+            build = build_pairs if self.preference.pairs == "best_worst" else build_units
+            return build(row, self.tokenizer, row["prompt_ids"], self.preference)
         except RowRejected as rejected:
             return rejected
         except PrunedTooFar as error:

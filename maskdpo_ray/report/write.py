@@ -303,7 +303,8 @@ def _metrics(store: "StageStore") -> list[dict[str, Any]]:
 
 def _examples(stages: "Stages") -> list[dict[str, Any]]:
     """A few pairs for the viewer."""
-    if not stages.config.systems:
+    paired = stages.config.preference.pairs == "best_worst"
+    if not stages.config.systems or not paired:
         return []
     store = stages.pair().store
     pairs = telling_pairs(store.rows(), EXAMPLES) if store.complete else []

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from maskdpo_ray.config import TrainingConfig
-from maskdpo_ray.config.training import PAIRED
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.preference.weights import SideName
 from maskdpo_ray.records import NO_SENTENCE, Pair
@@ -151,7 +150,7 @@ def training_pairs(
             weight=pair["weight"],
             gap=_gap(pair) if settings.gap_margin else 0.0,
         )
-        if settings.loss not in PAIRED and not any(len(each.listed) for each in rows[name].sides):
+        if not settings.compares and not any(len(each.listed) for each in rows[name].sides):
             raise UserError(
                 f"pair {name!r} has no token of a correct or incorrect sentence: leave it out"
             )
@@ -170,7 +169,7 @@ def _response(
     weights = np.asarray(pair[side]["weights"], dtype=np.float32)
     log_probs = np.asarray(reference[side], dtype=np.float32)
     owners = np.asarray(pair[side]["owners"], dtype=np.int64)
-    by_sentence = settings.loss not in PAIRED
+    by_sentence = not settings.compares
     correct = _correct(pair, side) if settings.anchor_weight or by_sentence else None
     for what, given in (
         ("weights", weights),

@@ -6,7 +6,6 @@ The settings are read here; the formulas are in ``loss.py``.
 from typing import TYPE_CHECKING, NamedTuple
 
 from maskdpo_ray.config import TrainingConfig
-from maskdpo_ray.config.training import PAIRED
 from maskdpo_ray.training.batches import Batch
 from maskdpo_ray.training.loss import (
     ROUNDING,
@@ -84,7 +83,7 @@ def losses(
         log_probs: of the policy, fp32 ``[tokens]``.
         kl: of all pairs whose mean loss is wanted; ``kto_pair`` and ``fkto`` alone read it.
     """
-    of_all = _of_pairs if settings.loss in PAIRED else _of_sentences
+    of_all = _of_pairs if settings.compares else _of_sentences
     result, values = of_all(log_probs, batch, settings, kl)
     if settings.anchor_weight:
         where = (batch.correct, batch.owner, batch.sequences)

@@ -23,6 +23,14 @@ def test_every_response_token_has_one_whatever_its_weight(processor, pairs):
             assert max(row[side]) < 0
 
 
+def test_a_missing_answer_has_none(processor, pairs):
+    """The last of an odd number of candidates stands alone in its row (preference/unpaired.py)."""
+    lonely = pairs[0] | {"rejected": pairs[0]["rejected"] | {"token_ids": []}}
+    both, alone = asyncio.run(processor([pairs[0], lonely]))
+    assert alone["rejected"] == []
+    assert alone["chosen"] == pytest.approx(both["chosen"], abs=1e-5)
+
+
 def test_they_are_the_log_softmax_of_the_model(processor, pairs, model_config):
     model = load_policy(model_config).eval()
     (row,) = asyncio.run(processor(pairs[:1]))
