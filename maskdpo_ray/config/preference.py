@@ -11,7 +11,8 @@ class LengthWindow(Section):
     """How far the lengths of a pair's two answers may be apart."""
 
     by: Literal["tokens", "sentences"] = "tokens"
-    """What length is counted in: the policy's tokens, the end of turn included, or sentences."""
+    """What length is counted in: the policy's tokens, end of turn and reasoning included, or
+    sentences."""
     ratio: float = Field(ge=1)
     """The longer answer has at most so many times the length of the shorter one."""
 
