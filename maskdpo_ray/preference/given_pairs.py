@@ -1,8 +1,9 @@
 """The ``pair`` stage of pairs that bring their weights along (``data.format: weighted_pairs``)."""
 
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 
-from maskdpo_ray.config import ModelConfig, PreferenceConfig
+from maskdpo_ray.config import ModelConfig, PreferenceConfig, TrainingConfig
 from maskdpo_ray.engine.chat import (
     answer_token_ids,
     chat_token_ids,
@@ -27,17 +28,37 @@ from maskdpo_ray.records import (
     WeightedSide,
 )
 
+CORRECT, SENTENCES = "correct", "sentences"
+
+
+def read_of_sides(settings: Iterable[TrainingConfig]) -> list[str]:
+    """What these losses read of a pair's sides beside the weights of tokens."""
+    read = set()
+    for each in settings:
+        if each.anchor_weight:
+            read.add(CORRECT)
+        if each.rejected_floor is not None and each.rejected_floor_per == "sentence":
+            read.add(SENTENCES)
+    return sorted(read)
+
 
 class GivenPairs:
     """Takes pairs as they are: texts become the policy's token ids, spans become weights.
 
     Prompts are built, and answers end, as those that are sampled; the ids of an answer must decode
     to its text. Of ``preference`` the end of turn and the length are read, nothing else.
+
+    Args:
+        read: what losses read beside the weights (``read_of_sides``): a pair that does not tell it
+            is left out.
     """
 
-    def __init__(self, model: ModelConfig, preference: PreferenceConfig) -> None:
+    def __init__(
+        self, model: ModelConfig, preference: PreferenceConfig, read: Sequence[str] = ()
+    ) -> None:
         self.model = model
         self.preference = preference
+        self.read = read
         self.tokenizer = load_tokenizer(model)
         self.vocabulary = check_context(model, preference.max_length)
 
@@ -60,6 +81,7 @@ class GivenPairs:
                 f"preference.max_length above {self.preference.max_length}",
             )
         chosen, rejected = (self._side(row, name, room) for name in ("chosen", "rejected"))
+        self._check_told(chosen, rejected)
         self._check_known([*prompt_ids, *chosen["token_ids"], *rejected["token_ids"]])
         if all(chosen[key] == rejected[key] for key in ("token_ids", "weights")):
             raise RowRejected(
@@ -178,6 +200,21 @@ class GivenPairs:
     def _outside(self) -> float:
         """What a token weighs that writes nothing, as the end of turn."""
         return 1.0 if self.preference.eos == "keep" else 0.0
+
+    def _check_told(self, chosen: Side, rejected: Side) -> None:
+        correct = [side["correct"] for side in (chosen, rejected)]
+        if CORRECT in self.read and not (None not in correct and any(map(any, correct))):
+            raise RowRejected(
+                "correct_missing",
+                "training.anchor_weight holds correct sentences up, and this pair tells of none: "
+                "give 'correct' of the spans of both answers, or '*_correct' beside weights",
+            )
+        if SENTENCES in self.read and all(each == NO_SENTENCE for each in rejected["owners"]):
+            raise RowRejected(
+                "sentences_missing",
+                "training.rejected_floor bounds sentences, and this pair tells none of its "
+                "rejected answer: give 'rejected_owners' that are not all -1, or leave them out",
+            )
 
     def _check_known(self, ids: list[int]) -> None:
         if (highest := max(ids)) >= self.vocabulary:

@@ -9,7 +9,7 @@ import pyarrow as pa
 from maskdpo_ray.config import AnnotationConfig, ChatModelConfig, PreferenceConfig
 from maskdpo_ray.engine.chat import conversation
 from maskdpo_ray.errors import RowRejected, UserError
-from maskdpo_ray.preference.given_pairs import GivenPairs
+from maskdpo_ray.preference.given_pairs import GivenPairs, read_of_sides
 from maskdpo_ray.preference.processor import PairBuilder
 from maskdpo_ray.progress import say
 from maskdpo_ray.questions import read_questions
@@ -131,13 +131,17 @@ class Training(Inputs):
             settings["questions"] = fingerprint(sorted(selected))
         if self.overrides:
             settings["overrides"] = digest(self.overrides)
+        weighted = self.config.data.weighted
+        read = read_of_sides(map(self.config.training_of, self.config.systems)) if weighted else []
+        if read:  # pairs from outside need not tell it
+            settings["read"] = read
         store = self.dir.store(
             policy.stage("pair"), settings, PAIR_SCHEMA, self.source_of_pairs(policy)
         )
         model = self.model_of(policy)
         build = partial(PairBuilder, model, preference, selected, self.overrides)
-        if self.config.data.weighted:
-            build = partial(GivenPairs, model, preference)
+        if weighted:
+            build = partial(GivenPairs, model, preference, read)
         return StreamStage(store, build, self.config.resources.pair)
 
     @cached_property

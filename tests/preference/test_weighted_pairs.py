@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from maskdpo_ray.config import DataConfig, ModelConfig, PreferenceConfig
+from maskdpo_ray.config import DataConfig, ModelConfig, PreferenceConfig, TrainingConfig
 from maskdpo_ray.engine.chat import chat_token_ids, end_of_turn_id, response_text
 from maskdpo_ray.errors import RowRejected, UserError
-from maskdpo_ray.preference.given_pairs import GivenPairs
+from maskdpo_ray.preference.given_pairs import GivenPairs, read_of_sides
 from maskdpo_ray.preference.weighted_format import to_weighted
 from maskdpo_ray.questions import import_questions, read_weighted
 from maskdpo_ray.records import NO_SENTENCE, PAIR_SCHEMA, WEIGHTED_SCHEMA
@@ -134,6 +134,28 @@ def test_token_ids_and_weights_are_taken_as_they_are(taken):
     assert pair["chosen"]["weights"] == [0.5, 0.0, 1.0]
     assert pair["chosen"]["owners"] == [0, 0, NO_SENTENCE]  # id 0 is a special token here
     assert pair["rejected"]["owners"] == [NO_SENTENCE, 3]
+
+
+def test_a_pair_that_does_not_tell_what_the_loss_reads_is_left_out(taken):
+    model, settings = ModelConfig(path=models.tiny_llama()), PreferenceConfig(max_length=256)
+    anchored = TrainingConfig(anchor_weight=1)
+    bounded = TrainingConfig(rejected_floor=2)
+    assert read_of_sides([TrainingConfig(), anchored, bounded]) == ["correct", "sentences"]
+    per_token = bounded.model_copy(update={"rejected_floor_per": "token"})
+    assert read_of_sides([TrainingConfig(), per_token]) == []
+
+    by = GivenPairs(model, settings, read_of_sides([anchored, bounded]))
+    span = {"start": 0, "end": 3}
+    told = {f"{side}_spans": [span | {"correct": 0.5}] for side in ("chosen", "rejected")}
+    assert taken(record(**told), by)["rejected"]["correct"][0] == 0.5
+    nothing = {f"{side}_spans": [span | {"correct": 0}] for side in ("chosen", "rejected")}
+    for given in (record(), record(**told | {"chosen_spans": [span]}), record(**nothing)):
+        assert taken(given, by).reason == "correct_missing"
+
+    by = GivenPairs(model, settings, read_of_sides([bounded]))
+    assert taken(record(), by)["rejected"]["owners"][0] == 0
+    without = {"rejected": [44, 45], "rejected_weights": [1, 1], "rejected_owners": [-1, -1]}
+    assert taken(record(**without), by).reason == "sentences_missing"
 
 
 def test_a_long_answer_is_cut_and_a_long_prompt_left_out(taken):
