@@ -6,6 +6,7 @@ import time
 
 import pytest
 from event_files import events
+from mlflow import MlflowClient
 
 from maskdpo_ray.config import TrackingConfig
 from maskdpo_ray.errors import UserError
@@ -47,6 +48,18 @@ def test_mlflow_goes_on_in_the_same_run(tmp_path, mlflow_runs):
         trackers.add(line)
     trackers.close()
     assert mlflow_runs() == [("FINISHED", settings, CURVE)]
+
+
+def test_mlflow_shows_what_was_measured_before_the_first_step(tmp_path, mlflow_runs):
+    before = [{"step": 0, "samples/tokens": 30.0}, *LINES[:2]]
+    watch("mlflow", Folder(tmp_path), before[:1], before[1:])
+    watch("mlflow", Folder(tmp_path), before, LINES[2:])
+    ((_, _, curve),) = mlflow_runs()
+    assert curve == CURVE
+    client = MlflowClient()
+    (run,) = client.search_runs([client.get_experiment_by_name("tests").experiment_id])
+    (shown,) = client.get_metric_history(run.info.run_id, "samples/tokens")
+    assert (shown.step, shown.value) == (0, 30.0)
 
 
 def test_training_begun_anew_at_the_same_path_is_a_run_of_its_own(tmp_path, mlflow_runs):
