@@ -161,6 +161,10 @@ def test_the_answers_to_test_questions_are_examined_by_who_is_named(tmp_path):
             {"annotation": JUDGE, "data": {"test": "t"}, "evaluation": {"annotation": JUDGE}},
             "nothing is annotated: remove annotation",
         ),
+        (
+            {"annotation": JUDGE | {"overrides": "labels.jsonl"}, "data": {"test": "t"}},
+            "remove annotation.overrides",
+        ),
         ({"rounds": 2}, "a round samples its own: set rounds=1"),
     ],
 )

@@ -84,6 +84,8 @@ class Config(Section):
             raise ValueError(f"{given}, nothing is selected: remove preference.{preference[0]}")
         if self.annotation and (self.evaluation.annotation or not self.evaluates):
             raise ValueError(f"{given}, nothing is annotated: remove annotation")
+        if self.annotation and self.annotation.overrides:
+            raise ValueError(f"{given}, no verdict is read: remove annotation.overrides")
         if self.evaluates and self.first_examiner is None:
             raise ValueError(
                 f"{given}, and who examines the answers to the test questions is not said: set "

@@ -263,8 +263,8 @@ class Training(Inputs):
     def _examiner_here(self) -> Callable[[], Any] | None:
         """Makes the examiner in a training worker; None where it needs an engine or new answers
         have none: who is exact, or asked at a server, takes nothing from training."""
-        annotation = self.config.evaluation_annotation
-        if annotation is None or {"gpu", "verdicts"} & set(annotation.kind.needs):
+        annotation = self.config.first_examiner
+        if annotation is None or "gpu" in annotation.kind.needs:
             return None
         if isinstance(annotation, ChatModelConfig) and annotation.endpoint is None:
             return None

@@ -118,6 +118,8 @@ def test_sampled_answers_are_scored_by_who_needs_no_engine(stages, tiny_llama):
     asked, not_asked = (stages(annotation=each, training=training) for each in (served, engine))
     assert asked.training_job("mask_dpo").examiner is not None
     assert not_asked.training_job("mask_dpo").examiner is None
+    labels = {"annotation": {"annotator": "labels"}, "sampling": {"source": "input"}}
+    assert stages(**labels, training=training).training_job("mask_dpo").examiner is None
     assert asked.training_job("mask_dpo").questions is not None
     assert asked.train("mask_dpo").key == stages(annotation=served).train("mask_dpo").key
 
