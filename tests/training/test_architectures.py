@@ -1,0 +1,77 @@
+"""A dozen families of `benchmarks/architectures.py`, which runs all of them: tiny random models,
+loaded, compared with their own logits and gradients, exported and loaded again."""
+
+import copy
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from maskdpo_ray.config import ModelConfig, TrainingConfig
+from maskdpo_ray.storage import Folder
+from maskdpo_ray.training.export import _buffers, write_model
+from maskdpo_ray.training.worker import load_to_train
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def sweep():
+    """The script as a module; nothing of it stays behind."""
+    sys.path.insert(0, str(BENCHMARKS))
+    before = set(sys.modules)
+    import architectures
+
+    yield architectures
+    sys.path.remove(str(BENCHMARKS))
+    for name in set(sys.modules) - before:
+        if name in ("architectures", "tiny_models", "byte_bpe"):
+            del sys.modules[name]
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        "bloom",  # positions by a bias of attention
+        "cohere2",  # scales its logits
+        "deepseek_v3",  # latent attention, routers with a state of their own
+        "gemma2",  # caps attention and logits
+        "gemma3",  # a vision tower that text does not pass through
+        "gpt_oss",  # sinks
+        "gptj",
+        "granitemoe",
+        "llama4",  # its checkpoint is of a larger model
+        "mamba2",  # a state instead of attention
+        "mpt",
+        "nemotron",
+    ],
+)
+def test_a_family_is_exact_from_loading_to_export(family, sweep, tmp_path):
+    base = tmp_path / "base"
+    sweep.build(family, base)
+    model = ModelConfig(path=str(base), dtype="float32")
+    data = sweep.pairs()[:3]
+    found = sweep.compare_log_probs(base, model, TrainingConfig(), data)
+    assert found["log_probs_apart"] < 1e-4 and found["gradients_apart"] < 1e-4
+
+    policy = load_to_train(model, TrainingConfig(), seed=0).policy
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            if parameter.requires_grad:
+                parameter.mul_(1.02)
+    state = {name: p.detach().clone() for name, p in policy.named_parameters()}
+    state |= {name: buffer.clone() for name, buffer in _buffers(policy)}
+    write_model(policy, copy.copy(state), model, None, Folder(tmp_path / "out"), "card")
+    sweep.compare_export(base, tmp_path / "out" / "model", state, data)
+    frozen = [name for name, p in policy.named_parameters() if not p.requires_grad]
+    assert bool(frozen) is (family == "gemma3")
+    assert json.loads((tmp_path / "out/model/generation_config.json").read_text()) == (
+        sweep.GENERATION
+    )
+
+
+def test_a_comparison_that_is_not_a_number_fails(sweep):
+    with pytest.raises(sweep.Different):
+        sweep.check("this", float("nan"))
