@@ -25,6 +25,7 @@ import traceback
 from contextlib import contextmanager
 from datetime import date
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from unittest import mock
 
@@ -258,8 +259,8 @@ def compare_export(base: Path, export: Path, state: dict | None, data: list[dict
     if one != other:
         odd = sorted(set(one.items()) ^ set(other.items()))
         raise Different(f"the export has other tensors than the base, first {odd[0]}")
-    kinds = [AutoConfig.from_pretrained(f, trust_remote_code=True).model_type for f in (base, export)]
-    if kinds[0] != kinds[1]:
+    config = partial(AutoConfig.from_pretrained, trust_remote_code=True)
+    if config(base).model_type != config(export).model_type:
         raise Different("the export has another kind of configuration")
     mine, theirs = (json.loads((f / "config.json").read_text()) for f in (export, base))
     if mine["architectures"] != theirs["architectures"]:

@@ -229,14 +229,14 @@ def disagreement(model: "LogProbModel", own: Probe, packed: bool) -> str | None:
         positions.append(start + places)
         targets.append(words)
     tokens = {"positions": torch.cat(positions), "targets": torch.cat(targets)}
-    mode = model.policy.training
-    model.policy.train()
+    mode = model.training
+    model.train()
     try:
         ours = model(**_pass(own.sequences, packed), **tokens, sizes=tuple(sizes))
     except (TypeError, ValueError, RuntimeError) as error:
         return f"its forward fails: {first_line(error)}"
     finally:
-        model.policy.train(mode)
+        model.train(mode)
     apart = float((ours.double() - torch.cat(expected)).abs().max())
     if not apart <= own.tolerance:
         return (

@@ -431,6 +431,16 @@ class LogProbModel(nn.Module):
             raise UserError(f"training.packing=true: {obstacle}. Set it to auto")
         return False
 
+    def train(self, mode: bool = True) -> "LogProbModel":
+        """Training mode, in which the policy computes as in evaluation: no noise of routers, no
+        sampling of experts. Only layers that are to be computed again in backward must know."""
+        super().train(False)
+        self.training = mode
+        for module in self.policy.modules() if mode else ():
+            if getattr(module, "gradient_checkpointing", False):
+                module.training = True
+        return self
+
     def accumulate_in_place(self) -> None:
         """Add the gradients of head and embedding to ``weight.grad`` where they arise.
 

@@ -85,12 +85,13 @@ def load_policy(model: ModelConfig, settings: TrainingConfig = PLAIN) -> "PreTra
     return policy
 
 
-_NOISE = ("dropout", "pdrop", "layerdrop", "drop_path", "jitter")
+_NOISE = ("dropout", "pdrop", "layerdrop", "drop_path")
 
 
 def switch_noise_off(config: "PretrainedConfig") -> None:
     """Set what would make two forwards of one input differ to zero, in all parts of a
-    configuration: dropout, and the noise that some routers of experts add in training."""
+    configuration. Not routers' noise, which some read in evaluation too: PhiMoE's is a threshold.
+    ``LogProbModel`` trains in evaluation mode, where there is none."""
     for name, value in list(vars(config).items()):
         if isinstance(value, float) and any(noise in name for noise in _NOISE):
             setattr(config, name, 0.0)

@@ -274,11 +274,6 @@ def test_logits_that_cannot_be_learnt_through_are_refused(change, words, dtype):
         LogProbModel(policy, 4)
 
 
-def test_a_policy_that_is_another_in_training_is_refused():
-    with pytest.raises(UserError, match="in training are not those of its own logits"):
-        LogProbModel(llama(attention_dropout=0.5), 4)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("upcast", [False, True])
 def test_rounding_of_large_logits_is_not_refused(dtype, upcast):

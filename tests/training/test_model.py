@@ -5,6 +5,7 @@ import torch
 
 from maskdpo_ray.config import ModelConfig, TrainingConfig
 from maskdpo_ray.errors import UserError
+from maskdpo_ray.training.logprobs import LogProbModel
 from maskdpo_ray.training.model import load_policy, set_right_buffers
 from maskdpo_ray.training.reference import ReferenceProcessor
 from maskdpo_ray.training.worker import _load
@@ -81,10 +82,37 @@ def test_attention_without_a_cap_is_pytorchs(tmp_path):
     assert load_policy(model).config._attn_implementation == "sdpa"
 
 
-def test_noise_of_routers_and_dropout_is_off_in_every_part(tmp_path):
-    noise = {"router_jitter_noise": 0.01, "attention_dropout": 0.1, "num_local_experts": 4}
-    config = load_policy(saved(tiny("mixtral", **noise), tmp_path / "moe")).config
-    assert config.router_jitter_noise == 0.0 and config.attention_dropout == 0.0
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(
+    ("name", "noise"),
+    [
+        ("mixtral", {"router_jitter_noise": 0.3, "num_local_experts": 4}),
+        # Samples its experts in training; what is called noise is a threshold in evaluation.
+        ("phimoe", {"router_jitter_noise": 0.3, "input_jitter_noise": 0.3, "num_local_experts": 4}),
+        ("llama", {"attention_dropout": 0.3}),
+        ("opt", {"dropout": 0.3, "ffn_dim": 64, "word_embed_proj_dim": 32}),
+    ],
+)
+def test_training_computes_what_the_plain_model_does_in_evaluation(
+    name, noise, checkpointing, tmp_path
+):
+    from transformers import AutoModelForCausalLM
+
+    def stir(model):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(8 if parameter.ndim > 1 else 1)
+
+    model = saved(tiny(name, **noise), tmp_path / "model", stir)
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    settings = TrainingConfig(gradient_checkpointing=checkpointing)
+    ours = LogProbModel(load_policy(model, settings), None).train()
+    ids = torch.arange(1, 33)[None]
+    with torch.no_grad():
+        wanted = plain(ids, use_cache=False).logits[0].log_softmax(-1)[torch.arange(32), ids[0]]
+    for _ in range(3):
+        got = ours(ids, torch.ones_like(ids), None, torch.arange(32), ids[0], (32,))
+        assert torch.allclose(got, wanted, rtol=0, atol=1e-4)
 
 
 def test_weights_that_are_not_in_the_files_are_refused(tmp_path):
