@@ -436,7 +436,7 @@ def serve_all(given: argparse.Namespace, results: dict) -> None:
         if "serves" in result and not given.families or result["outcome"] != "exact":
             continue
         if result["class"] not in known:
-            result["serves"] = "no: vLLM does not know it"
+            result["serves"] = "unknown to it"
             continue
         served = in_process(serve, family, memory=None)
         result["serves"] = "yes" if served["outcome"] == "exact" else served["outcome"]
@@ -447,7 +447,8 @@ def serve_all(given: argparse.Namespace, results: dict) -> None:
 
 def counts(results: dict) -> dict[str, int]:
     outcomes = [result["outcome"].partition(":")[0] for result in results.values()]
-    served = [result["serves"] == "yes" for result in results.values() if "serves" in result]
+    answers = [result.get("serves", "") for result in results.values()]
+    served = [each == "yes" for each in answers if each.startswith(("yes", "different"))]
     return {
         "families": len(results),
         **{kind: outcomes.count(kind) for kind in sorted(set(outcomes))},

@@ -112,7 +112,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "deepseek_v2": LATENT | {"num_experts_per_tok": 2},
     "dots1": {"n_shared_experts": 1, "n_routed_experts": 4, "n_group": 1, "topk_group": 1,
               "num_experts_per_tok": 2},
-    "kimi_linear": LATENT | {"num_expert_group": 1, "num_experts_per_tok": 2},
+    "kimi_linear": LATENT | {"num_expert_group": 1, "num_experts_per_token": 2},
     "gemma4_text": {"per_layer_config": None},
     "gemma4": {"text_config.per_layer_config": None, "vision_config": None, "audio_config": None},
     "qwen4_exp": {f"text_config.{name}": value for name, value in QWEN4.items()},
