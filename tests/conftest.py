@@ -55,6 +55,23 @@ def tofueval(real_data) -> list[dict]:
 
 
 @pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """Folder of a real pretrained chat model, SmolLM2-135M-Instruct (extra ``real``).
+
+    ``MASKDPO_REQUIRE_REAL=1`` turns the skip into a failure.
+    """
+    from maskdpo_ray.errors import UserError
+    from maskdpo_ray.world import smollm2
+
+    try:
+        return smollm2.smollm2()
+    except UserError as error:
+        if os.environ.get("MASKDPO_REQUIRE_REAL") == "1":
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
 def small_world(tmp_path_factory) -> Path:
     """Folder of a finished miniature world of seed 0."""
     from maskdpo_ray.world.build import build_world
