@@ -1,13 +1,20 @@
 """Answers of thinking models, taken apart where their families draw the border."""
 
+import asyncio
 import copy
+import math
+from functools import partial
+from types import SimpleNamespace
 
 import models
 import pytest
 from tokenizers import AddedToken
 
+from maskdpo_ray.annotation.annotators.anah import AnahAnnotator, read_anah_templates
 from maskdpo_ray.engine.chat import open_tokenizer, response_text
+from maskdpo_ray.engine.chat_model import ChatModel
 from maskdpo_ray.engine.reasoning import ReasoningReader, read_text, served_answer
+from maskdpo_ray.engine.refusal import RequestRefused
 
 QWEN = models.CHAT_TEMPLATE + (
     "{% if add_generation_prompt and enable_thinking is defined and not enable_thinking %}"
@@ -119,6 +126,55 @@ def test_a_model_without_markers_only_answers():
 def test_a_text_whose_model_is_not_known(text, reasoning, response):
     answer = read_text(text)
     assert (answer.reasoning, answer.response) == (reasoning, response)
+
+
+# -- replies --------------------------------------------------------------------------------------
+
+
+def replied(tokenizer, text, choices=None, finish="stop"):
+    """What a chat model makes of the tokens of ``text``, each of probability 1/2."""
+    ids = ids_of(tokenizer, text)
+    half = SimpleNamespace(logprob=-math.log(2))
+    output = SimpleNamespace(
+        token_ids=ids, finish_reason=finish, logprobs=[{token: half} for token in ids]
+    )
+
+    async def generate(prompt, params):
+        assert params.stop_token_ids == [tokenizer.eos_token_id]
+        return [output]
+
+    model = ChatModel(SimpleNamespace(tokenizer=tokenizer, generate=generate), 64, True)
+    return asyncio.run(model.reply([{"role": "user", "content": "?"}], choices))
+
+
+def test_of_a_reply_only_what_follows_the_reasoning_is_read():
+    tokenizer = tokenizer_of(QWEN, "<think>", "</think>")
+    reply = replied(tokenizer, "<think>\nIs it <No Facts>?\n</think>\n\nok")
+    assert reply.text == "ok" and reply.complete
+    spelled = len(tokenizer.encode("ok", add_special_tokens=False))
+    assert reply.probability == pytest.approx(0.5 ** (spelled + 1))  # and the end of turn
+    # A constraint from the first token on leaves no room for a thought.
+    assert replied(tokenizer_of(R1, "<think>", "</think>"), "ok", ["ok", "no"]).text == "ok"
+    with pytest.raises(RequestRefused, match="never left its reasoning: raise max_tokens"):
+        replied(tokenizer, "<think>Is it", finish="length")
+
+
+def test_the_turns_of_a_thinking_annotator_are_read():
+    tokenizer = tokenizer_of(QWEN, "<think>", "</think>")
+    thought = "<think>\nThe first turn: <Facts Present>? <No Facts>?\n</think>\n\n"
+    model = SimpleNamespace(said=[])
+
+    def answer(messages):
+        model.said.append(copy.deepcopy(messages))
+        text = ("<Facts Present>", "She was a baker.", "<Contradictory>")[len(model.said) - 1]
+        return replied(tokenizer, thought + text)
+
+    model.reply = partial(asyncio.to_thread, answer)  # `replied` has a loop of its own
+    question = {"id": "q", "question": "?", "document": "She was a baker.", "language": "en"}
+    annotator = AnahAnnotator(model, read_anah_templates())
+    said = asyncio.run(annotator.verdict(question, "She was a cook."))
+    assert said.verdict == "contradictory"
+    assert not any("<think>" in each["content"] for turn in model.said for each in turn)
 
 
 @pytest.mark.parametrize("key", ["reasoning", "reasoning_content"])
