@@ -41,6 +41,7 @@ class Candidate(TypedDict):
     seed: int  # sampling seed of this candidate; 0 where the answer came with the input
     model: str  # what wrote the answer
     reasoning: NotRequired[str | None]  # before the response, its markers included
+    reasoning_tokens: NotRequired[int | None]  # of token_ids
     response: str
     token_ids: list[int]  # as sampled, end-of-turn token included when it was sampled
     finish_reason: str  # "stop", "length", or "input"
@@ -234,6 +235,7 @@ CANDIDATE = pa.struct(
         ("seed", pa.int64()),
         ("model", _STRING),
         ("reasoning", _STRING),
+        ("reasoning_tokens", pa.int32()),
         ("response", _STRING),
         ("token_ids", _INTS),
         ("finish_reason", _STRING),

@@ -15,7 +15,8 @@ def repetition(candidate: Candidate) -> float:
     the same one. Tokens are the policy's own: what is said again need not end a sentence, nor be
     written with spaces. Sentences need no verdict yet.
     """
-    response, ids = candidate["response"], candidate["token_ids"]
+    response = candidate["response"]
+    ids = candidate["token_ids"][candidate.get("reasoning_tokens") or 0 :]
     sentences = [_letters(response[s["start"] : s["end"]]) for s in candidate["sentences"]]
     runs = [tuple(ids[n : n + TOKENS]) for n in range(len(ids) - TOKENS + 1)]
     return max(_said_again(sentences), _said_again(runs))

@@ -12,13 +12,14 @@ def is_unfinished(candidate: Candidate) -> bool:
 
 
 def count_answers(rows: Iterable[Question]) -> dict[str, int]:
-    """Answers, where there are any: ``with reasoning``; of these ``unfinished reasoning``, that
-    never came to an answer; ``without usable ids``, given for pairs as a text that the policy's
-    tokenizer does not give back."""
+    """Answers, where there are any: ``with reasoning``, and the ``reasoning tokens`` of all, where
+    they are known; ``unfinished reasoning``, that never came to an answer; ``without usable ids``,
+    given for pairs as a text that the policy's tokenizer does not give back."""
     found: Counter[str] = Counter()
     for row in rows:
         for candidate in row["candidates"]:
             found["with reasoning"] += bool(candidate.get("reasoning"))
+            found["reasoning tokens"] += candidate.get("reasoning_tokens") or 0
             found["unfinished reasoning"] += is_unfinished(candidate)
             of_pairs = candidate["decoding"] == "input"
             found["without usable ids"] += of_pairs and not candidate["token_ids"]

@@ -85,6 +85,7 @@ class GivenCandidates:
             "seed": 0,
             "model": given.get("model") or "input",
             "reasoning": answer.reasoning if usable else "",
+            "reasoning_tokens": answer.tokens if usable else 0,
             "response": answer.response if usable else response,
             "token_ids": token_ids if usable else [],
             "finish_reason": finish_reason,

@@ -147,6 +147,7 @@ class Sampler:
             "seed": 0 if greedy else question_seed(self._seed, question_id) + output.index,
             "model": self._model,
             "reasoning": answer.reasoning,
+            "reasoning_tokens": answer.tokens,
             "response": answer.response,
             "token_ids": token_ids,
             "finish_reason": output.finish_reason,

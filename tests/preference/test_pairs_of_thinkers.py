@@ -99,7 +99,14 @@ def test_an_answer_that_never_left_its_reasoning_is_counted_so(tokenizer, row):
     candidates = [never, *row["candidates"]]
     assert why_left_out(never, PreferenceConfig()) == "unfinished_reasoning"
     rows = [{**row, "candidates": candidates}]
-    assert count_answers(rows) == {"with reasoning": 3, "unfinished reasoning": 1}
+    tokens = sum(each["reasoning_tokens"] for each in candidates)
+    thought = tokenizer.encode(THOUGHT, add_special_tokens=False)
+    assert tokens == 3 * len(thought)
+    assert count_answers(rows) == {
+        "with reasoning": 3,
+        "reasoning tokens": tokens,
+        "unfinished reasoning": 1,
+    }
     examined = [{**each, "decoding": "greedy"} for each in candidates]
     score = sentence_score([{**row, "candidates": examined}], "greedy")
     assert (score["unfinished_reasoning"], score["abstained"], score["unscored"]) == (1, 0, 1)
