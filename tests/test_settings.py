@@ -120,6 +120,7 @@ VALUES: dict[str, Any] = {
     "target_modules": ["q_proj"],
     "f1_k": 3,
     "length_ratio": 2.0,
+    "parameters": {"temperature": None},
     "window": 256,
     "chat_template_kwargs": {"enable_thinking": False},
     "labels": {"entailment": "ok", "neutral": "ok", "contradiction": "contradictory"},
@@ -157,6 +158,7 @@ ELSEWHERE = {
     ("ShortFormConfig", "templates"),
     ("LoraConfig", "dropout"),  # may only be zero
 }
+OF_EXTRAS = ("LmEvalConfig",)  # packages that name a stage's results must be installed
 # Of these kinds nothing is ever redone.
 IDLE = (Kind.HOW, Kind.WHERE, Kind.SECRET, Kind.REPORT)
 
@@ -262,6 +264,7 @@ def test_each_setting_redoes_what_it_says(files):
             wrong += [f"configuration {number}, {key}: {problem}"] if problem else []
     assert not wrong, "\n".join(wrong)
     unchanged = every_setting() - {place for _, place in done}
+    unchanged = {each for each in unchanged if each[0] not in OF_EXTRAS}
     missing = f"give these a place in `bases`, or a value in VALUES: {unchanged - ELSEWHERE}"
     assert unchanged == ELSEWHERE, missing
 

@@ -32,6 +32,13 @@ class EndpointConfig(Section):
     max_retries: How[int] = Field(default=30, ge=0)
     """Tries after the first; 30 last for about three minutes of a server that is away."""
 
+    patience: How[float] = Field(default=3600, gt=0)
+    """Longest wait for one request in seconds, all its tries together; then its sentence or row is
+    an error, where the server answers others."""
+    parameters: dict[str, str | None] = {}
+    """Parameters that the server calls otherwise, or, with null, refuses:
+    `{max_completion_tokens: max_tokens, temperature: null}`."""
+
     # Validators of the whole section: the error of a single field, that of its type included,
     # would show its value, and a wrong one may be the key itself.
     @model_validator(mode="before")

@@ -43,6 +43,8 @@ class SamplingConfig(Section):
     def _nothing_ignored(self) -> "SamplingConfig":
         # The engine is judged by the whole tree: it may be needed to answer the test questions.
         decoding = ("candidates", "temperature", "top_k", "top_p", "max_tokens", "endpoint")
+        if self.endpoint and self.endpoint.parameters:
+            raise ValueError("endpoint is vLLM's own server and takes all: remove parameters")
         if self.source == "input" and (given := self.changed(*decoding)):
             raise ValueError(f"source 'input' samples nothing: remove {', '.join(given)}")
         refuse_other_tokenizer(self.engine)

@@ -7,15 +7,24 @@ concerns one request (``RequestRefused``) and what a person must mend (``UserErr
 """
 
 import asyncio
+import json
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from openai import APIConnectionError, APIStatusError, APITimeoutError, AsyncOpenAI, OpenAIError
+from openai import (
+    APIConnectionError,
+    APIResponseValidationError,
+    APIStatusError,
+    APITimeoutError,
+    AsyncOpenAI,
+    OpenAIError,
+)
 
 from maskdpo_ray.config import EndpointConfig
 from maskdpo_ray.engine.refusal import RequestRefused
+from maskdpo_ray.engine.server_words import named_parameters, read_choice
 from maskdpo_ray.errors import UserError
 
 NO_KEY = "EMPTY"  # what servers without keys are sent: the client insists on one
@@ -24,6 +33,9 @@ SIGN_OF_LIFE_RETRIES = 1
 REASON_LENGTH = 500  # characters
 OF_ONE_REQUEST = (400, 413, 422)  # too long, or otherwise not to this server's liking
 OF_THE_KEY = (401, 403)
+# Of one request, where the server lives: it fails, hangs, or will not say such a thing (403).
+PERHAPS_OF_ONE_REQUEST = (403, 500, 502, 503, 504)
+HOPELESS = 16  # of these in a row, and no answer between them: the server answers nobody
 
 Request = Callable[[AsyncOpenAI], Awaitable[Any]]
 Probe = Callable[["Endpoint", list[Any]], Awaitable[Any]]
@@ -44,6 +56,7 @@ class Endpoint:
         self.model = settings.model
         self._settings = settings
         self._key = read_key(settings)
+        self._unanswered = 0  # such requests since the last answer
         self._slots = asyncio.Semaphore(settings.concurrency)
         self._client = AsyncOpenAI(
             base_url=settings.base_url,
@@ -72,6 +85,24 @@ class Endpoint:
             answer = await self._sorted(request(self._client))
         if not getattr(answer, "choices", None):
             raise self.trouble("answers without choices: it does not speak the OpenAI protocol")
+        self._unanswered = 0
+        return answer
+
+    async def chat(self, **parameters: Any) -> Any:
+        """``ask`` for a chat completion, under the names that the server has for parameters.
+
+        Returns:
+            its answer in one form: content is a text, ``finish_reason`` one of ours.
+
+        Raises:
+            RequestRefused, UserError: as ``ask``; also a reply that is no Unicode text.
+        """
+        named = named_parameters(parameters, self._settings.parameters)
+        answer = await self.ask(
+            lambda client: client.chat.completions.create(model=self.model, **named)
+        )
+        for choice in answer.choices:
+            read_choice(choice)
         return answer
 
     async def reach(self) -> list[Any]:
@@ -80,7 +111,7 @@ class Endpoint:
         Raises:
             UserError: wrong address or key, or a server that stays away.
         """
-        page = await self._sorted(self._listing(self._settings.max_retries))
+        page = await self._sorted(self._listing(self._settings.max_retries), of_all=True)
         if not _lists_models(page):
             raise self.trouble("lists no models: does base_url end with /v1?")
         return page.data
@@ -89,29 +120,51 @@ class Endpoint:
         client = self._client.with_options(timeout=REACH_SECONDS, max_retries=retries)
         return client.models.list()
 
-    async def _sorted(self, answer: Awaitable[Any]) -> Any:
+    async def _sorted(self, answer: Awaitable[Any], of_all: bool = False) -> Any:
+        """The answer; or what its failure concerns, with ``of_all`` never the request alone."""
         try:
-            return await answer
+            return await asyncio.wait_for(answer, None if of_all else self._settings.patience)
+        except TimeoutError:
+            raise await self._perhaps_of_one(
+                f"no answer within {self._settings.patience:g} s (patience)"
+            ) from None
+        except APIResponseValidationError as error:
+            raise await self._perhaps_of_one(f"the answer cannot be read: {error}") from None
+        except json.JSONDecodeError as error:
+            raise await self._perhaps_of_one(f"the answer is no JSON: {error}") from None
         except APIStatusError as error:
-            raise await self._status(error) from None
+            raise await self._status(error, of_all) from None
         except APIConnectionError as error:
-            timed_out = isinstance(error, APITimeoutError)
-            reason = "timed out" if timed_out else f"cannot be reached ({_cause(error)})"
+            if isinstance(error, APITimeoutError) and not of_all:
+                raise await self._perhaps_of_one(f"timed out; {self._patience}") from None
+            reason = f"cannot be reached ({_cause(error)})"
+            reason = "timed out" if isinstance(error, APITimeoutError) else reason
             raise self.trouble(f"{reason}; {self._patience}") from None
 
-    async def _status(self, error: APIStatusError) -> RequestRefused | UserError:
+    async def _status(self, error: APIStatusError, of_all: bool) -> RequestRefused | UserError:
         status, said = error.status_code, f"HTTP {error.status_code}: {self._words(error)}"
         if status in OF_ONE_REQUEST:
             return RequestRefused(said)
+        if not of_all and status in PERHAPS_OF_ONE_REQUEST and await self._lives():
+            remedy = f"; {self._key_remedy}" if status in OF_THE_KEY else ""
+            return self._of_one(f"{said}{remedy}")
         if status in OF_THE_KEY:
             return self.trouble(f"{said}; {self._key_remedy}")
         if status == 404:
             return self.trouble(f"{said}; is model right, and does base_url end with /v1?")
-        if status == 500 and await self._lives():
-            return RequestRefused(f"{said}, every time, while the server answers others")
         wait = error.response.headers.get("retry-after")
         asks = f" (asks to wait {wait} s)" if wait else ""
         return self.trouble(f"{said}{asks}; {self._patience}")
+
+    async def _perhaps_of_one(self, reason: str) -> RequestRefused | UserError:
+        return self._of_one(reason) if await self._lives() else self.trouble(reason)
+
+    def _of_one(self, reason: str) -> RequestRefused | UserError:
+        """What a server that lives does not answer, unless it has long answered nobody."""
+        self._unanswered += 1
+        if self._unanswered >= HOPELESS:
+            return self.trouble(f"{reason}; so with the last {self._unanswered} requests")
+        return RequestRefused(f"{reason}, every time, while the server answers others")
 
     async def _lives(self) -> bool:
         try:

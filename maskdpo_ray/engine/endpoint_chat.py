@@ -59,15 +59,12 @@ class ChatEndpoint:
         """
         for message in messages:
             check_unicode(message["content"], f"the {message['role']}'s text")
-        answer = await self._endpoint.ask(
-            lambda client: client.chat.completions.create(
-                model=self._endpoint.model,
-                messages=[{**each, "content": escaped(each["content"])} for each in messages],
-                temperature=0,
-                max_completion_tokens=self._max_tokens,
-                **self._asks,
-                **self._more(choices),
-            )
+        answer = await self._endpoint.chat(
+            messages=[{**each, "content": escaped(each["content"])} for each in messages],
+            temperature=0,
+            max_completion_tokens=self._max_tokens,
+            **self._asks,
+            **self._more(choices),
         )
         choice = answer.choices[0]
         answer = served_answer(choice.message)

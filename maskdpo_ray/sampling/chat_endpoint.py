@@ -82,13 +82,10 @@ class ChatSampler:
             RequestRefused: too long, or not possible with these parameters.
             UserError: the endpoint fails for all.
         """
-        answer = await self._endpoint.ask(
-            lambda client: client.chat.completions.create(
-                model=self._endpoint.model,
-                messages=[*self._system, {"role": "user", "content": escaped(question)}],
-                max_completion_tokens=self._decoding.max_tokens,
-                **self._how(seed),
-            )
+        answer = await self._endpoint.chat(
+            messages=[*self._system, {"role": "user", "content": escaped(question)}],
+            max_completion_tokens=self._decoding.max_tokens,
+            **self._how(seed),
         )
         choice = answer.choices[0]
         kept_back = choice.message.refusal or ""

@@ -11,6 +11,7 @@ from maskdpo_ray.config import (
     FactScoreConfig,
     ModelConfig,
 )
+from maskdpo_ray.config.section import Kind
 from maskdpo_ray.engine.chat import load_tokenizer
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.evaluation.abstention import RULES
@@ -87,6 +88,7 @@ class Evaluation(Training):
     def _served(self, policy: Policy, further: EvaluatedConfig, decoding: Decoding) -> StreamStage:
         settings = {
             "policy": policy.identity,
+            "endpoint": further.endpoint.decides(),
             "system_prompt": further.system_prompt,
             "chat_template_kwargs": further.chat_template_kwargs,
             "decoding": vars(decoding),
@@ -143,10 +145,14 @@ class Evaluation(Training):
 
     @cached_property
     def _asked(self) -> dict[str | None, str | None]:
-        """For each examiner the first with its settings: verdicts are not made twice."""
+        """For each examiner the first with its settings: verdicts are not made twice. The same
+        name at two servers may be two models, so where they are asked counts here."""
         examiners = self.config.examiners
         settings = {
-            name: verdicts_depend_on(each, self.examiner_key(name))
+            name: [
+                verdicts_depend_on(each, self.examiner_key(name)),
+                each.only(Kind.DECIDES, Kind.WHERE).get("endpoint"),
+            ]
             for name, each in examiners.items()
         }
         return {

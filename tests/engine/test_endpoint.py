@@ -207,7 +207,7 @@ def test_a_wait_of_hours_ends_the_run_instead(serve):
 
 @pytest.mark.parametrize("status", [429, 502, 503])
 def test_a_server_that_stays_away_ends_the_run_with_the_reason(serve, status):
-    scripted = serve(failed(status, "overloaded"))
+    scripted = serve(failed(status, "overloaded"), listing=9 * [failed(status)])
     message = trouble(scripted)
     assert f"HTTP {status}: overloaded" in message and "up to 4 times" in message
     assert scripted.url in message and "run the same command" in message
@@ -216,9 +216,90 @@ def test_a_server_that_stays_away_ends_the_run_with_the_reason(serve, status):
 
 def test_a_request_that_takes_too_long_is_given_up(serve):
     scripted = serve(YES, delay=1.0)
-    message = trouble(scripted, timeout=0.1, max_retries=1)
+    message = trouble(scripted, RequestRefused, timeout=0.1, max_retries=1)
     assert "timed out" in message and "raise max_retries or timeout" in message
     assert len(scripted.asked) == 2
+
+
+def test_the_longest_wait_for_one_request_is_a_setting(serve):
+    scripted = serve(YES, delay=0.5)
+    message = trouble(scripted, RequestRefused, patience=0.2)
+    assert "no answer within 0.2 s (patience), every time, while the server answers" in message
+
+
+@pytest.mark.parametrize("status", [403, 500, 502, 503, 504])
+def test_what_a_living_server_never_answers_concerns_one_request(serve, status):
+    scripted = serve(failed(status, "not that"))
+    assert f"HTTP {status}: not that" in trouble(scripted, RequestRefused, max_retries=0)
+
+
+def test_a_server_that_lives_and_answers_nobody_ends_the_run(serve):
+    scripted = serve(*[failed(502)] * 15, YES, failed(502))
+
+    async def asked() -> list[type]:
+        async with Endpoint(settings(scripted, max_retries=0)) as endpoint:
+            chat = ChatEndpoint(endpoint, 8, None)
+            kinds = []
+            for _ in range(15 + 1 + 16):
+                try:
+                    kinds.append(type(await chat.reply(ASK)))
+                except (RequestRefused, UserError) as error:
+                    kinds.append(type(error))
+                    last = str(error)
+            assert "so with the last 16 requests" in last
+            return kinds
+
+    kinds = asyncio.run(asked())
+    assert [kind.__name__ for kind in kinds] == [
+        *["RequestRefused"] * 15, "Reply", *["RequestRefused"] * 15, "UserError"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("content", "finish", "text", "complete"),
+    [
+        ([{"type": "text", "text": "y"}, {"type": "text", "text": "es"}], "stop", "yes", True),
+        ([{"type": "thinking", "text": "hm"}, {"text": "yes"}], "stop", "yes", True),
+        ("yes", "eos", "yes", True),
+        ("yes", "end_turn", "yes", True),
+        ("yes", None, "yes", True),
+        ("ye", "max_tokens", "ye", False),
+        ("ye", "model_length", "ye", False),
+    ],
+)
+def test_a_server_may_have_its_own_words(serve, content, finish, text, complete):
+    reply = replied(serve(said(content, finish)))
+    assert (reply.text, reply.complete) == (text, complete)
+
+
+def replied(scripted, **changes):
+    async def ask():
+        async with Endpoint(settings(scripted, **changes)) as endpoint:
+            return await ChatEndpoint(endpoint, 8, None).reply(ASK)
+
+    return asyncio.run(ask())
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (said("a\ud800b"), "it holds a lone surrogate"),
+        ((200, {"content-type": "application/json"}, '{"choices": [{"mess'), "is no JSON"),
+    ],
+)
+def test_a_reply_that_cannot_be_read_concerns_one_request(serve, answer, words):
+    assert words in trouble(serve(answer), RequestRefused, max_retries=0)
+
+
+def test_parameters_go_under_the_names_that_a_server_has(serve):
+    scripted = serve(YES)
+    names = {"max_completion_tokens": "max_tokens", "temperature": None}
+    assert replied(scripted, parameters=names).text == "yes"
+    assert replied(scripted, parameters={"max_completion_tokens": "limit"}).text == "yes"
+    first, second = scripted.asked
+    assert (first["max_tokens"], "temperature" in first) == (8, False)
+    assert (second["limit"], second["temperature"]) == (8, 0)
+    assert "max_completion_tokens" not in first | second
 
 
 def test_nobody_there(serve):
@@ -248,7 +329,6 @@ def test_a_request_that_breaks_a_living_server_every_time_is_refused(serve):
     ("status", "words"),
     [
         (401, "OPENAI_API_KEY is set on the actor's node"),
-        (403, "or give api_key_file"),
         (404, "does base_url end with /v1?"),
         (402, "HTTP 402: no"),
     ],
@@ -777,10 +857,19 @@ def tree(endpoint=JUDGE, sampling=None, **annotation):
         (tree({**JUDGE, "api_key_env": "A", "api_key_file": "b"}), "remove one of them"),
         (tree({"base_url": URL, "model": "m"}), "endpoint.constrain is missing"),
         (tree(annotator="anah"), "'anah' replies freely"),
-        (tree(annotator="labels", sampling={"source": "input"}), "uses no endpoint"),
+        (
+            tree(annotator="labels", sampling={"source": "input"}),
+            "it is of annotator anah and judge",
+        ),
         (tree(model="m"), "the server of endpoint decides model"),
+        (
+            tree(
+                sampling={"endpoint": {"base_url": URL, "model": "m", "parameters": {"seed": None}}}
+            ),
+            "takes all",
+        ),
         (tree(engine={"max_model_len": 8}, dtype="float16"), "decides dtype, engine"),
-        (tree(None), "needs annotation.model or endpoint"),
+        (tree(None), "annotation: model or endpoint is missing"),
         (tree(sampling={"endpoint": {"base_url": URL, "model": "m"}, "source": "input"}), "remove"),
         (tree(sampling={"endpoint": {"base_url": URL, "model": "m"}, "engine": {"a": 1}}), "start"),
         (tree(sampling={"endpoint": JUDGE}), "unknown key 'sampling.endpoint.constrain'"),
@@ -820,6 +909,7 @@ def test_the_model_makes_the_result_and_the_address_does_not(tmp_path):
         given |= {"run_dir": str(tmp_path / "run"), "model": {"path": models.tiny_llama()}}
         given |= {"data": {"train": str(tmp_path / "q.jsonl")}}
         stages = Stages(build_config(given))
+        stages.sample().store.begin({})
         return stages.sample().store.key, stages.annotate().store.key
 
     first = keys()

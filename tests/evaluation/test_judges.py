@@ -211,13 +211,19 @@ def judged(stages: Stages, policy, judge: str | None, *verdicts: str) -> None:
 
 
 def test_one_with_the_settings_of_another_is_not_asked(opened):
-    stages = opened(same=ELSEWHERE, other=OTHER, again=OTHER)
+    stages = opened(same=FIRST, other=OTHER, again=OTHER)
     assert stages.judges == ["other"]
     of = [stages.evaluate(stages.base, judge).store for judge in (None, "same", "other", "again")]
     assert of[0].folder.uri == of[1].folder.uri and of[2].folder.uri == of[3].folder.uri
     assert [store.name for store in of[1:3]] == ["evaluate-base", "evaluate-base-by-other"]
     names = [store.name for store in stages.stores()]
     assert len(names) == len(set(names)) and "evaluate-mask_dpo-by-other" in names
+
+
+def test_a_name_at_two_servers_is_two_judges(opened):
+    stages = opened(there=ELSEWHERE)
+    assert stages.judges == ["there"]
+    assert stages.evaluate(stages.base, "there").store.name == "evaluate-base-by-there"
 
 
 def test_the_policy_as_judge_is_a_stage_where_it_answers(opened):
@@ -234,7 +240,7 @@ def test_the_policy_as_judge_is_a_stage_where_it_answers(opened):
 
 
 def test_the_report_holds_every_judge_and_its_agreement_with_the_first(opened, capsys):
-    stages = opened(same=ELSEWHERE, other=OTHER)
+    stages = opened(same=FIRST, other=OTHER)
     base, trained = stages.policies()
     judged(stages, base, None, "oocc", "oooo")
     judged(stages, base, "other", "occc", "")
