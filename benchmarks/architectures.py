@@ -337,6 +337,7 @@ def compare_engine(export: Path, prompts: list[list[int]]) -> int:
 
     from maskdpo_ray.engine.engine import Engine
 
+    model = plain_model(export)  # before vLLM changes classes of Transformers in this process
     # What a processor needs to be is not this sweep's.
     (export / "preprocessor_config.json").unlink(missing_ok=True)
     engine = Engine(
@@ -349,7 +350,6 @@ def compare_engine(export: Path, prompts: list[list[int]]) -> int:
         return await asyncio.gather(*(engine.generate(p, params.clone()) for p in prompts))
 
     found = [list(outputs[0].token_ids) for outputs in asyncio.run(answers())]
-    model = plain_model(export)
     for prompt, tokens in zip(prompts, found, strict=True):
         agree(model, prompt, tokens)
     return sum(map(len, found))

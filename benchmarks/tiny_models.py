@@ -88,7 +88,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "granitemoehybrid": MAMBA,
     "hunyuan_v1_dense": {"head_dim": 16},
     "hunyuan_v1_moe": {"head_dim": 16},
-    "mamba2": {"num_heads": 8, "head_dim": 16, "expand": 2},
+    "mamba2": {"num_heads": 8, "head_dim": 16, "expand": 2, "n_groups": 1},
     "nemotron": {"num_key_value_heads": 2, "head_dim": 16},
     "nemotron_h": {"n_groups": 2},
     "reformer": {"is_decoder": True, "axial_pos_embds": False},
