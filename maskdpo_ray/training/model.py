@@ -2,12 +2,14 @@
 
 import logging
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maskdpo_ray.config import ModelConfig, TrainingConfig
-from maskdpo_ray.errors import UserError
+from maskdpo_ray.errors import UserError, first_line
 from maskdpo_ray.identity import hub_snapshot
 from maskdpo_ray.imports import lasting_imports
 from maskdpo_ray.model_files import local_folder
@@ -63,14 +65,18 @@ def load_policy(model: ModelConfig, settings: TrainingConfig = PLAIN) -> "PreTra
         **(_in_4_bits(model.dtype) if settings.load_in_4bit else {}),
     }
     trust = {"trust_remote_code": model.trust_remote_code}
-    if is_internlm2(folder):
-        config, loaded = llama_config(folder), load_internlm2
-    else:
-        config = AutoConfig.from_pretrained(folder, **trust)
-        loaded = partial(AutoModelForCausalLM.from_pretrained, output_loading_info=True, **trust)
-    switch_noise_off(config)
-    load["attn_implementation"] = attention_of(config, settings.attention)
-    policy, found = loaded(folder, config=config, **load)
+    with _told(f"{model.path} cannot be loaded"):
+        if is_internlm2(folder):
+            config, loaded = llama_config(folder), load_internlm2
+        else:
+            config = AutoConfig.from_pretrained(folder, **trust)
+            loaded = partial(
+                AutoModelForCausalLM.from_pretrained, output_loading_info=True, **trust
+            )
+        _refuse_quantized(config, folder)
+        switch_noise_off(config)
+        load["attn_implementation"] = attention_of(config, settings.attention)
+        policy, found = loaded(folder, config=config, **load)
     _check_whole(policy, found)
     for module in policy.modules():
         if isinstance(module, torch.nn.modules.dropout._DropoutNd):
@@ -132,6 +138,30 @@ def _beyond_sdpa(config: "PretrainedConfig") -> str | None:
     if any(each is not None and not each._supports_sdpa for each in kinds):
         return "has no other"
     return None
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Transformers, and code that a model brings, answer what they cannot load with any of these;
+    all are for a person to mend."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    kinds = (OSError, ValueError, LookupError, TypeError, AttributeError, ImportError)
+    try:
+        yield
+    except (*kinds, StrictDataclassError) as error:
+        raise UserError(f"{what}: {first_line(error)}") from error
+
+
+def _refuse_quantized(config: "PretrainedConfig", folder: Path) -> None:
+    """Raise ``UserError`` for weights that cannot learn, and whose export would be another base."""
+    how = getattr(config, "quantization_config", None)
+    if how is not None:
+        kind = how.get("quant_method", how) if isinstance(how, dict) else how
+        raise UserError(
+            f"the weights of {folder} are quantized ({kind}) and cannot learn: give the model in "
+            "bfloat16 or float32"
+        )
 
 
 def _check_whole(policy: "PreTrainedModel", found: dict[str, Any]) -> None:

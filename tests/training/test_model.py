@@ -1,5 +1,7 @@
 """What is refused when a policy is loaded."""
 
+import json
+
 import pytest
 import torch
 
@@ -136,3 +138,20 @@ def test_buffers_that_are_not_in_the_files_are_what_the_models_code_computes(tmp
     set_right_buffers(policy)
     assert torch.equal(policy.model.rotary_emb.inv_freq, wanted)
     assert "1 buffers were loaded wrong" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model_type": "of the future"}, "model cannot be loaded: .*of the future"),
+        ({"quantization_config": {"quant_method": "fp8"}}, r"are quantized \(fp8\) and cannot"),
+        ({"hidden_size": "large"}, "model cannot be loaded: "),
+    ],
+)
+def test_what_cannot_be_loaded_is_told_in_one_line(change, words, tmp_path):
+    model = saved(tiny("llama"), tmp_path / "model")
+    file = tmp_path / "model" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(UserError, match=words) as raised:
+        load_policy(model)
+    assert "\n" not in str(raised.value)
