@@ -677,6 +677,16 @@ def test_each_answer_is_a_request_with_its_own_seed(serve, tokenizer):
     assert sampled[1]["seed"] == sampled[0]["seed"] + 1
 
 
+def test_the_reasoning_of_a_served_answer_is_kept_beside_it(serve):
+    row = {"id": "q0", "question": "?"}
+    apart, within = said("A.", reasoning_content="Hm."), said("<think>Hm.</think>B.")
+    scripted = serve(YES, apart, within, said(None, reasoning="Hm."))
+    candidates = answers(scripted, row, template_kwargs={"enable_thinking": True})["candidates"]
+    found = sorted((c["response"], c["reasoning"]) for c in candidates)
+    assert found == [("", "Hm."), ("A.", "Hm."), ("B.", "<think>Hm.</think>")]
+    assert scripted.asked[0]["chat_template_kwargs"] == {"enable_thinking": True}
+
+
 def test_a_server_that_does_not_know_top_k_ends_the_start_with_the_remedy(serve):
     with pytest.raises(UserError, match="unknown: top_k; .*evaluation.top_k=0 leaves it out"):
         open_chat_sampler(settings(serve(failed(400, "unknown: top_k"))), DECODING, seed=0)
