@@ -27,6 +27,16 @@ def median_facts(responses: Responses) -> int:
     return max(1, ceil(np.median((whole if len(whole) else responses).facts)))
 
 
+def f1_of_answers(responses: Responses, k: int) -> np.ndarray:
+    """F1@K of every answer, as a share: ``[responses]``."""
+    supported = responses.ok.astype(float)
+    precision, recall = supported / np.maximum(responses.facts, 1), np.minimum(supported / k, 1)
+    f1 = np.zeros(len(responses))
+    right = supported > 0
+    f1[right] = 2 * precision[right] * recall[right] / (precision[right] + recall[right])
+    return f1
+
+
 def f1_at_k(responses: Responses, k: int, *, resamples: int, seed: int) -> dict[str, Any]:
     """Means over answers, in percent, and their intervals over topics.
 
@@ -41,13 +51,10 @@ def f1_at_k(responses: Responses, k: int, *, resamples: int, seed: int) -> dict[
     supported, facts = whole.ok.astype(float), whole.facts
     precision = supported / np.maximum(facts, 1)
     recall = np.minimum(supported / k, 1)
-    right = supported > 0
-    f1 = np.zeros(len(whole))
-    f1[right] = 2 * precision[right] * recall[right] / (precision[right] + recall[right])
     found: dict[str, Any] = {"k": k}
     every = np.ones(len(whole))
     for name, values, weights in (
-        ("f1", f1, every),
+        ("f1", f1_of_answers(whole, k), every),
         ("recall", recall, every),
         ("precision", precision, facts > 0),
     ):

@@ -29,6 +29,7 @@ class Result:
         claims: as ``compare.claim`` makes them.
         plot: an ``svg`` element.
         notes: what the table leaves out, a line each.
+        entries: what ``NAME.json`` lists, where it is to be a list and nothing else.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Result:
     plot: str
     labels: int = 1
     notes: Sequence[str] = ()
+    entries: Sequence[dict[str, Any]] | None = None
 
     def text(self) -> str:
         """For the console."""
@@ -59,7 +61,9 @@ class Result:
 
     def write(self, folder: Folder) -> None:
         """``NAME.json``, ``NAME.md`` and ``NAME.svg``."""
-        folder.write_json(f"{self.name}.json", asdict(self) | {"plot": f"{self.name}.svg"})
+        whole = asdict(self) | {"plot": f"{self.name}.svg"}
+        del whole["entries"]
+        folder.write_json(f"{self.name}.json", whole if self.entries is None else self.entries)
         folder.write(f"{self.name}.md", f"# {self.title}\n\n{self.markdown()}\n".encode())
         folder.write(f"{self.name}.svg", self.plot.encode())
 

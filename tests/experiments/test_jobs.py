@@ -10,6 +10,7 @@ import pytest
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.experiments.compare import Counts, Outcome
 from maskdpo_ray.experiments.lab import Lab, named
+from maskdpo_ray.storage import Folder
 
 JOBS = Path(__file__).parents[2] / "jobs"
 
@@ -409,3 +410,80 @@ def test_an_odd_budget_of_answers_has_no_half(job, tmp_path):
     odd = Lab(paper, str(tmp_path), [0], ["sampling.candidates=5"])
     with pytest.raises(UserError, match="sampling.candidates=5 has no half to sample in a round"):
         job("rounds").check(odd)
+
+
+def answered(topic: str, greedy: str, sampled: str) -> dict:
+    """A question and its answers, by the verdict on each sentence: ``o`` ok, ``w`` wrong."""
+    names = {"o": "ok", "w": "contradictory", "n": "nofact"}
+
+    def answer(verdicts: str, decoding: str) -> dict:
+        sentences = [
+            {"start": n, "end": n + 1, "verdict": names[v], "detail": ""}
+            for n, v in enumerate(verdicts)
+        ]
+        return {
+            "decoding": decoding, "response": "." * len(verdicts), "sentences": sentences,
+            "token_ids": [1] * len(verdicts),
+        }  # fmt: skip
+
+    candidates = [answer(greedy, "greedy"), answer(sampled, "sampled")]
+    return {"id": topic, "topic": topic, "language": "en", "candidates": candidates}
+
+
+def test_an_objective_is_told_with_what_it_lost(job, tmp_path):
+    """By hand: the base says ow and oow, the objective o and, once, nothing."""
+    objectives = job("objectives")
+    base = objectives.measured([answered("a", "ow", "w"), answered("b", "oow", "oow")], 2)
+    after = objectives.measured([answered("a", "o", "w"), answered("b", "", "ow")], 2)
+    result = objectives.result(
+        {"base": [base] * 3, "short": [after] * 3},
+        2.0,
+        {"short": objectives.Objective(loss={"beta": 0.2}, recommended=True)},
+        [0, 1, 2],
+    )
+    result.write(Folder(str(tmp_path)))
+    (entry,) = json.loads((tmp_path / "objectives.json").read_text())
+    assert entry["setting"] == "short"
+    assert entry["recommended"] and entry["loss"] == {"beta": 0.2} and entry["seeds"] == [0, 1, 2]
+    told = {
+        key: round(entry[key], 2)
+        for key in ("greedy", "correct", "incorrect", "sentences", "f1", "gain", "sampled_correct")
+    }
+    # An answer that says nothing has no score, and counts with nothing everywhere else.
+    assert told == {
+        "greedy": 100.0, "correct": 1.0, "incorrect": 0.0, "sentences": 0.5,
+        "f1": 33.33, "gain": 50.0, "sampled_correct": 1.0,
+    }  # fmt: skip
+    base = {key: round(entry["base"][key], 2) for key in ("greedy", "correct", "incorrect", "f1")}
+    assert base == {"greedy": 60.0, "correct": 3.0, "incorrect": 2.0, "f1": 65.0}
+    assert [c["verdict"] for c in result.claims][:2] == ["not testable", "not reproduced"]
+
+
+def test_an_objective_nobody_knows_is_told_before_anything_runs(job, lab):
+    with pytest.raises(UserError, match="--only 'nwt' is none of 'DPO', "):
+        job("objectives").EXPERIMENT.check(lab, only=["nwt"], steps=3, samples=1)
+    job("objectives").EXPERIMENT.check(lab, only=None, steps=3, samples=1)
+
+
+def test_objectives_learn_for_equally_many_steps_from_the_same_answers(job, lab, monkeypatch):
+    read = {}
+
+    def run(seed: int, *settings: str) -> str:
+        config = lab.read(seed, *settings)
+        (system,) = config.systems
+        read[config.preference.select, config.training_of(system).anchor_weight] = config
+        return config
+
+    rows = [answered("a", "ow", "w"), answered("b", "oow", "oow")]
+    monkeypatch.setattr(lab, "run", run)
+    monkeypatch.setattr(lab, "annotated", lambda stages, system: iter(rows))
+    names = ["the paper's", "net, adapters, anchored"]
+    result = job("objectives").experiment(lab, only=names, steps=5, samples=3)
+    assert [entry["setting"] for entry in result.entries] == names
+    assert {entry["gain"] for entry in result.entries} == {0.0}  # the base's own answers
+    paper, ours = read["precision", 0.0], read["net", 1.0]
+    trained = [config.training_of("mask_dpo") for config in (paper, ours)]
+    assert {(each.max_steps, each.batch_size) for each in trained} == {(5, 64)}
+    assert trained[1].learning_rate == pytest.approx(7 * trained[0].learning_rate)
+    assert trained[1].lora.rank == 8 and paper.evaluation.samples == 3
+    assert paper.sampling == ours.sampling and paper.annotation == ours.annotation
