@@ -244,7 +244,13 @@ def pair_count(stages: Stages) -> int:
 def other_model(path: str) -> dict[str, Any]:
     """What of the model section changes where it is another: what is told of the first is not of
     it."""
-    return {"path": path, "revision": None, "chat_template": None, "chat_template_kwargs": {}}
+    return {
+        "path": path,
+        "revision": None,
+        "chat_template": None,
+        "chat_template_kwargs": {},
+        "reasoning": "auto",
+    }
 
 
 def named(option: str, text: str) -> tuple[str, str]:
