@@ -40,7 +40,7 @@ def test_labels_of_another_program_make_the_pairs_of_an_annotator_inside(
     known = json.loads(facts.read_text())
     lines = [json.loads(line) for line in exported.read_text().splitlines()]
     reasons = [each["finish_reason"] for line in lines for each in line["candidates"]]
-    assert len(lines) == 12 and {*reasons} == {"stop", "length"}
+    assert len(lines) == 12 and "length" in reasons
     for line in lines:
         for candidate in line["candidates"]:
             for sentence in candidate["sentences"]:
