@@ -92,7 +92,7 @@ def write_report(stages: "Stages") -> dict[str, Any]:
         lm_eval=_tasks(stages),
     )
     training = {
-        stages.trained(*each).name: _metrics(stages.train(*each)) for each in stages.trainings()
+        stages.trained(*each).name: _metrics(stages.train(*each)) for each in _trainings(stages)
     }
     folder.write_json("report.json", report)
     page = render_html(report, training, _examples(stages))
@@ -110,7 +110,7 @@ def write_report(stages: "Stages") -> dict[str, Any]:
 
 def _complete_cards(stages: "Stages", report: dict[str, Any]) -> None:
     """Write what each trained system came to into its model card, which is older."""
-    for training in stages.trainings():
+    for training in _trainings(stages):
         store, model = stages.train(*training), stages.train(*training).folder / "model"
         text = evaluation_text(report, stages.trained(*training).name)
         if not (text and store.complete and model.exists("README.md")):
@@ -254,7 +254,7 @@ def _count_what_made_pairs(stages: "Stages") -> None:
     preference = stages.config.preference
     if stages.config.data.weighted:  # of pairs that are given nothing is left out
         return
-    for start in {stages.start(*each) for each in stages.trainings()}:
+    for start in {stages.start(*each) for each in _trainings(stages)}:
         store, annotated = stages.pair(start).store, stages.annotate(start).store
         # Counted once: it reads every row.
         if store.complete and annotated.complete and "left_out" not in store.manifest():
@@ -304,7 +304,7 @@ def _metrics(store: "StageStore") -> list[dict[str, Any]]:
 def _examples(stages: "Stages") -> list[dict[str, Any]]:
     """A few pairs for the viewer."""
     paired = stages.config.preference.pairs == "best_worst"
-    if not stages.config.systems or not paired:
+    if not _trainings(stages) or not paired:
         return []
     store = stages.pair().store
     pairs = telling_pairs(store.rows(), EXAMPLES) if store.complete else []
@@ -352,3 +352,9 @@ def with_spans(pair: Pair, tokenizer: Any) -> dict[str, Any]:
 def _asks(config: "Config") -> bool:
     """Whether anybody was asked for the verdicts of the candidates."""
     return config.annotation is not None and "verdicts" not in config.annotation.kind.needs
+
+
+def _trainings(stages: "Stages") -> list[tuple[str, int]]:
+    """What is trained; nothing where nobody has judged an answer yet."""
+    config = stages.config
+    return stages.trainings() if config.annotation or config.data.weighted else []

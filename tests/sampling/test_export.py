@@ -6,13 +6,15 @@ import json
 import models
 import pytest
 
-from maskdpo_ray.config import AnnotationConfig, ModelConfig, PreferenceConfig
+from maskdpo_ray.config import AnnotationConfig, ModelConfig, PreferenceConfig, build_config
 from maskdpo_ray.engine.chat import end_of_turn_id, response_text
-from maskdpo_ray.errors import RowRejected
+from maskdpo_ray.errors import RowRejected, UserError
+from maskdpo_ray.pipeline import report, run
 from maskdpo_ray.preference.processor import PairBuilder
 from maskdpo_ray.questions import read_questions
 from maskdpo_ray.sampling.export import exported
 from maskdpo_ray.sampling.factory import build_given
+from maskdpo_ray.stages import Stages
 from maskdpo_ray.stages.annotating import build_annotator
 
 MODEL = ModelConfig(path=models.tiny_llama())
@@ -133,3 +135,17 @@ def test_what_cannot_be_meant_is_rejected(changed, words, tmp_path):
     (tmp_path / "q.jsonl").write_text(json.dumps({"question": "?", "candidates": [candidate]}))
     [(_, rejected)] = read_questions(tmp_path / "q.jsonl")
     assert isinstance(rejected, RowRejected) and words in rejected.detail
+
+
+def test_a_report_needs_no_annotator_either(tmp_path, capsys):
+    (tmp_path / "q.jsonl").write_text('{"question": "Who?"}\n')
+    given = {
+        "run_dir": str(tmp_path / "run"), "model": {"path": models.tiny_llama()},
+        "data": {"train": str(tmp_path / "q.jsonl")},
+    }  # fmt: skip
+    stages = Stages(build_config(given))
+    stages.questions("train")
+    report(Stages(build_config(given), look=True))
+    assert "report:" in capsys.readouterr().err
+    with pytest.raises(UserError, match="annotation is missing: set annotation.annotator"):
+        run(stages)
