@@ -58,6 +58,3 @@ def test_labels_of_another_program_make_the_pairs_of_an_annotator_inside(
     assert pairs(other, *back) == pairs(run_dir, *SHORT, inside) != []
     refused = maskdpo("run", SMOKE, f"run_dir={other}", *back, code=2)
     assert "annotator 'labels' cannot judge new answers: set evaluation.annotation" in refused
-    assert "annotation is missing: set annotation.annotator" in maskdpo(
-        "annotate", SMOKE, f"run_dir={run_dir}", *SHORT, nobody, code=2
-    )
