@@ -57,6 +57,7 @@ class Objective:
 
 PAPER = "the paper's"
 ANCHOR = {"anchor": "reference", "anchor_weight": 1.0}
+BOUND = {"rejected_floor": 1.5, "rejected_floor_per": "token"}
 ADAPTERS = {"lora": {"rank": 8, "alpha": 16}}
 ADAPTERS_RATE = 7.0  # adapters want a higher one
 OBJECTIVES: dict[str, Objective] = {
@@ -69,8 +70,9 @@ OBJECTIVES: dict[str, Objective] = {
     "net, anchored": Objective({"select": "net"}, ANCHOR),
     "the paper's, adapters": Objective(loss=ADAPTERS, rate=ADAPTERS_RATE),
     "net, adapters": Objective({"select": "net"}, ADAPTERS, ADAPTERS_RATE),
-    "net, adapters, anchored": Objective(
-        {"select": "net"}, ADAPTERS | ANCHOR, ADAPTERS_RATE, recommended=True
+    "net, adapters, anchored": Objective({"select": "net"}, ADAPTERS | ANCHOR, ADAPTERS_RATE),
+    "net, adapters, anchored, bounded": Objective(
+        {"select": "net"}, ADAPTERS | ANCHOR | BOUND, ADAPTERS_RATE, recommended=True
     ),
 }
 

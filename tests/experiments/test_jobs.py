@@ -477,7 +477,7 @@ def test_objectives_learn_for_equally_many_steps_from_the_same_answers(job, lab,
     rows = [answered("a", "ow", "w"), answered("b", "oow", "oow")]
     monkeypatch.setattr(lab, "run", run)
     monkeypatch.setattr(lab, "annotated", lambda stages, system: iter(rows))
-    names = ["the paper's", "net, adapters, anchored"]
+    names = ["the paper's", "net, adapters, anchored, bounded"]
     result = job("objectives").experiment(lab, only=names, steps=5, samples=3)
     assert [entry["setting"] for entry in result.entries] == names
     assert {entry["gain"] for entry in result.entries} == {0.0}  # the base's own answers
