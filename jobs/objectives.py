@@ -56,10 +56,10 @@ class Objective:
 
 
 PAPER = "the paper's"
-ANCHOR = {"anchor": "reference", "anchor_weight": 1.0}
+ANCHOR = {"anchor": "reference", "anchor_weight": 0.3}
 BOUND = {"rejected_floor": 1.5, "rejected_floor_per": "token"}
 ADAPTERS = {"lora": {"rank": 8, "alpha": 16}}
-ADAPTERS_RATE = 7.0  # adapters want a higher one
+ADAPTERS_RATE = 10 / 3  # adapters want a higher one
 OBJECTIVES: dict[str, Objective] = {
     "DPO": Objective(loss={"mask": "none"}),
     PAPER: Objective(),
