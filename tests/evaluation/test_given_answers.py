@@ -442,6 +442,7 @@ def test_a_further_model_has_settings_of_its_own(tmp_path):
         )
         base, other = (policies := Stages(build_config(given))).policies()
         assert policies.answer(base).store.name == "answer-base"
+        policies.answer(other).store.begin({})  # what is finished of it would be made anew
         return policies.answer(other).store.settings
 
     settings = key(dtype="float32", system_prompt="Be brief.")
@@ -449,5 +450,4 @@ def test_a_further_model_has_settings_of_its_own(tmp_path):
     assert (settings["model"]["dtype"], settings["engine"]) == ("float32", {"max_model_len": 256})
     assert settings["policy"].startswith("sha256:")
     with pytest.raises(UserError, match="these keys differ: evaluation.models.other.engine"):
-        (tmp_path / "run" / "answer-other").mkdir(exist_ok=True)
         key(dtype="float32", system_prompt="Be brief.", engine={"max_model_len": 512})
