@@ -203,6 +203,33 @@ class StageStore:
             self.folder.remove(part)
         return list(found.values())
 
+    def drop_unknown(self, known: set[str]) -> str | None:
+        """Remove the files with rows of ids that no longer come in: what came before this stage
+        was done again, and rejected them this time. Their neighbours are done again.
+
+        Args:
+            known: all that comes in.
+
+        Returns:
+            What happened in words, or None where every row is known.
+        """
+        parts = self.parts("part", "rejected")
+        held = dict(zip(parts, self._of_each(self._ids, parts), strict=True))
+        unknown = {part: ids for part, ids in held.items() if not known.issuperset(ids)}
+        if not unknown:
+            return None
+        if self.complete:
+            self.folder.write_json("manifest.json", self.manifest() | {"state": "running"})
+        for part in unknown:
+            self.folder.remove(part)
+        ids = {row_id for each in unknown.values() for row_id in each}
+        gone, again = ids - known, ids & known
+        return (
+            f"{self.name}: {len(gone)} rows of before are no longer there to work on "
+            f"({', '.join(sorted(gone)[:3])}): removed; {len(again)} in the same files are done "
+            "again"
+        )
+
     def _damage(self, columns: list[str] | None, part: str) -> str | None:
         try:
             with self.folder.parquet(part) as file:

@@ -152,22 +152,45 @@ def run_stream(
         for line in stage.store.drop_damaged(whole=stage.shared):
             say(line)
     upstreams = [source, *(stage.store for stage in stages[:-1])]
-    tasks = [_task(stage, upstream) for stage, upstream in zip(stages, upstreams, strict=True)]
-    seconds: dict[str, float] = {}
-    first = next((n for n, task in enumerate(tasks) if task.pending), None)
-    if first is not None:
-        start_ray(resources)
-        _check_room(stages[first:], resources)
-        for stage in stages[first:]:
-            stage.store.folder.remove(FAILURE)
-            stage.store.folder.remove(DEATH)
-            stage.store.begin(versions)
-        seconds = _execute(tasks[first:], resources)
+    seconds = _work_off(stages, upstreams, resources, versions)
+    # What is redone may be rejected this time: what was made of it before goes, stage by stage.
+    while line := _drop_unknown(stages, upstreams):
+        say(line)
+        for name, more in _work_off(stages, upstreams, resources, versions).items():
+            seconds[name] = seconds.get(name, 0.0) + more
     for stage, upstream in zip(stages, upstreams, strict=True):
         if stage.store.manifest() is None:  # no row came to it, now or before
             stage.store.begin(versions)
         ids = [i for b in upstream.blocks(without=set(), column=stage.column) for i in b.ids]
         stage.store.finish_rows(ids, seconds.get(stage.store.name, 0.0), stage.shared)
+
+
+def _work_off(
+    stages: list[StreamStage],
+    upstreams: list[StageStore],
+    resources: ResourcesConfig,
+    versions: dict,
+) -> dict[str, float]:
+    """Do what is not done yet; seconds that each stage took."""
+    tasks = [_task(stage, upstream) for stage, upstream in zip(stages, upstreams, strict=True)]
+    first = next((n for n, task in enumerate(tasks) if task.pending), None)
+    if first is None:
+        return {}
+    start_ray(resources)
+    _check_room(stages[first:], resources)
+    for stage in stages[first:]:
+        stage.store.folder.remove(FAILURE)
+        stage.store.folder.remove(DEATH)
+        stage.store.begin(versions)
+    return _execute(tasks[first:], resources)
+
+
+def _drop_unknown(stages: list[StreamStage], upstreams: list[StageStore]) -> str | None:
+    """Let the first stage that holds rows of nothing drop them; says so."""
+    for stage, upstream in zip(stages, upstreams, strict=True):
+        if not stage.shared and (line := stage.store.drop_unknown(upstream.finished()[0])):
+            return line
+    return None
 
 
 def _task(stage: StreamStage, upstream: StageStore) -> _Task:

@@ -108,3 +108,13 @@ def test_a_run_goes_on_over_damaged_parts_and_leaves_complete_stages_alone(
     assert capsys.readouterr().err.count("is damaged") == 2
     assert kept["shout"] <= set(stage.parts())
     assert stage.complete and source.complete
+
+    # A part is removed, and what is done again is refused this time: nothing is left of it.
+    source.folder.remove(next(part for part in source.parts() if "q0" in source._ids(part)))
+    lines[0] = '{"id": "q0", "topic": "t", "question": ""}'
+    (tmp_path / "q.jsonl").write_text("\n".join(lines))
+    del expected["q0"]
+    assert run() == expected
+    assert "shout: 1 rows of before are no longer there to work on (q0)" in capsys.readouterr().err
+    assert stage.complete and stage.manifest()["counts"]["in"] == 11
+    assert run() == expected
