@@ -1,5 +1,6 @@
 import pytest
 
+from maskdpo_ray.config import build_config
 from maskdpo_ray.engine.arguments import check_engine_args, complete_engine_args
 from maskdpo_ray.errors import UserError
 
@@ -40,3 +41,21 @@ def test_cpu_defaults_lie_below_what_is_given_and_stay_off_gpus():
 def test_chunked_prefill_on_cpu_is_refused():
     with pytest.raises(UserError, match="leave it out on CPU"):
         complete_engine_args({"enable_chunked_prefill": True}, cpu=True)
+
+
+@pytest.mark.parametrize("name", ["tokenizer", "tokenizer_revision", "tokenizer_mode"])
+@pytest.mark.parametrize("evaluated", [False, True], ids=["policy", "evaluated model"])
+def test_a_policy_is_never_sampled_with_another_tokenizer_than_it_is_trained_with(name, evaluated):
+    given = {"engine": {name: "other"}}
+    tree = {
+        "run_dir": "x",
+        "model": {"path": "m"},
+        "data": {"train": "q.jsonl", "test": "t.jsonl"},
+        "annotation": {"annotator": "judge", "model": "m"},
+    }
+    if evaluated:
+        tree["evaluation"] = {"models": {"other": {"path": "n", **given}}}
+    else:
+        tree["sampling"] = given
+    with pytest.raises(UserError, match=f"engine argument '{name}'"):
+        build_config(tree)
