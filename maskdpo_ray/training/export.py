@@ -102,12 +102,18 @@ def _hollow(policy: Any) -> "dict[str, Tensor]":
     """Tensors without content in the place of a policy's weights and saved buffers."""
     import torch
 
-    parameters = [(n, getattr(p, "ds_shape", p.shape), p) for n, p in policy.named_parameters()]
+    parameters = [(name, _whole_shape(p), p) for name, p in policy.named_parameters()]
     buffers = [(name, buffer.shape, buffer) for name, buffer in _buffers(policy)]
     return {
         name: torch.empty(shape, dtype=tensor.dtype, device="meta")
         for name, shape, tensor in (*parameters, *buffers)
     }
+
+
+def _whole_shape(parameter: Any) -> tuple[int, ...]:
+    """The shape of a weight that may be sharded (DeepSpeed) or packed in 4 bits (bitsandbytes)."""
+    packed = getattr(parameter, "quant_state", None)
+    return tuple(packed.shape) if packed else tuple(getattr(parameter, "ds_shape", parameter.shape))
 
 
 def _as_stored(
