@@ -112,3 +112,10 @@ def _is_heading(line: str) -> bool:
         return False
     numbered = _NUMBER.match(line, bold.end(1))
     return not _SENTENCE_END.search(line, numbered.end())
+
+
+def skip_space(text: str, position: int) -> int:
+    """The first position from here on that holds no white space."""
+    while position < len(text) and text[position].isspace():
+        position += 1
+    return position

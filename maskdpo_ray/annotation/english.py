@@ -9,7 +9,7 @@ import re
 from functools import cache
 from typing import TYPE_CHECKING
 
-from maskdpo_ray.annotation.blocks import MARKERS
+from maskdpo_ray.annotation.blocks import MARKERS, skip_space
 
 if TYPE_CHECKING:
     from nltk.tokenize.punkt import PunktSentenceTokenizer
@@ -101,7 +101,7 @@ def english_starts(text: str) -> list[int]:
     starts = [0]
     whole = [match.span() for match in _WHOLE.finditer(text)]
     for stop, trailing in _stops(text):
-        start = _skip_space(text, trailing)
+        start = skip_space(text, trailing)
         if start == len(text) or not (text[start - 1].isspace() or text[stop - 1] in "。！？"):
             continue
         if whole and any(begin < start < end for begin, end in whole):
@@ -139,9 +139,3 @@ def _ends(sentence: str, following: str) -> bool:
     if word and _DOTTED.fullmatch(last):
         return word[0].isupper() and word.lower() in _STARTERS
     return not (word[:1].islower() and _QUOTED_MARK.search(sentence))
-
-
-def _skip_space(text: str, position: int) -> int:
-    while position < len(text) and text[position].isspace():
-        position += 1
-    return position

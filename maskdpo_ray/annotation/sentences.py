@@ -8,7 +8,7 @@ English against boundaries that people drew.
 from collections.abc import Callable
 from itertools import pairwise
 
-from maskdpo_ray.annotation.blocks import Block, Kind, blocks
+from maskdpo_ray.annotation.blocks import Block, Kind, blocks, skip_space
 from maskdpo_ray.annotation.chinese import chinese_starts
 from maskdpo_ray.annotation.english import english_starts
 from maskdpo_ray.annotation.enumerations import enumerated
@@ -47,7 +47,7 @@ def split_sentences(text: str, language: str) -> list[Span]:
     edges = {0, len(text)}
     position = 0
     for start in sorted(_starts(text, of_answer)):
-        position = _skip_space(text, max(start, position))
+        position = skip_space(text, max(start, position))
         edges.add(position)
     spans: list[Span] = []
     for start, end in pairwise(sorted(edges)):
@@ -77,12 +77,6 @@ def _starts(text: str, language: str) -> list[int]:
             rules = _STARTS[language_of(item, language)]
             starts += [begin + first, *(begin + first + start for start in rules(item))]
     return starts
-
-
-def _skip_space(text: str, position: int) -> int:
-    while position < len(text) and text[position].isspace():
-        position += 1
-    return position
 
 
 def _has_word(text: str) -> bool:

@@ -10,12 +10,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from maskdpo_ray.errors import UserError
-from maskdpo_ray.records import CORRECT_VERDICTS, INCORRECT_VERDICTS
 from maskdpo_ray.review import anah
-from maskdpo_ray.review.label_studio import LABEL, is_task, labels_of
+from maskdpo_ray.review.label_studio import LABEL, WORDS, is_task, labels_of
 from maskdpo_ray.sources import Source
 
-WORDS = (*CORRECT_VERDICTS, *INCORRECT_VERDICTS)
 NEEDED = ("question_id", "question", "response", "start", "end")
 
 
