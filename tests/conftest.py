@@ -72,6 +72,20 @@ def smollm2() -> Path:
 
 
 @pytest.fixture(scope="session")
+def countries() -> dict:
+    """Real facts about countries (extra ``real``), required as ``smollm2`` is."""
+    from maskdpo_ray.errors import UserError
+    from maskdpo_ray.world.countries.facts import world
+
+    try:
+        return world()
+    except UserError as error:
+        if os.environ.get("MASKDPO_REQUIRE_REAL") == "1":
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
 def small_world(tmp_path_factory) -> Path:
     """Folder of a finished miniature world of seed 0."""
     from maskdpo_ray.world.build import build_world
