@@ -356,6 +356,7 @@ GIVEN = {name.replace("base", "given") for name in BASE}
         ("annotation.engine.gpu_memory_utilization", 0.5, set()),
         ("annotation.engine.an_argument_of_tomorrow", 1, {"annotate", *PAIRS}),
         ("preference.eos", "mask", PAIRS),
+        ("preference.trim_chosen", True, PAIRS),
         ("training.beta", 0.2, TRAINED),
         ("training.attention", "eager", {"reference", *TRAINED}),
         ("training.preset", "released", TRAINED),

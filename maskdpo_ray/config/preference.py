@@ -49,6 +49,9 @@ class PreferenceConfig(Section):
     """A factor on a pair's loss: one, or the gap between the scores of its two answers."""
     eos: Literal["keep", "mask"] = "keep"
     """The end-of-turn token stands in no sentence: learnt on both sides (as released), or not."""
+    trim_chosen: bool = False
+    """Leave out the incorrect sentences at the end of the chosen answer, so that its end of turn is
+    learnt behind the last sentence that is not incorrect."""
     reasoning: Literal["mask", "keep"] = "mask"
     """What a thinking model wrote before its answer: weighs nothing, or one on both sides."""
     weights: Literal["verdict", "confidence"] = "verdict"
@@ -87,7 +90,7 @@ class PreferenceConfig(Section):
             if self.select != select and self.changed(key):
                 raise ValueError(f"{key} is of select={select}: set that, or remove {key}")
         selecting = ("select", "length_window", "pairs_per_question", "pair_weight")
-        outside = ("eos", "reasoning")
+        outside = ("eos", "trim_chosen", "reasoning")
         if self.pairs == "all_candidates" and (given := self.changed(*selecting)):
             raise ValueError(
                 f"pairs=all_candidates neither selects nor compares answers: remove {given[0]}"
@@ -96,5 +99,10 @@ class PreferenceConfig(Section):
             raise ValueError(
                 f"pairs=all_candidates learns sentences, and {given[0]} is of what stands in none: "
                 f"remove {given[0]}"
+            )
+        if self.trim_chosen and self.eos == "mask":
+            raise ValueError(
+                "trim_chosen moves the end of turn of the chosen answer, and eos=mask does not "
+                "learn it: remove one of them"
             )
         return self

@@ -9,6 +9,7 @@ from maskdpo_ray.preference.openings import Openings, correct_openings, sentence
 from maskdpo_ray.preference.ranking import Ranking
 from maskdpo_ray.preference.select import NoPair, is_usable, select_pairs
 from maskdpo_ray.preference.token_spans import MaskError, token_spans
+from maskdpo_ray.preference.trimming import without_wrong_end
 from maskdpo_ray.preference.weights import (
     SideName,
     owning_sentences,
@@ -151,6 +152,8 @@ def side_of(
         "sentences": sentences,
         "score": tally.correct / (tally.correct + tally.incorrect),
     }
+    if settings.trim_chosen and name == "chosen":
+        side = without_wrong_end(side, spans, settings)
     return truncate(side, room)
 
 
