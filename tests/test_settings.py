@@ -97,6 +97,7 @@ def bases(files) -> list[dict[str, Any]]:
     further = {**again, "data": {"train": train, "test": test}, "evaluation": asked}
     pages = {**judge, "knowledge": str(files / "pages.db")}
     found = {**pages, "retrieval": "dense", "embedding": str(files / "other")}
+    both = [encoder["annotation"], served]
     return [
         full,
         servers,
@@ -105,6 +106,8 @@ def bases(files) -> list[dict[str, Any]]:
         rounds,
         further,
         {**again, **encoder},
+        {**again, "annotation": {"cascade": both, "bands": [0.9]}},
+        {**again, "annotation": {"vote": both}},
         {**again, **by_net},
         {**again, **alone},
         {**again, "training": {"loss": "fkto"}},
@@ -114,6 +117,8 @@ def bases(files) -> list[dict[str, Any]]:
 # Where the next value is not simply another of its type.
 VALUES: dict[str, Any] = {
     "base_url": "http://elsewhere/v1",
+    "bands": [{"ok": 0.9}],
+    "ballots": [1, 0.5],
     "api_key_env": "MY_KEY",
     "best_of_n": [1, 2],
     "betas": [0.8, 0.9],
@@ -401,6 +406,33 @@ def test_what_is_redone_of_these(key, value, redone, files, full):
 @pytest.fixture(scope="module")
 def full(files):
     return Run(bases(files)[0])
+
+
+@pytest.mark.parametrize(
+    ("number", "key", "value", "redone"),
+    [
+        (0, "batch_size", 3, False),
+        (0, "threshold", 0.6, True),
+        (0, "model", None, True),
+        (1, "endpoint.base_url", "http://there/v1", False),
+        (1, "endpoint.model", "better", True),
+        (1, "templates", "wording.yaml", True),
+    ],
+)
+def test_what_a_member_of_several_says_of_its_settings_holds_of_all(
+    number, key, value, redone, files
+):
+    [tree] = [each for each in bases(files) if "cascade" in each["annotation"]]
+    run = Run(tree)
+    if key == "model":  # the same labels, other weights
+        shutil.copytree(files / "encoder", files / "encoder-2")
+        (files / "encoder-2" / "model.safetensors").write_text("another")
+        value = str(files / "encoder-2")
+    members = list(tree["annotation"]["cascade"])
+    value = str(files / value) if (files / str(value)).exists() else value
+    members[number] = merged(members[number], nested(key, value))
+    found, _ = run.changed_by({"annotation": {"cascade": members}})
+    assert found == ({"annotate", *TRAINED, "pair"} & run.keys.keys() if redone else set())
 
 
 def test_our_own_wording_is_part_of_what_verdicts_depend_on(full):

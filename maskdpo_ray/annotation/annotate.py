@@ -6,19 +6,18 @@ from functools import partial
 from typing import Any
 
 from maskdpo_ray.annotation.annotator import Verdict, document_of
-from maskdpo_ray.annotation.asking import Asking, Span
+from maskdpo_ray.annotation.asking import Asking, Span, known_unasked
 from maskdpo_ray.annotation.calls import NOTHING_FOUND
 from maskdpo_ray.annotation.given_labels import check_labels
 from maskdpo_ray.annotation.pruning import next_sentences
-from maskdpo_ray.annotation.sentences import split_sentences, unit_kind
+from maskdpo_ray.annotation.sentences import split_sentences
 from maskdpo_ray.config import PreferenceConfig
 from maskdpo_ray.errors import RowRejected
 from maskdpo_ray.knowledge.finder import Finder
 from maskdpo_ray.preference.select import ranking_of, takes_part
-from maskdpo_ray.records import ERROR_VERDICT, SKIPPED_VERDICT, Candidate, Question, Sentence
+from maskdpo_ray.records import SKIPPED_VERDICT, Candidate, Question, Sentence
 
 SKIPPED = Verdict(SKIPPED_VERDICT, "not asked: this answer can be neither best nor worst")
-CODE = Verdict("nofact", "code: a fence states nothing")
 UNFOUND = Verdict("unverifiable", f"{NOTHING_FOUND}: no page says a word of it")
 BETWEEN = "\n\n"  # passages
 
@@ -116,10 +115,8 @@ class Annotate:
         return self._split(response, language) if response and usable else []
 
     async def _ask(self, row: Question, text: str) -> Verdict:
-        if not text:
-            return Verdict(ERROR_VERDICT, "nothing but white space")
-        if unit_kind(text) == "code":
-            return CODE
+        if known := known_unasked(text):
+            return known
         if self._finder is not None:
             found = await self._finder.passages(row["topic"], text, row["language"])
             if not found.texts:

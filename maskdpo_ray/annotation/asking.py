@@ -6,10 +6,12 @@ from typing import Any
 
 from maskdpo_ray.annotation.annotator import Mark, Verdict
 from maskdpo_ray.annotation.marks import verdicts_of_marks
+from maskdpo_ray.annotation.sentences import unit_kind
 from maskdpo_ray.errors import RowRejected, UserError
 from maskdpo_ray.records import ERROR_VERDICT, VERDICTS, Question
 
 Span = tuple[int, int]
+CODE = Verdict("nofact", "code: a fence states nothing")
 HOPELESS = 8  # failures in a row from the first, after which nothing good can be expected
 
 
@@ -36,8 +38,11 @@ class Asking:
     async def answer(self, question: Question, response: str, spans: list[Span]) -> list[Verdict]:
         """The verdicts on the sentences of one answer."""
         texts = [response[start:end].strip() for start, end in spans]
+        at = getattr(self._annotator, "verdicts_at", None)  # one that maps marks itself
 
         async def ask() -> list[Verdict]:
+            if at:
+                return await at(question, response, spans)
             said = await _called(self._annotator.verdicts, question, response, texts)
             if all(isinstance(each, Mark) for each in said):
                 return verdicts_of_marks(said, response, spans)
@@ -75,6 +80,13 @@ class Asking:
                 f"{question['id']!r}; a verdict is one of {', '.join(VERDICTS)}"
             )
         return verdict
+
+
+def known_unasked(text: str) -> Verdict | None:
+    """The verdict on a sentence that no annotator of sentences is asked about."""
+    if not text:
+        return Verdict(ERROR_VERDICT, "nothing but white space")
+    return CODE if unit_kind(text) == "code" else None
 
 
 async def _called(call: Callable[..., Any], *arguments: Any) -> Any:

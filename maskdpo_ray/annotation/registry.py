@@ -4,6 +4,7 @@ function by its place."""
 import difflib
 import pkgutil
 import sys
+from collections.abc import Collection
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -36,6 +37,14 @@ def known() -> list[str]:
 def default() -> str:
     """The one that is taken where none is named."""
     return next(name for name in _ours() if annotator_named(name).default)
+
+
+def of_settings(given: Collection[str]) -> str:
+    """The one whose settings these are where they name none: it has a setting of its own name
+    (``cascade: [...]``); else the default."""
+    named = (name for name in _ours() if name in given)
+    own = (name for name in named if name in annotator_named(name).Settings.model_fields)
+    return next(own, None) or default()
 
 
 def with_need(need: str) -> list[str]:
@@ -72,8 +81,11 @@ def _of_module(module: Any) -> type[Annotator]:
     classes = [each for each in vars(module).values() if isclass(each)]
     here = [each for each in classes if each.__module__ == module.__name__]
     of_ours = (each for each in here if issubclass(each, Annotator))
-    calls = ("verdict", "verdicts", "processor")
-    return next(each for each in of_ours if any(call in vars(each) for call in calls))
+    return next(each for each in of_ours if _judges(each) or "processor" in vars(each))
+
+
+def _judges(annotator: type[Annotator]) -> bool:
+    return hasattr(annotator, "verdict") or hasattr(annotator, "verdicts")
 
 
 def _imported(place: str) -> Any:

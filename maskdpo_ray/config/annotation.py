@@ -48,7 +48,7 @@ class AnnotationConfig(Section):
     def _of_its_annotator(cls, given: Any, handler: ValidatorFunctionWrapHandler) -> Any:
         if cls is not AnnotationConfig or not isinstance(given, Mapping):
             return handler(given)
-        named = {"annotator": _registry().default(), **given}
+        named = {"annotator": _registry().of_settings(given), **given}
         chosen = cls.chosen(named)
         return handler(named) if chosen is cls else chosen.model_validate(named)
 
@@ -64,7 +64,7 @@ class AnnotationConfig(Section):
             if given := self.changed(*self.OF_KNOWLEDGE):
                 raise ValueError(f"{given[0]} is of knowledge: give that too, or remove it")
             return self
-        if {"verdicts", "world"} & set(self.kind.needs):
+        if {"verdicts", "world"} & self.needs:
             raise ValueError(f"annotator {self.annotator!r} reads no pages: remove knowledge")
         if self.retrieval == "dense" and not self.embedding:
             raise ValueError("retrieval=dense needs embedding, the encoder of passages and queries")
@@ -82,7 +82,9 @@ class AnnotationConfig(Section):
         if cls is not AnnotationConfig or not isinstance(given, Mapping):
             return cls
         registry = _registry()
-        return registry.annotator_named(given.get("annotator") or registry.default()).Settings
+        return registry.annotator_named(
+            given.get("annotator") or registry.of_settings(given)
+        ).Settings
 
     @classmethod
     def elsewhere(cls, key: str) -> str | None:
@@ -100,6 +102,26 @@ class AnnotationConfig(Section):
         return _registry().annotator_named(self.annotator)
 
     @property
+    def members(self) -> list["AnnotationConfig"]:
+        """The annotators that it is made of; none for most."""
+        return []
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What it needs (``Annotator.needs``), its members included."""
+        return frozenset(self.kind.needs).union(*(member.needs for member in self.members))
+
+    @property
+    def engines(self) -> list[dict[str, Any]]:
+        """Arguments of each engine that starts in its actor."""
+        return [engine for member in self.members for engine in member.engines]
+
+    @property
+    def servers(self) -> list[dict[str, Any]]:
+        """Whom it asks elsewhere: the same name at two servers may be two models."""
+        return [server for member in self.members for server in member.servers]
+
+    @property
     def confident(self) -> bool:
         """Whether verdicts come with a confidence."""
         return self.kind.tells_confidence
@@ -107,7 +129,7 @@ class AnnotationConfig(Section):
     @property
     def asked(self) -> str | None:
         """The annotating model, in the actors or at its server; None where no model judges."""
-        return None
+        return ", ".join(member.asked for member in self.members if member.asked) or None
 
     @property
     def who(self) -> dict[str, str | None]:

@@ -1,13 +1,13 @@
 """Settings of a chat model that is asked: in the actors, or behind a server."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from maskdpo_ray.config.chat_template import ChatTemplateKwargs, ReasoningSetting
 from maskdpo_ray.config.endpoint import AnnotatorEndpointConfig
 from maskdpo_ray.config.engine import Engine
-from maskdpo_ray.config.section import Content, Section
+from maskdpo_ray.config.section import Content, Kind, Section
 
 
 class ChatModelConfig(Section):
@@ -48,3 +48,13 @@ class ChatModelConfig(Section):
     def asked(self) -> str | None:
         """The model, in the actors or at its server."""
         return self.endpoint.model if self.endpoint else self.model
+
+    @property
+    def engines(self) -> list[dict[str, Any]]:
+        """Arguments of the engine that starts in an actor, if one does."""
+        return [] if self.endpoint else [self.engine]
+
+    @property
+    def servers(self) -> list[dict[str, Any]]:
+        """Whom it asks elsewhere."""
+        return [self.endpoint.only(Kind.DECIDES, Kind.WHERE)] if self.endpoint else []

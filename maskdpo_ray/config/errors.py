@@ -50,14 +50,17 @@ def section_at(section: Any, location: list[str], given: Any) -> type[Section]:
     for part in parts:
         allowed, given = options(section.model_fields[part].annotation), _within(given, part)
         allowed = allowed or [(section.model_fields[part].annotation, ())]
-        entries = next((each for each, _ in allowed if get_origin(each) is dict), None)
+        entries = next((each for each, _ in allowed if get_origin(each) in (dict, list)), None)
         if entries:
-            given = _within(given, next(parts))  # the name of an entry
-            allowed = options(get_args(entries)[1]) or [(get_args(entries)[1], ())]
+            given = _within(given, next(parts))  # the name of an entry, or its place
+            entry = get_args(entries)[-1]
+            allowed = options(entry) or [(entry, ())]
         sections = (each for each, _ in allowed if isinstance(each, type))
         section = next(each for each in sections if issubclass(each, Section)).chosen(given)
     return section
 
 
 def _within(given: Any, key: str) -> Any:
+    if isinstance(given, list) and key.isdigit() and int(key) < len(given):
+        return given[int(key)]
     return given.get(key) if isinstance(given, dict) else None

@@ -59,7 +59,7 @@ class EvaluationConfig(Section):
                 f"best_of_n asks for {max(self.best_of_n)} of {self.samples} samples: "
                 f"set evaluation.samples={max(self.best_of_n)}"
             )
-        if self.annotation and "verdicts" in self.annotation.kind.needs:
+        if self.annotation and "verdicts" in self.annotation.needs:
             raise ValueError(
                 f"annotation: annotator {self.annotation.annotator!r} cannot judge new answers"
             )
@@ -72,7 +72,7 @@ class EvaluationConfig(Section):
         judges = self.judges or {}
         check_names(judges, "judges")
         for name, judge in judges.items():
-            if "verdicts" in judge.kind.needs:
+            if "verdicts" in judge.needs:
                 raise ValueError(
                     f"judges.{name}: annotator {judge.annotator!r} cannot judge new answers"
                 )

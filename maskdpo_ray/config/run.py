@@ -115,7 +115,7 @@ class Config(Section):
         elif not self.model.path and (given := self.model.changed(*ModelConfig.model_fields)):
             raise ValueError(f"model.{given[0]} is of a policy, and there is none: give model.path")
         annotation = self.annotation
-        labels = annotation is not None and "verdicts" in annotation.kind.needs
+        labels = annotation is not None and "verdicts" in annotation.needs
         if self.data.format == "pairs" and annotation and not labels:
             raise ValueError(
                 "data.format=pairs brings answers and verdicts along: set annotation.annotator="
@@ -207,12 +207,12 @@ class Config(Section):
     def _examiner(self) -> "Config":
         evaluates = self.evaluates
         for annotation, pool in self._annotations:
-            if self.world is None and "world" in annotation.kind.needs:
+            if self.world is None and "world" in annotation.needs:
                 raise ValueError(
                     f"annotator {annotation.annotator!r} knows only the closed world: set "
                     "world={}"
                 )
-            if "gpu" in annotation.kind.needs and not getattr(self.resources, pool).gpus:
+            if "gpu" in annotation.needs and not getattr(self.resources, pool).gpus:
                 raise ValueError(
                     f"annotator {annotation.annotator!r} needs a GPU: set resources.{pool}.gpus=1"
                 )
@@ -326,7 +326,7 @@ class Config(Section):
         for pool, engine in (
             ("sampler", self.sampling.engine),
             *(("sampler", other.engine or {}) for other in self.evaluation.models.values()),
-            *((pool, getattr(annotation, "engine", {})) for annotation, pool in self._annotations),
+            *((pool, engine) for each, pool in self._annotations for engine in each.engines),
             ("factscore", self.evaluation.factscore.engine if self.evaluation.factscore else {}),
             ("win_rate", self.evaluation.win_rate.engine if self.evaluation.win_rate else {}),
             *(("lm_eval", engine) for engine in self._engines_of_tasks),
@@ -381,7 +381,7 @@ class Config(Section):
         """Who judges every sentence of the answers to the test questions, if anybody can."""
         if self.evaluation.annotation or self.annotation is None:
             return self.evaluation.annotation
-        if "verdicts" in self.annotation.kind.needs:  # there are none on new answers
+        if "verdicts" in self.annotation.needs:  # there are none on new answers
             return None
         return self.annotation.model_copy(update={"prune": False, "overrides": None})
 

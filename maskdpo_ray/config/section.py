@@ -97,10 +97,13 @@ def _other_keys(section: Section, kinds: tuple[Kind, ...]) -> dict[str, Any]:
 
 def _other_entries(
     value: Any, of: Any, marks: Sequence[Any], kinds: tuple[Kind, ...]
-) -> dict[str, Any]:
+) -> dict[Any, Any]:
     """The same of a value of the type ``of`` with these marks."""
     if isinstance(value, Section):
         return _other_keys(value, kinds)
+    if isinstance(value, list | tuple):
+        within = {n: _other_entries(each, None, (), kinds) for n, each in enumerate(value)}
+        return {n: others for n, others in within.items() if others}
     if not isinstance(value, Mapping):
         return {}
     for option, its_marks in ((of, marks), *options(of)):

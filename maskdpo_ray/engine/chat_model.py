@@ -26,6 +26,8 @@ class Reply:
     """Not cut at the token limit."""
     probability: float | None = None
     """Of the tokens of the reply; None where nobody asked."""
+    tokens: int | None = None
+    """Read and written for it; None where a server does not tell."""
 
 
 class ChatModel:
@@ -86,7 +88,8 @@ class ChatModel:
         if answer.unfinished:
             raise RequestRefused(NEVER_LEFT)
         complete = output.finish_reason == "stop"
-        return Reply(answer.response, complete, _probability(output, answer.tokens))
+        tokens = len(prompt) + len(output.token_ids)
+        return Reply(answer.response, complete, _probability(output, answer.tokens), tokens)
 
 
 def _probability(output: "CompletionOutput", skip: int) -> float | None:

@@ -59,14 +59,14 @@ class ChatEndpoint:
         """
         for message in messages:
             check_unicode(message["content"], f"the {message['role']}'s text")
-        answer = await self._endpoint.chat(
+        completion = await self._endpoint.chat(
             messages=[{**each, "content": escaped(each["content"])} for each in messages],
             temperature=0,
             max_completion_tokens=self._max_tokens,
             **self._asks,
             **self._more(choices),
         )
-        choice = answer.choices[0]
+        choice = completion.choices[0]
         answer = served_answer(choice.message)
         if answer.unfinished:
             raise RequestRefused(NEVER_LEFT)
@@ -77,7 +77,9 @@ class ChatEndpoint:
         complete = choice.finish_reason == "stop"
         text = self._chosen(text, choices) if choices and complete else text
         of = answer.response if answer.reasoning else None
-        return Reply(text, complete, self._probability(choice, of) if self._asks else None)
+        probability = self._probability(choice, of) if self._asks else None
+        usage = completion.usage
+        return Reply(text, complete, probability, usage.total_tokens if usage else None)
 
     def _probability(self, choice: Any, tail: str | None) -> float:
         """Of the whole reply, or of the tokens at its end that hold ``tail``."""

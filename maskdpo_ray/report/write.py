@@ -351,7 +351,7 @@ def with_spans(pair: Pair, tokenizer: Any) -> dict[str, Any]:
 
 def _asks(config: "Config") -> bool:
     """Whether anybody was asked for the verdicts of the candidates."""
-    return config.annotation is not None and "verdicts" not in config.annotation.kind.needs
+    return config.annotation is not None and "verdicts" not in config.annotation.needs
 
 
 def _trainings(stages: "Stages") -> list[tuple[str, int]]:

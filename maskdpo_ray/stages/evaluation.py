@@ -11,7 +11,6 @@ from maskdpo_ray.config import (
     FactScoreConfig,
     ModelConfig,
 )
-from maskdpo_ray.config.section import Kind
 from maskdpo_ray.engine.chat import load_tokenizer
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.evaluation.abstention import RULES
@@ -151,7 +150,7 @@ class Evaluation(Training):
         settings = {
             name: [
                 verdicts_depend_on(each, self.examiner_key(name)),
-                each.only(Kind.DECIDES, Kind.WHERE).get("endpoint"),
+                each.servers,
             ]
             for name, each in examiners.items()
         }

@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from maskdpo_ray.config import AnnotationConfig, ChatModelConfig, PreferenceConfig
+from maskdpo_ray.config import AnnotationConfig, PreferenceConfig
 from maskdpo_ray.engine.chat import conversation
 from maskdpo_ray.errors import RowRejected, UserError
 from maskdpo_ray.preference.given_pairs import GivenPairs, read_of_sides
@@ -264,9 +264,7 @@ class Training(Inputs):
         """Makes the examiner in a training worker; None where it needs an engine or new answers
         have none: who is exact, or asked at a server, takes nothing from training."""
         annotation = self.config.first_examiner
-        if annotation is None or "gpu" in annotation.kind.needs:
-            return None
-        if isinstance(annotation, ChatModelConfig) and annotation.endpoint is None:
+        if annotation is None or "gpu" in annotation.needs or annotation.engines:
             return None
         key = self.examiner_key(None)
         pinned = annotation.kind.pinned(annotation, key)

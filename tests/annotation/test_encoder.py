@@ -104,7 +104,7 @@ def test_a_sentence_is_read_beside_every_window_of_its_document(nli):
     for text, sentence in zip(sentences, found, strict=True):
         wanted = plain(nli, DOCUMENT, text)
         assert len(wanted) > 1
-        said = json.loads(sentence["detail"])
+        said = json.loads(sentence["detail"])["windows"]
         np.testing.assert_allclose(said, wanted, atol=1e-4)
         entailed, _, against = np.max(wanted, axis=0)
         verdict = "ok" if entailed >= max(0.5, against) else (
@@ -151,7 +151,7 @@ def test_one_output_is_the_probability_of_support(tmp_path):
     model = classifier(tmp_path, "BertForSequenceClassification", {0: "score"})
     [row] = annotated(section(model), question("Ada was a baker."))
     [sentence] = row["candidates"][0]["sentences"]
-    [[p], *_] = json.loads(sentence["detail"])
+    [[p], *_] = json.loads(sentence["detail"])["windows"]
     assert 0 < p < 1 and sentence["verdict"] in ("ok", "unverifiable")
 
 

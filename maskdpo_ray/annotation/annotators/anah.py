@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,6 +17,7 @@ from maskdpo_ray.annotation.anah_replies import (
 from maskdpo_ray.annotation.annotator import Verdict, document_of
 from maskdpo_ray.annotation.annotators.judge import policy_as_judge
 from maskdpo_ray.annotation.chat_annotator import ChatAnnotator, ChatSettings
+from maskdpo_ray.annotation.details import written
 from maskdpo_ray.annotation.wording import Templates, check_wording, fill, read_templates
 from maskdpo_ray.config.annotation import AnnotationConfig
 from maskdpo_ray.config.inputs import ModelConfig
@@ -69,15 +69,15 @@ class AnahSettings(ChatSettings):
     def second_opinion(
         self, policy: ModelConfig, engine: dict[str, Any]
     ) -> AnnotationConfig | None:
-        return policy_as_judge(policy, engine)
+        return policy_as_judge(policy, engine, **self.held_against())
 
 
 class AnahAnnotator(ChatAnnotator):
     """Up to three turns per sentence, one growing conversation.
 
     A sentence without facts ends after the first turn, one that the document says nothing about
-    after the second. ``detail`` of a verdict is JSON: the raw ``replies``, and the ``reason`` of
-    an error.
+    after the second. ``detail`` of a verdict is JSON: the raw ``replies``, the ``reason`` of an
+    error, and the ``tokens`` that were read and written, where the model tells.
     """
 
     Settings = AnahSettings
@@ -113,8 +113,8 @@ class AnahAnnotator(ChatAnnotator):
             verdict = await self._judge(conversation)
         except (UnreadableReply, RequestRefused) as error:
             reason = f"turn {conversation.turns}: {error}"
-            return Verdict(ERROR_VERDICT, _detail(conversation.replies, reason))
-        return Verdict(verdict, _detail(conversation.replies))
+            return Verdict(ERROR_VERDICT, conversation.detail(reason))
+        return Verdict(verdict, conversation.detail())
 
     async def _judge(self, conversation: _Conversation) -> str:
         facts = await conversation.turn("fact_existence", read_fact_existence)
@@ -126,21 +126,23 @@ class AnahAnnotator(ChatAnnotator):
 
 
 class _Conversation:
-    """The turns about one sentence; ``replies`` as they came."""
+    """The turns about one sentence."""
 
     def __init__(self, model: Replies, wordings: dict[str, str], values: dict[str, str]) -> None:
         self._model = model
         self._wordings = wordings
         self._values = values
         self._messages: Messages = []
-        self.replies: list[str] = []
+        self._replies: list[str] = []  # as they came
+        self._tokens: list[int] = []  # of each reply, where the model tells
         self.turns = 0
 
     async def turn(self, name: str, read: Callable[[str], Any]) -> Any:
         self.turns += 1
         self._messages.append({"role": "user", "content": fill(self._wordings[name], self._values)})
         reply = await self._model.reply(self._messages)
-        self.replies.append(reply.text)
+        self._replies.append(reply.text)
+        self._tokens += [] if reply.tokens is None else [reply.tokens]
         if not reply.complete:
             raise UnreadableReply(
                 f"the reply was cut at its longest ({len(reply.text)} characters): "
@@ -150,7 +152,6 @@ class _Conversation:
         self._values["references"] = reply.text
         return read(reply.text)
 
-
-def _detail(replies: list[str], reason: str | None = None) -> str:
-    detail = {"replies": replies} | ({"reason": reason} if reason else {})
-    return json.dumps(detail, ensure_ascii=False)
+    def detail(self, reason: str | None = None) -> str:
+        tokens = sum(self._tokens) if self._tokens else None
+        return written(replies=self._replies, reason=reason, tokens=tokens)

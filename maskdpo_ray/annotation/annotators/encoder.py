@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from string import Formatter
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from maskdpo_ray.annotation.annotator import Annotator, Mark, Verdict
+from maskdpo_ray.annotation.details import written
 from maskdpo_ray.annotation.encoders import (
     Encoder,
     Window,
@@ -128,17 +128,21 @@ class _OfEncoder(Annotator):
 class SentenceEncoder(_OfEncoder):
     """A classifier takes the document as premise and a sentence as hypothesis (NLI).
 
-    ``detail`` is JSON: the probabilities of the labels in each window of the document.
+    ``detail`` is JSON: the probabilities of the labels in each of the ``windows`` of the document,
+    and the ``tokens`` of all.
     """
 
     classifier = "AutoModelForSequenceClassification"
 
     async def verdict(self, question: Question, sentence: str) -> Verdict:
-        found = await self._encoder.probabilities(self._windows(question, sentence))
+        windows = self._windows(question, sentence)
+        found = await self._encoder.probabilities(windows)
         verdict, confidence = judged(
             found, self._verdicts, self.settings.threshold, self.settings.aggregate
         )
-        return Verdict(verdict, json.dumps(found.round(4).tolist()), round(confidence, 6))
+        tokens = sum(window.length for window in windows)
+        detail = written(windows=found.round(4).tolist(), tokens=tokens)
+        return Verdict(verdict, detail, round(confidence, 6))
 
 
 class TokenEncoder(_OfEncoder):

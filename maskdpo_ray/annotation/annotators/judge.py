@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -10,6 +9,7 @@ from pydantic import model_validator
 
 from maskdpo_ray.annotation.annotator import Verdict, document_of
 from maskdpo_ray.annotation.chat_annotator import ChatAnnotator, ChatSettings
+from maskdpo_ray.annotation.details import written
 from maskdpo_ray.annotation.wording import (
     PLACEHOLDER,
     Templates,
@@ -93,7 +93,9 @@ class JudgeSettings(ChatSettings):
     def second_opinion(self, policy: ModelConfig, engine: dict[str, Any]) -> JudgeSettings | None:
         if self.asked == policy.path:
             return None
-        return policy_as_judge(policy, engine, templates=self.templates, **self.held_against())
+        shows_none = self.templates in self.kind.other_wordings
+        held = {} if shows_none else self.held_against()
+        return policy_as_judge(policy, engine, templates=self.templates, **held)
 
 
 def policy_as_judge(
@@ -152,13 +154,13 @@ class JudgeAnnotator(ChatAnnotator):
         try:
             reply = await self._model.reply(prompt, choices=list(meaning))
         except RequestRefused as error:
-            return Verdict(ERROR_VERDICT, json.dumps({"replies": [], "reason": str(error)}))
-        detail: dict[str, Any] = {"replies": [reply.text]}
+            return Verdict(ERROR_VERDICT, written(replies=[], reason=str(error)))
         # A reply that was cut may be the beginning of a longer word.
         verdict = meaning.get(reply.text, ERROR_VERDICT) if reply.complete else ERROR_VERDICT
-        if verdict == ERROR_VERDICT:
-            detail["reason"] = "no verdict: raise annotation.max_tokens or max_model_len"
-        return Verdict(verdict, json.dumps(detail, ensure_ascii=False), reply.probability)
+        failed = verdict == ERROR_VERDICT
+        reason = "no verdict: raise annotation.max_tokens or max_model_len" if failed else None
+        detail = written(replies=[reply.text], reason=reason, tokens=reply.tokens)
+        return Verdict(verdict, detail, reply.probability)
 
 
 def check_words(words: Any, place: str) -> None:
