@@ -37,6 +37,11 @@ FROM_TRL: tuple[tuple[str, str, str], ...] = (
         "training.incorrect_weight",
         "beside a desirable_weight of 1, with training.loss: fkto",
     ),
+    (
+        "router_aux_loss_coef, aux_loss_coef, output_router_logits",
+        "training.router_aux_weight",
+        "a number, or `model` for what the model's own configuration says",
+    ),
     ("warmup_steps", "training.warmup_ratio", "a share of the steps"),
     (
         "lr_scheduler_type",

@@ -139,6 +139,8 @@ class TrainingConfig(Section):
     """Nats below the reference under which an incorrect sentence is pushed no further."""
     rejected_floor_per: Literal["sentence", "token"] = "sentence"
     """Whether that bounds the sum over a sentence of the rejected answer or each of its tokens."""
+    router_aux_weight: Annotated[float, Field(ge=0)] | Literal["model"] = 0.0
+    """Weight of the auxiliary loss of a mixture of experts' routers; `model` is its own."""
     lora: LoraConfig | None = None
     """Train low-rank adapters instead of all weights."""
     learning_rate: float = Field(default=5e-6, gt=0)

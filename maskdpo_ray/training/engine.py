@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+log = logging.getLogger(__name__)
+
 WORTH_GIVING_BACK = 32 << 20  # bytes of gradients
 
 
@@ -80,12 +82,20 @@ class Engine:
             from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
             from torch import distributed
 
+            from maskdpo_ray.training.experts import Uncalled, expert_blocks, gather_together
+
         deepspeed.utils.logger.setLevel(logging.WARNING)
         warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
         if not torch.cuda.is_available():
             # Compiles for half a minute and leaks shared memory; gloo gives the same results.
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         parameters = [p for p in model.parameters() if p.requires_grad]
+        blocks = expert_blocks(model)
+        if blocks and settings.zero_stage == 2 and distributed.get_world_size() > 1:
+            # It adds gradients in the order in which they arise, which differs between workers.
+            settings = settings.model_copy(update={"zero_stage": 1})
+            if distributed.get_rank() == 0:
+                log.warning("zero_stage=1 takes the place of 2: experts are modules of their own")
         config = deepspeed_config(settings, dtype, sum(p.numel() for p in parameters))
         self._gradients = sum(p.nbytes for p in parameters)
         adamw = _adamw(parameters, settings)
@@ -95,6 +105,9 @@ class Engine:
         if self._bare:
             model.accumulate_in_place()
         beside = whole and not self._bare
+        if settings.zero_stage == 3:
+            gather_together(model)
+        self._uncalled = Uncalled(model) if blocks and settings.zero_stage in (1, 2) else None
         self._engine, *_ = deepspeed.initialize(
             model=model, optimizer=None if beside else adamw, config=config
         )
@@ -114,6 +127,8 @@ class Engine:
 
     def backward(self, loss: "Tensor", last: bool) -> None:
         """Add the gradient of a loss that is scaled already; ``last`` closes the step."""
+        if self._uncalled is not None:
+            loss = loss + self._uncalled.nothing()
         self._engine.set_gradient_accumulation_boundary(last)
         self._engine.backward(loss, scale_wrt_gas=False)
 

@@ -133,11 +133,16 @@ def _factor(policy: Any, ids: Tensor, read: Tensor) -> float | None:
 
 def base_hidden(policy: Any, **inputs: Any) -> Tensor | None:
     """The last hidden states of the policy without its head; None where it gives none."""
+    return getattr(base_output(policy, **inputs), "last_hidden_state", None)
+
+
+def base_output(policy: Any, **inputs: Any) -> Any:
+    """What the policy without its head gives; None where there is no such model."""
     base = policy.base_model
     if base is policy:
         return None
     given = {"use_cache": False, **inputs}
-    return getattr(base(**accepted(base, **given)), "last_hidden_state", None)
+    return base(**accepted(base, **given))
 
 
 def accepted(module: nn.Module, **inputs: Any) -> dict[str, Any]:
@@ -212,10 +217,9 @@ def probe(policy: Any) -> Probe:
     return Probe(sequences, logits, tolerance)
 
 
-@torch.no_grad()
 def disagreement(model: "LogProbModel", own: Probe, packed: bool) -> str | None:
     """Where a policy in training mode, in passes as training makes them, is not what it says by
-    itself; None where it is.
+    itself, or passes no gradient back; None where it is, and does.
 
     The reference would share an error of ours, and the first loss would be ln 2 all the same.
     """
@@ -231,19 +235,46 @@ def disagreement(model: "LogProbModel", own: Probe, packed: bool) -> str | None:
     tokens = {"positions": torch.cat(positions), "targets": torch.cat(targets)}
     mode = model.training
     model.train()
+    what = "forward"
     try:
-        ours = model(**_pass(own.sequences, packed), **tokens, sizes=tuple(sizes))
-    except (TypeError, ValueError, RuntimeError) as error:
-        return f"its forward fails: {first_line(error)}"
+        with torch.enable_grad(), _embedded(model.policy) as embedded:
+            ours = model(**_pass(own.sequences, packed), **tokens, sizes=tuple(sizes))
+            what = "backward"
+            # Of the embedded words alone: through all layers, and none of the weights gets one.
+            gradients = torch.autograd.grad(ours.sum(), embedded)
+    except _BROKEN as error:
+        return f"its {what} fails: {first_line(error)}"
     finally:
         model.train(mode)
-    apart = float((ours.double() - torch.cat(expected)).abs().max())
+    apart = float((ours.detach().double() - torch.cat(expected)).abs().max())
     if not apart <= own.tolerance:
         return (
             "its log-probabilities in training are not those of its own logits (up to "
             f"{apart:.2g} apart)"
         )
+    if not all(gradient.isfinite().all() for gradient in gradients):
+        return "its gradients are not finite"
     return None
+
+
+# What the forward or backward of model code may end with.
+_BROKEN = (TypeError, ValueError, RuntimeError, LookupError, AttributeError, AssertionError)
+
+
+@contextmanager
+def _embedded(policy: nn.Module) -> Iterator[list[Tensor]]:
+    """What the input embedding gives inside; gradients can be asked for of it, learnt or not."""
+    found: list[Tensor] = []
+
+    def noted(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+        found.append(output if output.requires_grad else output.detach().requires_grad_())
+        return found[-1]
+
+    hook = policy.get_input_embeddings().register_forward_hook(noted)
+    try:
+        yield found
+    finally:
+        hook.remove()
 
 
 def _own_logits(policy: Any, sequence: Tensor) -> Tensor:

@@ -15,7 +15,9 @@ from maskdpo_ray.errors import UserError
 from maskdpo_ray.model_files import cache_folder
 from maskdpo_ray.rundir import fingerprint
 
-_SETTINGS = ("attention", "packing", "use_liger_kernel", "load_in_4bit", "lora")  # that it tries
+_SETTINGS = (  # that it tries
+    "attention", "packing", "use_liger_kernel", "load_in_4bit", "lora", "router_aux_weight",
+)  # fmt: skip
 
 
 def rehearse_training(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from maskdpo_ray.training.engine import Engine
+    from maskdpo_ray.training.routing import Balance
 
 
 class Fellows(Protocol):
@@ -51,7 +52,8 @@ def learn(
     rate: float,
 ) -> dict[str, float]:
     """One optimizer step; the gradient is that of the mean loss over the global batch: the sum of
-    weight times loss, divided by the number of pairs, never by their weights.
+    weight times loss, divided by the number of pairs, never by their weights; and of the loss of
+    the batch's routers, where that has a weight.
 
     Args:
         batch: indices of the step's pairs, ``[<= batch_size]``.
@@ -62,15 +64,22 @@ def learn(
         UserError: a loss or the gradient is not finite, naming the pairs.
     """
     passes = _passes(engine, batch, tokens, settings, workers)
-    kl = _kl_estimates(engine, pairs, passes, len(batch), settings, workers)
+    kl, balance = _looked_ahead(engine, pairs, passes, len(batch), settings, workers)
     # The engine averages over the workers, so their sums are scaled up by their number.
     scale = workers.count / len(batch)
     sums: Counter[str] = Counter()
     sizes: list[tuple[float, str]] = []
     for number, (rows, tensors) in enumerate(_loaded(engine, pairs, passes)):
-        of_pairs, values = losses(engine(**tensors.inputs()), tensors, settings, kl)
-        # A worker without pairs takes part in the pass with a loss that counts for nothing.
-        loss = of_pairs.sum() * (scale if rows else 0.0)
+        log_probs, routed = _said(engine, tensors)
+        of_pairs, values = losses(log_probs, tensors, settings, kl)
+        loss = of_pairs.sum() * scale
+        if balance is not None:
+            of_routers = balance.of_pass(routed)
+            loss = loss + of_routers * (balance.weight * workers.count)
+            sums["aux_loss"] += float(of_routers.detach()) if rows else 0.0
+        if not rows:
+            # A worker without pairs takes part in the pass with a loss that counts for nothing.
+            loss = loss * 0.0
         engine.backward(loss, last=number == len(passes) - 1)
         if number == 0:
             # The largest pass of a step. Its gradients stay among what its activations leave, and
@@ -90,7 +99,7 @@ def learn(
             f"largest of which are those of {names}: look at these rows first, lower "
             "training.learning_rate, or train in float32"
         )
-    return _means(sums) | {"grad_norm": norm, "learning_rate": rate}
+    return _means(sums, balance) | {"grad_norm": norm, "learning_rate": rate}
 
 
 def examine(
@@ -108,17 +117,20 @@ def examine(
 
     everything = np.arange(len(pairs))
     passes = _passes(engine, everything, tokens, settings, workers)
-    kl = _kl_estimates(engine, pairs, passes, len(pairs), settings, workers)
+    kl, balance = _looked_ahead(engine, pairs, passes, len(pairs), settings, workers)
     sums: Counter[str] = Counter()
     unsound: list[str] = []
     for rows, tensors in _loaded(engine, pairs, passes):
         with torch.no_grad():
-            of_pairs, values = losses(engine(**tensors.inputs()), tensors, settings, kl)
+            log_probs, routed = _said(engine, tensors)
+            of_pairs, values = losses(log_probs, tensors, settings, kl)
         sums.update(_sums(rows, of_pairs, values))
+        if balance is not None:
+            sums["aux_loss"] += float(balance.of_pass(routed)) if rows else 0.0
         if rows:
             unsound += _unsound(rows, of_pairs)
     sums = _all_sums(sums, unsound, engine.device, workers.count)
-    return {f"eval/{name}": value for name, value in _means(sums).items()}
+    return {f"eval/{name}": value for name, value in _means(sums, balance).items()}
 
 
 def _passes(
@@ -149,43 +161,57 @@ def _unsound(rows: list[TrainingPair], values: "Tensor") -> list[str]:
     return [row.id for row, ok in zip(rows, values.isfinite().tolist(), strict=True) if not ok]
 
 
-def _kl_estimates(
+def _said(engine: "Engine", tensors: Batch) -> "tuple[Tensor, Tensor | None]":
+    """Log-probabilities of a pass, and what its routers did where they have a loss."""
+    if engine.module.routers is None:
+        return engine(**tensors.inputs()), None
+    return engine(**tensors.inputs(), routed=True)
+
+
+def _looked_ahead(
     engine: "Engine",
     pairs: list[TrainingPair],
     passes: list[np.ndarray],
     batch_size: int,
     settings: TrainingConfig,
     workers: Fellows,
-) -> KlEstimates | SentenceKl | None:
-    """What ``kto_pair`` compares every pair of a step with, and ``fkto`` every sentence, from a
-    forward over the whole step; other losses compare with nothing.
+) -> "tuple[KlEstimates | SentenceKl | None, Balance | None]":
+    """What ``kto_pair`` compares every pair of a step with, and ``fkto`` every sentence; and what
+    the loss of routers is made with. From a forward over the whole step; where neither is wanted
+    there is none.
 
     Estimates of one pass alone would make the loss depend on how the step is cut.
     """
     import torch
 
-    if settings.loss not in ("kto_pair", "fkto"):
-        return None
-    sums = np.zeros(2)
+    routers, of_kl = engine.module.routers, settings.loss in ("kto_pair", "fkto")
+    if not of_kl and routers is None:
+        return None, None
+    sums, counted = np.zeros(2), np.zeros(routers.experts if routers else 0)
     unsound: list[str] = []
     for rows, tensors in _loaded(engine, pairs, passes):
         with torch.no_grad():
-            log_probs = engine(**tensors.inputs())
-        if rows and settings.loss == "fkto":
+            log_probs, routed = _said(engine, tensors)
+        if not rows:
+            continue
+        if routers is not None:
+            counted += routed[0].double().cpu().numpy()
+        if settings.loss == "fkto":
             found = sentences(log_probs, tensors, settings)
             ratios = found.log_ratios.double()
             sums += (float(ratios.sum()), len(ratios))
             of_pairs = ratios.new_zeros(len(rows)).index_add(0, found.pair, ratios)
             unsound += _unsound(rows, of_pairs)
-        elif rows:
+        elif of_kl:
             sides = log_ratios(log_probs, tensors, settings).compared.double().view(2, -1)
             sums += sides.sum(dim=1).cpu().numpy()
             unsound += _unsound(rows, sides.sum(dim=0))
-    sums = _over_workers(sums, unsound, engine.device, workers.count)
+    totals = _over_workers(np.append(sums, counted), unsound, engine.device, workers.count)
+    balance = routers.balance(totals[2:]) if routers else None
     if settings.loss == "fkto":
-        total, count = sums.tolist()
-        return SentenceKl(max(0.0, total / count), count / batch_size)
-    return kl_estimates(*(sums / batch_size).tolist())
+        total, count = totals[:2].tolist()
+        return SentenceKl(max(0.0, total / count), count / batch_size), balance
+    return (kl_estimates(*(totals[:2] / batch_size).tolist()) if of_kl else None), balance
 
 
 def _sums(
@@ -235,13 +261,14 @@ def _all_sums(
     return dict(zip(sums, totals.tolist(), strict=True))
 
 
-def _means(sums: dict[str, float]) -> dict[str, float]:
+def _means(sums: dict[str, float], balance: "Balance | None") -> dict[str, float]:
     """Means over pairs from their sums, under the names that TRL made common.
 
     ``loss`` is that of :func:`learn`; in the others every pair counts alike, whatever its weight.
     ``logps`` and ``rewards`` are weighted sums over the tokens with a non-zero weight; with
     ``mask: none`` these are all tokens (``ipo``: ``rewards`` are of means per token, as its loss),
     and ``log_ratios`` the means of ``log pi - log pi_ref`` over them, all without a bound.
+    ``aux_loss`` is that of the routers, of the step as a whole.
     ``nll_loss`` is the mean over these tokens of the chosen answer, whether the loss has the term
     or not. ``kept`` is the share of response tokens with a non-zero weight.
 
@@ -259,6 +286,9 @@ def _means(sums: dict[str, float]) -> dict[str, float]:
             counts |= {f"{name}/chosen": correct, f"{name}/rejected": incorrect}
     else:
         counts = {}
+    counts["aux_loss"] = 1.0
     means = {name: total / (counts.get(name, pairs) or 1.0) for name, total in sums.items()}
+    if balance is not None:
+        means["loss"] += balance.weight * means["aux_loss"]
     margin = means["rewards/chosen"] - means["rewards/rejected"]
     return {**means, "rewards/margins": margin, **kept}

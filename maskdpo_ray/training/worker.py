@@ -295,7 +295,8 @@ def load_to_train(model: ModelConfig, settings: TrainingConfig, seed: int) -> "L
     if settings.lora is not None:
         add_adapters(policy, settings.lora, seed)
     policy.to("cuda" if torch.cuda.is_available() else "cpu")
-    return LogProbModel(policy, settings.logprob_chunk, settings.packing)
+    chunk, packing = settings.logprob_chunk, settings.packing
+    return LogProbModel(policy, chunk, packing, settings.router_aux_weight)
 
 
 def held_out_topics(topics: Iterable[str], share: float, seed: int) -> set[str]:

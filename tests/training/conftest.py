@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from maskdpo_ray.config import ModelConfig, TrainingConfig
 from maskdpo_ray.storage import Folder
 
 VOCABULARY = 64
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 def _pair(number: int, prompt: int = 5, chosen: int = 9, rejected: int = 7) -> dict:
@@ -43,6 +45,20 @@ def _pair(number: int, prompt: int = 5, chosen: int = 9, rejected: int = 7) -> d
         "weight": 1.0,
         "dropped": [],
     }
+
+
+@pytest.fixture(scope="module")
+def sweep():
+    """``benchmarks/architectures.py`` as a module; nothing of it stays behind."""
+    sys.path.insert(0, str(BENCHMARKS))
+    before = set(sys.modules)
+    import architectures
+
+    yield architectures
+    sys.path.remove(str(BENCHMARKS))
+    for name in set(sys.modules) - before:
+        if name in ("architectures", "tiny_models", "byte_bpe"):
+            del sys.modules[name]
 
 
 @pytest.fixture(scope="session")
@@ -181,7 +197,7 @@ class Ranks:
         import ray
 
         places = [str(place) if place else None for place in (resume, keep)]
-        ray.get([rank.train.remote(job, *places) for rank in self._ranks])
+        ray.get([rank.train.remote(job, *places) for rank in self._ranks], timeout=120)
         return [json.loads(line) for line in job.output.read("metrics.jsonl").splitlines()]
 
 

@@ -3,32 +3,15 @@ loaded, compared with their own logits and gradients, exported and loaded again.
 
 import copy
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from maskdpo_ray.config import ModelConfig, TrainingConfig
+from maskdpo_ray.errors import UserError
 from maskdpo_ray.storage import Folder
 from maskdpo_ray.training.export import _buffers, write_model
 from maskdpo_ray.training.worker import load_to_train
-
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
-
-@pytest.fixture(scope="module")
-def sweep():
-    """The script as a module; nothing of it stays behind."""
-    sys.path.insert(0, str(BENCHMARKS))
-    before = set(sys.modules)
-    import architectures
-
-    yield architectures
-    sys.path.remove(str(BENCHMARKS))
-    for name in set(sys.modules) - before:
-        if name in ("architectures", "tiny_models", "byte_bpe"):
-            del sys.modules[name]
 
 
 @pytest.mark.parametrize(
@@ -70,6 +53,15 @@ def test_a_family_is_exact_from_loading_to_export(family, sweep, tmp_path):
     assert json.loads((tmp_path / "out/model/generation_config.json").read_text()) == (
         sweep.GENERATION
     )
+
+
+def test_a_family_that_fails_in_backward_is_refused_at_load(sweep, tmp_path):
+    """Reformer computes its layers again in backward, in training mode alone."""
+    sweep.build("reformer", tmp_path / "base")
+    model = ModelConfig(path=str(tmp_path / "base"), dtype="float32")
+    with pytest.raises(UserError, match="cannot be trained here: its backward fails") as told:
+        load_to_train(model, TrainingConfig(), seed=0)
+    assert "\n" not in str(told.value)
 
 
 def test_a_comparison_that_is_not_a_number_fails(sweep):

@@ -14,7 +14,8 @@ from test_packing import policies
 from maskdpo_ray.config import LoraConfig
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.training.batches import collate
-from maskdpo_ray.training.logprobs import LogProbModel, selected_log_probs
+from maskdpo_ray.training.head import selected_log_probs
+from maskdpo_ray.training.logprobs import LogProbModel
 from maskdpo_ray.training.packing import _has_varlen
 from maskdpo_ray.training.reference import ReferenceProcessor, _unmasked
 

@@ -7,9 +7,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from maskdpo_ray.training import logprobs
+from maskdpo_ray.training import head
 from maskdpo_ray.training.batches import collate
-from maskdpo_ray.training.logprobs import LogProbModel, selected_log_probs
+from maskdpo_ray.training.head import selected_log_probs
+from maskdpo_ray.training.logprobs import LogProbModel
 from maskdpo_ray.training.reference import _unmasked
 
 
@@ -42,7 +43,7 @@ def largest(positions: int, vocabulary: int, width: int = 4, chunk: int | None =
 @pytest.fixture
 def positions(monkeypatch):
     """Sets how many are projected at a time by default, where tiles may be kept."""
-    return lambda count: monkeypatch.setitem(logprobs._POSITIONS, "cpu", count)
+    return lambda count: monkeypatch.setitem(head._POSITIONS, "cpu", count)
 
 
 def test_no_tensor_is_larger_than_a_chunk_of_logits():
@@ -51,8 +52,8 @@ def test_no_tensor_is_larger_than_a_chunk_of_logits():
 
 def test_beyond_one_tile_and_what_is_kept_the_vocabulary_costs_nothing(positions, monkeypatch):
     positions(8)
-    monkeypatch.setattr(logprobs, "_KEPT_BYTES", 4 * 50 * 500)
-    monkeypatch.setitem(logprobs._TILE_BYTES, "cpu", 4 * 8 * 100)
+    monkeypatch.setattr(head, "_KEPT_BYTES", 4 * 50 * 500)
+    monkeypatch.setitem(head._TILE_BYTES, "cpu", 4 * 8 * 100)
     assert largest(50, 500, chunk=None) == 50 * 500
     for chunk in (8, None):
         assert largest(50, 1000, chunk=chunk) == largest(50, 4000, chunk=chunk) == 8 * 100
@@ -63,17 +64,17 @@ def test_beyond_one_tile_and_what_is_kept_the_vocabulary_costs_nothing(positions
 def tiles(request, monkeypatch) -> str:
     """Whether backward finds the tiles of forward, or projects them again."""
     if request.param == "again":
-        monkeypatch.setattr(logprobs, "_KEPT_BYTES", 0)
+        monkeypatch.setattr(head, "_KEPT_BYTES", 0)
     return request.param
 
 
 def test_tiles_are_kept_where_together_they_are_small(positions, monkeypatch):
     positions(8)
-    monkeypatch.setitem(logprobs._TILE_BYTES, "cpu", 4 * 8 * 100)
-    monkeypatch.setattr(logprobs, "_KEPT_BYTES", 4 * 16 * 200)
+    monkeypatch.setitem(head._TILE_BYTES, "cpu", 4 * 8 * 100)
+    monkeypatch.setattr(head, "_KEPT_BYTES", 4 * 16 * 200)
     projected = []
-    plain = logprobs._logits
-    monkeypatch.setattr(logprobs, "_logits", lambda *a: projected.append(a) or plain(*a))
+    plain = head._logits
+    monkeypatch.setattr(head, "_logits", lambda *a: projected.append(a) or plain(*a))
 
     def tiles(positions: int, words: int = 200, backward: int = 1) -> int:
         projected.clear()
@@ -98,9 +99,9 @@ def test_who_saves_memory_on_activations_keeps_no_tiles(checkpointing):
     policy = LlamaForCausalLM(LlamaConfig(num_attention_heads=2, **shape))
     if checkpointing:
         policy.gradient_checkpointing_enable({"use_reentrant": False})
-    head = LogProbModel(policy, None).policy.get_output_embeddings()
-    with mock.patch.object(logprobs, "_logits", wraps=logprobs._logits) as projected:
-        head(torch.randn(9, 8), torch.randint(50, (9,))).sum().backward()
+    module = LogProbModel(policy, None).policy.get_output_embeddings()
+    with mock.patch.object(head, "_logits", wraps=head._logits) as projected:
+        module(torch.randn(9, 8), torch.randint(50, (9,))).sum().backward()
     assert projected.call_count == (2 if checkpointing else 1)
 
 
@@ -109,7 +110,7 @@ def test_who_saves_memory_on_activations_keeps_no_tiles(checkpointing):
 def test_tiles_may_end_anywhere(words, bias, tiles, positions, monkeypatch):
     """Eleven words in tiles of so many, nine positions in chunks of four."""
     positions(4)
-    monkeypatch.setitem(logprobs._TILE_BYTES, "cpu", 4 * 4 * words)
+    monkeypatch.setitem(head._TILE_BYTES, "cpu", 4 * 4 * words)
     torch.manual_seed(words)
     inputs = [torch.randn(9, 6), torch.randn(11, 6), torch.randn(11)]
     hidden, weight, offset = (t.double().requires_grad_() for t in inputs)
@@ -132,7 +133,7 @@ def test_tiles_may_end_anywhere(words, bias, tiles, positions, monkeypatch):
 def test_logits_far_from_zero_do_not_overflow(tiles, positions, monkeypatch):
     """The largest logits stand in different tiles: sums are rescaled as the tiles come."""
     positions(2)
-    monkeypatch.setitem(logprobs._TILE_BYTES, "cpu", 4 * 2 * 3)
+    monkeypatch.setitem(head._TILE_BYTES, "cpu", 4 * 2 * 3)
     hidden = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     weight = torch.linspace(-900, 900, 24).reshape(12, 2)
     targets = torch.tensor([11, 0])

@@ -8,9 +8,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from maskdpo_ray.errors import UserError
-from maskdpo_ray.training import logprobs
+from maskdpo_ray.training import head
 from maskdpo_ray.training.exact import measure_head
-from maskdpo_ray.training.logprobs import LogProbHead, LogProbModel, selected_log_probs
+from maskdpo_ray.training.head import LogProbHead, selected_log_probs
+from maskdpo_ray.training.logprobs import LogProbModel
 
 
 def tensors(positions: int, bias: bool = False) -> tuple:
@@ -70,15 +71,15 @@ def test_bfloat16_gives_fp32_log_probs():
 @pytest.mark.parametrize("bias", [False, True])
 def test_bfloat16_is_the_same_whether_tiles_are_kept(bias, monkeypatch):
     """Logits are kept as they are, rounded once: an exp of them would lose digits."""
-    monkeypatch.setitem(logprobs._POSITIONS, "cpu", 2)
+    monkeypatch.setitem(head._POSITIONS, "cpu", 2)
     found = []
     for most in (0, 2**20):
         hidden, targets, weight, offset = tensors(6, bias)
         low = [t.detach().bfloat16().requires_grad_() for t in (hidden, weight)]
         low += [offset.detach().bfloat16().requires_grad_()] if bias else []
         with (
-            mock.patch.object(logprobs, "_KEPT_BYTES", most),
-            mock.patch.object(logprobs, "_logits", wraps=logprobs._logits) as projected,
+            mock.patch.object(head, "_KEPT_BYTES", most),
+            mock.patch.object(head, "_logits", wraps=head._logits) as projected,
         ):
             out = selected_log_probs(low[0], targets, *low[1:])
             upstream = torch.linspace(-1, 1, len(out))
@@ -121,7 +122,7 @@ def test_model_matches_full_logits(tiny_llama, pairs, mask, words, in_place, mon
             pair.rejected.weights[:] = 0
     batch = collate(group)
     if words:
-        monkeypatch.setitem(logprobs._TILE_BYTES, "cpu", 4 * 7 * words)
+        monkeypatch.setitem(head._TILE_BYTES, "cpu", 4 * 7 * words)
     model = LogProbModel(ours, 7)
     if in_place:
         model.accumulate_in_place()
@@ -337,8 +338,8 @@ def test_every_mask_pattern_has_the_gradients_of_full_logits(
 
     model = double_model(tiny_llama)
     with (
-        mock.patch.object(logprobs, "_KEPT_BYTES", 2**20 if kept else 0),
-        mock.patch.dict(logprobs._POSITIONS, {"cpu": chunk}),
+        mock.patch.object(head, "_KEPT_BYTES", 2**20 if kept else 0),
+        mock.patch.dict(head._POSITIONS, {"cpu": chunk}),
     ):
         log_probs = LogProbModel(model, None, packed)(**batch.inputs())
     ours = masked_log_ratios(log_probs, batch.reference, batch.weights, batch.owner, len(upstream))
