@@ -16,33 +16,57 @@ LENGTH = 256  # positions
 
 # What the settings of these names become, in whichever part of a configuration they stand.
 SIZES: list[tuple[int, str]] = [
-    (64, "hidden_size d_model n_embd dim emb_dim embedding_dim embedding_size word_embed_proj_dim "
-    "attention_hidden_size backbone_hidden_size input_embedding_size output_embedding_size "
-    "lru_width moe_latent_size dim_model_base"),
-    (128, "intermediate_size encoder_ffn_dim decoder_ffn_dim ffn_dim ffn_hidden_size n_inner dff "
-    "dim_ff d_inner intermediate_size_mlp dense_intermediate_size feed_forward_size "
-    "shared_intermediate_size shared_expert_intermediate_size prompt_mid_dim mamba_d_ssm "
-    "mamba_intermediate_size"),
-    (LAYERS, "num_hidden_layers n_layer n_layers num_layers encoder_layers decoder_layers "
-    "num_encoder_layers num_decoder_layers num_blocks"),
-    (4, "num_attention_heads n_head n_heads num_heads encoder_attention_heads attention_heads "
-    "decoder_attention_heads num_encoder_attention_heads num_decoder_attention_heads "
-    "num_local_experts num_experts n_routed_experts moe_num_experts zero_expert_num "
-    "mamba_num_heads linear_num_heads swa_num_attention_heads index_n_heads depth head_num"),
-    (2, "num_key_value_heads num_kv_heads num_experts_per_tok moe_topk moe_k top_k_experts "
-    "swa_num_key_value_heads linear_num_key_heads num_key_value_groups num_query_groups"),
-    (16, "head_dim attention_head_size attention_head_dim d_head dim_head kv_channels d_kv "
-    "swa_head_dim v_head_dim swa_v_head_dim linear_head_dim global_head_dim index_head_dim "
-    "qk_nope_head_dim linear_key_head_dim linear_value_head_dim query_pre_attn_scalar d_rel "
-    "mamba_d_state state_size ssm_state_size mamba_head_dim mamba_d_head mamba_headdim"),
+    (
+        64,
+        "hidden_size d_model n_embd dim emb_dim embedding_dim embedding_size word_embed_proj_dim "
+        "attention_hidden_size backbone_hidden_size input_embedding_size output_embedding_size "
+        "lru_width moe_latent_size dim_model_base",
+    ),
+    (
+        128,
+        "intermediate_size encoder_ffn_dim decoder_ffn_dim ffn_dim ffn_hidden_size n_inner dff "
+        "dim_ff d_inner intermediate_size_mlp dense_intermediate_size feed_forward_size "
+        "shared_intermediate_size shared_expert_intermediate_size prompt_mid_dim mamba_d_ssm "
+        "mamba_intermediate_size",
+    ),
+    (
+        LAYERS,
+        "num_hidden_layers n_layer n_layers num_layers encoder_layers decoder_layers "
+        "num_encoder_layers num_decoder_layers num_blocks",
+    ),
+    (
+        4,
+        "num_attention_heads n_head n_heads num_heads encoder_attention_heads attention_heads "
+        "decoder_attention_heads num_encoder_attention_heads num_decoder_attention_heads "
+        "num_local_experts num_experts n_routed_experts moe_num_experts zero_expert_num "
+        "mamba_num_heads linear_num_heads swa_num_attention_heads index_n_heads depth head_num",
+    ),
+    (
+        2,
+        "num_key_value_heads num_kv_heads num_experts_per_tok moe_topk moe_k top_k_experts "
+        "swa_num_key_value_heads linear_num_key_heads num_key_value_groups num_query_groups",
+    ),
+    (
+        16,
+        "head_dim attention_head_size attention_head_dim d_head dim_head kv_channels d_kv "
+        "swa_head_dim v_head_dim swa_v_head_dim linear_head_dim global_head_dim index_head_dim "
+        "qk_nope_head_dim linear_key_head_dim linear_value_head_dim query_pre_attn_scalar d_rel "
+        "mamba_d_state state_size ssm_state_size mamba_head_dim mamba_d_head mamba_headdim",
+    ),
     (8, "qk_rope_head_dim rotary_dim time_step_rank mamba_dt_rank"),
-    (32, "moe_intermediate_size expert_ffn_hidden_size q_lora_rank kv_lora_rank o_lora_rank "
-    "moe_shared_expert_intermediate_size hidden_size_per_layer_input router_hidden_size "
-    "adapter_rank laurel_rank gated_norm_rank hc_lowrank sliding_window sliding_window_size "
-    "window_size attention_window_size local_attention attention_chunk_size rel_extent "
-    "chunk_size mamba_chunk_size"),
-    (LENGTH, "max_position_embeddings n_positions n_ctx max_seq_len max_target_positions "
-    "max_source_positions model_max_length"),
+    (
+        32,
+        "moe_intermediate_size expert_ffn_hidden_size q_lora_rank kv_lora_rank o_lora_rank "
+        "moe_shared_expert_intermediate_size hidden_size_per_layer_input router_hidden_size "
+        "adapter_rank laurel_rank gated_norm_rank hc_lowrank sliding_window sliding_window_size "
+        "window_size attention_window_size local_attention attention_chunk_size rel_extent "
+        "chunk_size mamba_chunk_size",
+    ),
+    (
+        LENGTH,
+        "max_position_embeddings n_positions n_ctx max_seq_len max_target_positions "
+        "max_source_positions model_max_length",
+    ),
 ]
 WIDTHS = (8, 16, 64, 128)  # twice as large for engines, whose kernels want heads of 32
 BY_NAME = {name: size for size, names in SIZES for name in names.split()}
@@ -80,9 +104,23 @@ DECODERS = (
 )  # fmt: skip
 FAMILIES: dict[str, dict[str, Any]] = {
     **{name: {"is_decoder": True} for name in DECODERS},
-    **{name: LATENT for name in ("axk1", "axk2", "deepseek_v2", "deepseek_v3", "deepseek_v32",
-                                 "glm4_moe_lite", "minicpm3", "youtu", "glm_moe_dsa", "dots1",
-                                 "kimi_linear", "longcat_flash")},
+    **{
+        name: LATENT
+        for name in (
+            "axk1",
+            "axk2",
+            "deepseek_v2",
+            "deepseek_v3",
+            "deepseek_v32",
+            "glm4_moe_lite",
+            "minicpm3",
+            "youtu",
+            "glm_moe_dsa",
+            "dots1",
+            "kimi_linear",
+            "longcat_flash",
+        )
+    },
     "bamba": MAMBA,
     "falcon_h1": MAMBA,
     "granitemoehybrid": MAMBA,
@@ -100,26 +138,40 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
     "zamba": {"attention_hidden_size": 128, "attention_head_dim": 32},
-    "zamba2": {"attention_hidden_size": 128, "attention_head_dim": 32, "n_mamba_heads": 8,
-               "num_key_value_heads": 4, "hybrid_layer_ids": [1, 3]},
+    "zamba2": {
+        "attention_hidden_size": 128,
+        "attention_head_dim": 32,
+        "n_mamba_heads": 8,
+        "num_key_value_heads": 4,
+        "hybrid_layer_ids": [1, 3],
+    },
     "gemma3n_text": {"intermediate_size": 128, "num_kv_shared_layers": 2},
     "gemma3n": {"text_config.intermediate_size": 128, "text_config.num_kv_shared_layers": 2},
     "cohere_compass_text": {
         "rope_parameters.full_attention": {
-            "rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 2, 4],
+            "rope_type": "default",
+            "rope_theta": 1e4,
+            "mrope_section": [2, 2, 4],
         }
     },
     "deepseek_v2": LATENT | {"num_experts_per_tok": 2},
-    "dots1": {"n_shared_experts": 1, "n_routed_experts": 4, "n_group": 1, "topk_group": 1,
-              "num_experts_per_tok": 2},
+    "dots1": {
+        "n_shared_experts": 1,
+        "n_routed_experts": 4,
+        "n_group": 1,
+        "topk_group": 1,
+        "num_experts_per_tok": 2,
+    },
     "kimi_linear": LATENT | {"num_expert_group": 1, "num_experts_per_token": 2},
     "gemma4_text": {"per_layer_config": None},
     "gemma4": {"text_config.per_layer_config": None, "vision_config": None, "audio_config": None},
     "qwen4_exp": {f"text_config.{name}": value for name, value in QWEN4.items()},
     "gemma4_unified": {"text_config.per_layer_config": None},
     "gemma4_unified_text": {"per_layer_config": None},
-    "dbrx": {"attn_config": {"rope_theta": 1e4, "kv_n_heads": 2, "clip_qkv": 8.0},
-             "ffn_config": {"ffn_hidden_size": 64, "moe_num_experts": 4, "moe_top_k": 2}},
+    "dbrx": {
+        "attn_config": {"rope_theta": 1e4, "kv_n_heads": 2, "clip_qkv": 8.0},
+        "ffn_config": {"ffn_hidden_size": 64, "moe_num_experts": 4, "moe_top_k": 2},
+    },
     "qwen4_exp_text": QWEN4,
     "zaya": {"num_experts_per_tok": 1},
 }

@@ -45,7 +45,7 @@ from maskdpo_ray.experiments.published import (
     against,
     by_judge,
 )
-from maskdpo_ray.experiments.ready_pairs import decided, larger_reward_pairs
+from maskdpo_ray.experiments.ready_pairs import decided, larger_reward_pairs, whole
 from maskdpo_ray.experiments.results import (
     Result,
     cell,
@@ -118,9 +118,14 @@ def examined(lab: Lab, seed: int, drawn: Sampled) -> Iterable[dict[str, Any]]:
         *drawn.of("evaluation", "samples"),
         work=examine_facts,
     )
+    said = {
+        (row["id"], answer["index"]): answer
+        for row in facts.answered(facts.base).rows()
+        for answer in row["candidates"]
+    }
     return (
         {**row, "document": None, "candidates": [
-            {**answer, "reward": answer_score(answer)}
+            {**said[row["id"], answer["index"]], "reward": answer_score(answer)}
             for answer in row["answers"] if answer["decoding"] == "sampled"
         ]}
         for row in facts.factscore(facts.base).store.rows()
@@ -141,7 +146,7 @@ def best_and_worst(row: dict[str, Any]) -> list[dict[str, Any]]:
     best, worst = (choose(known, key=lambda c: c["reward"]) for choose in (max, min))
     if best["reward"] == worst["reward"]:
         return []
-    return [decided(row, best["response"], worst["response"], row["id"])]
+    return [decided(row, whole(best), whole(worst), row["id"])]
 
 
 def trained_on(

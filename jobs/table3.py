@@ -30,7 +30,7 @@ from maskdpo_ray.experiments.lab import (
     pair_count,
 )
 from maskdpo_ray.experiments.published import TABLE_3
-from maskdpo_ray.experiments.ready_pairs import judged, with_answers
+from maskdpo_ray.experiments.ready_pairs import judged, whole, with_answers
 from maskdpo_ray.experiments.results import (
     Result,
     coverage,
@@ -64,7 +64,7 @@ def of_another_model(lab: Lab, seed: int, own: Stages, other: str | None) -> lis
     changes = (f"model.{key}={json.dumps(value)}" for key, value in other_model(path).items())
     sampled = lab.run(seed, *changes, work=sample)
     rows = sorted(sampled.sample().store.rows(), key=lambda row: row["id"])
-    answers = [with_answers(row, *(c["response"] for c in row["candidates"])) for row in rows]
+    answers = [with_answers(row, *map(whole, row["candidates"])) for row in rows]
     return lab.on_answers(seed, "table3-other", answers)
 
 
@@ -79,7 +79,7 @@ def with_document(lab: Lab, seed: int, own: Stages) -> list[str]:
         except NoPair:
             continue
         if answers := documented.get(row["id"]):
-            both.append(with_answers(row, *answers, row["candidates"][worst]["response"]))
+            both.append(with_answers(row, *answers, whole(row["candidates"][worst])))
     both.sort(key=lambda row: row["id"])
     settings = [*lab.on_answers(seed, "table3-documented", both), "annotation.prune=false"]
     annotated = lab.run(seed, *settings, work=annotate_answers).annotate().store.rows()
@@ -130,7 +130,7 @@ def sampled_with_document(lab: Lab, seed: int, own: Stages) -> dict[str, list[st
     prompts = lab.asking("train", seed, "table3-prompts", asked_for)
     sampled = lab.run(seed, prompts, work=sample)
     return {
-        row["id"]: [c["response"] for c in row["candidates"]]
+        row["id"]: [whole(answer) for answer in row["candidates"]]
         for row in sampled.sample().store.rows()
     }
 

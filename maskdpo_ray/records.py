@@ -157,7 +157,8 @@ class ExaminedAnswer(TypedDict):
     response: str
     decoding: str  # "sampled" or "greedy"
     abstained: bool  # the answer says that it does not know
-    sentences: list[StatedFacts]  # tile the response; empty where it abstains
+    # Tile the response; empty where it abstains, or is empty as it never left its reasoning.
+    sentences: list[StatedFacts]
 
 
 class FactRow(TypedDict):

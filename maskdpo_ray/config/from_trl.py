@@ -40,7 +40,7 @@ FROM_TRL: tuple[tuple[str, str, str], ...] = (
     (
         "router_aux_loss_coef, aux_loss_coef, output_router_logits",
         "training.router_aux_weight",
-        "a number, or `model` for what the model's own configuration says",
+        "a number, or model for what the model's own configuration says",
     ),
     ("warmup_steps", "training.warmup_ratio", "a share of the steps"),
     (

@@ -8,10 +8,17 @@ from maskdpo_ray.experiments.parts import place
 from maskdpo_ray.records import Candidate, Question
 
 
+def whole(answer: Candidate) -> str:
+    """All that a model said: its reasoning, which whoever reads it tells apart again, and its
+    response."""
+    return f"{answer.get('reasoning') or ''}{answer['response']}"
+
+
 def with_answers(row: Question, *answers: str, name: str | None = None) -> dict[str, Any]:
     """The question with these answers, for an annotator to look at.
 
     Args:
+        answers: texts, whole ones where their model thinks (``whole``).
         name: the row's id, where one question gives several rows.
     """
     keys = ("topic", "question", "document", "language")
@@ -25,10 +32,11 @@ def with_answers(row: Question, *answers: str, name: str | None = None) -> dict[
 def judged(row: Question, *answers: Candidate) -> dict[str, Any]:
     """The question with these answers and the verdicts that they have
     (``annotation.annotator: labels``)."""
-    made = with_answers(row, *(answer["response"] for answer in answers))
+    made = with_answers(row, *map(whole, answers))
     for answer, given in zip(answers, made["candidates"], strict=True):
+        before = len(given["response"]) - len(answer["response"])
         given["sentences"] = [
-            {"start": of["start"], "end": of["end"], "label": of["verdict"]}
+            {"start": before + of["start"], "end": before + of["end"], "label": of["verdict"]}
             for of in answer["sentences"]
         ]
     return made
@@ -68,8 +76,8 @@ def larger_reward_pairs(
     return [
         decided(
             row,
-            better["response"],
-            worse["response"],
+            whole(better),
+            whole(worse),
             name=f"{row['id']}~{better['index']}~{worse['index']}",
         )
         for better, worse in pairs[:most]

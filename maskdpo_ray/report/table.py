@@ -106,7 +106,7 @@ def best_of_n_rows(report: Mapping[str, Any]) -> Table:
 def factscore_rows(report: Mapping[str, Any]) -> Table:
     """FActScore with and without length penalty, and what it is made of."""
     header = ["system", "answers", "FActScore", "95 %", "penalised", "95 %", "responds"]
-    counts = ["abstained", "without_facts", "errors", "unknown_topics"]
+    counts = ["abstained", "unfinished_reasoning", "without_facts", "errors", "unknown_topics"]
     header += ["facts each", "supported", "not"]
     rows = [[*header, *(name.replace("_", " ") for name in counts)]]
     for name, decodings in report["factscore"].items():

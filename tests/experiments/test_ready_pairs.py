@@ -7,8 +7,14 @@ from selections import best_and_worst
 
 from maskdpo_ray.annotation.given_labels import check_labels
 from maskdpo_ray.config import PreferenceConfig
-from maskdpo_ray.experiments.ready_pairs import decided, larger_reward_pairs, with_answers
+from maskdpo_ray.experiments.ready_pairs import (
+    decided,
+    judged,
+    larger_reward_pairs,
+    with_answers,
+)
 from maskdpo_ray.questions import read_questions
+from maskdpo_ray.sampling.given import GivenCandidates
 
 
 def question(*rewards) -> dict:
@@ -69,3 +75,31 @@ def test_answers_without_verdicts_are_for_an_annotator(tmp_path, document):
     assert [c["response"] for c in made["candidates"]] == ["One.", "Two."]
     assert all(not c["sentences"] for c in made["candidates"])
     assert (made["topic"], made["document"]) == ("t", document)
+
+
+THOUGHT = "<think>\nWho was she?\n</think>\n\n"
+
+
+def thinker(index: int, text: str, verdict: str) -> dict:
+    sentences = [{"start": 0, "end": len(text), "verdict": verdict}]
+    return {"index": index, "reasoning": THOUGHT, "response": text, "sentences": sentences,
+            "reward": float(index)}  # fmt: skip
+
+
+@pytest.mark.parametrize("make", ["judged", "rewarded"])
+def test_an_answer_is_handed_on_with_its_reasoning(make, tmp_path, llama3_tokenizer):
+    """The run that reads it tells the two apart again; labels stay where they were."""
+    answers = [thinker(0, "She was a cook.", "contradictory"), thinker(1, "A countess.", "ok")]
+    row = {**question(), "candidates": answers}
+    if make == "judged":
+        rows = [judged(row, *answers)]
+    else:
+        rows = larger_reward_pairs(row, reward, 9, 0)
+    made = read_back(tmp_path, rows[0])
+    filled = GivenCandidates(llama3_tokenizer, reasoning=("<think>", "</think>"))._fill(made)
+    for candidate in filled["candidates"]:
+        assert candidate["reasoning"] == THOUGHT and candidate["reasoning_tokens"] > 0
+        (sentence,) = candidate["sentences"]
+        assert (sentence["start"], sentence["end"]) == (0, len(candidate["response"]))
+    verdicts = {c["response"]: c["sentences"][0]["verdict"] for c in filled["candidates"]}
+    assert verdicts == {"She was a cook.": "contradictory", "A countess.": "ok"}

@@ -55,3 +55,11 @@ def test_real_answers_go_on(biographies):
     for row in biographies:
         for answer in row["candidates"]:
             assert repetition(candidate(answer["response"], token_ids=[])) < 0.5
+
+
+def test_a_reasoning_that_goes_round_in_circles_is_not_the_answer():
+    said = candidate("One.", token_ids=[7] * 40 + [1, 2, 3, 4, 5])
+    assert repetition(said | {"reasoning": "so " * 40, "reasoning_tokens": 40}) == 0
+    assert repetition(said) > 0.8
+    looped = candidate("One.", token_ids=[1, 2, 3, 4, 5] + [7] * 40)
+    assert repetition(looped | {"reasoning": "so", "reasoning_tokens": 5}) > 0.8

@@ -129,6 +129,7 @@ FACTSCORE = {
     "mean_supported": 19.94,
     "mean_not_supported": 14.6,
     "abstained": 26,
+    "unfinished_reasoning": 4,
     "without_facts": 1,
     "errors": 2,
     "unknown_topics": 3,
@@ -145,8 +146,8 @@ def test_factscore_is_shown_with_and_without_penalty_and_with_what_is_left_out(r
     assert base[2:6] == ["58.3", "54.0-62.0", "57.0", "53.0-61.0"]
     assert (cells["responds"], cells["supported"], cells["not"]) == ("85.8", "19.9", "14.6")
     assert cells["facts each"] == "34.5"
-    counts = ("abstained", "without facts", "errors", "unknown topics")
-    assert [cells[name] for name in counts] == ["26", "1", "2", "3"]
+    counts = ("abstained", "unfinished reasoning", "without facts", "errors", "unknown topics")
+    assert [cells[name] for name in counts] == ["26", "4", "1", "2", "3"]
     assert ours[:3] == ["mask_dpo", "greedy", "none"] and not any(ours[3:])
     assert len({len(row) for row in (header, base, ours)}) == 1
     assert "57.0" in factscore_table(report)

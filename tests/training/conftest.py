@@ -47,17 +47,17 @@ def _pair(number: int, prompt: int = 5, chosen: int = 9, rejected: int = 7) -> d
     }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def sweep():
-    """``benchmarks/architectures.py`` as a module; nothing of it stays behind."""
+    """``benchmarks/families/exactness.py`` as a module; nothing of it stays behind."""
     sys.path.insert(0, str(BENCHMARKS))
     before = set(sys.modules)
-    import architectures
+    from families import exactness
 
-    yield architectures
+    yield exactness
     sys.path.remove(str(BENCHMARKS))
     for name in set(sys.modules) - before:
-        if name in ("architectures", "tiny_models", "byte_bpe"):
+        if name.partition(".")[0] in ("families", "tiny_models", "byte_bpe"):
             del sys.modules[name]
 
 

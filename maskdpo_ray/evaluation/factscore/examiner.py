@@ -12,6 +12,7 @@ from maskdpo_ray.evaluation.factscore.verification import Verifier
 from maskdpo_ray.knowledge.finder import Finder
 from maskdpo_ray.memo import Memo
 from maskdpo_ray.records import Candidate, ExaminedAnswer, Fact, FactRow, Question, StatedFacts
+from maskdpo_ray.sampling.counts import is_unfinished
 
 ANSWERS = 100_000  # what models said, remembered at about a kilobyte each
 
@@ -72,8 +73,9 @@ class FactExaminer:
 
     async def _answer(self, row: Question, candidate: Candidate) -> ExaminedAnswer:
         response, language = candidate["response"], row["language"]
-        abstained = abstains(response, language)
-        spans = [] if abstained else self._split(response, language)
+        # Who never came to an answer has none, and has not declined to give one either.
+        abstained = not is_unfinished(candidate) and abstains(response, language)
+        spans = [] if abstained or not response else self._split(response, language)
         sentences = (self._sentence(row, response[a:b].strip()) for a, b in spans)
         examined = await asyncio.gather(*sentences)
         return {

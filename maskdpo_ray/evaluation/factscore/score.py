@@ -49,16 +49,18 @@ def factscore(
         bootstrap interval over topics; ``penalised``, ``penalised_ci95``: the same with each
         answer's length penalty; ``micro``: percent over all facts of scored answers;
         ``respond_ratio``: percent of answers that did not abstain; ``responses``, and of them
-        ``abstained``, ``without_facts``, ``errors`` (the model failed on a sentence or a fact) and
-        ``scored``, which add up; ``supported``, ``not_supported``: facts of scored answers;
-        ``mean_supported``, ``mean_not_supported``: per scored answer; ``topics``: of scored ones.
+        ``abstained``, ``unfinished_reasoning`` (it never came to an answer), ``without_facts``,
+        ``errors`` (the model failed on a sentence or a fact) and ``scored``, which add up;
+        ``supported``, ``not_supported``: facts of scored answers; ``mean_supported``,
+        ``mean_not_supported``: per scored answer; ``topics``: of scored ones.
 
     Raises:
         UserError: no answer can be scored; says why.
     """
     topics: dict[str, int] = {}
     table = []
-    counts = {"responses": 0, "abstained": 0, "without_facts": 0, "errors": 0}
+    reasons = ("abstained", "unfinished_reasoning", "without_facts", "errors")
+    counts = dict.fromkeys(("responses", *reasons), 0)
     for row in rows:
         for answer in row["answers"]:
             if answer["decoding"] != decoding:
@@ -75,8 +77,9 @@ def factscore(
     if not table:
         raise UserError(
             f"no {decoding} answer has a FActScore: of {counts['responses']} answers "
-            f"{counts['abstained']} abstain, {counts['without_facts']} state no fact and "
-            f"{counts['errors']} could not be examined"
+            f"{counts['abstained']} abstain, {counts['unfinished_reasoning']} never left their "
+            f"reasoning, {counts['without_facts']} state no fact and {counts['errors']} could not "
+            "be examined"
         )
     topic, score, penalised, supported, facts = np.array(table).T
 
@@ -115,6 +118,8 @@ def _unscored(answer: ExaminedAnswer, verdicts: list[str]) -> str | None:
     """What an answer without a score counts as."""
     if answer["abstained"]:
         return "abstained"
+    if not answer["response"]:  # one without a word abstains, unless it had more to say
+        return "unfinished_reasoning"
     if ERROR_VERDICT in verdicts or any(sentence["error"] for sentence in answer["sentences"]):
         return "errors"
     return None if verdicts else "without_facts"

@@ -50,6 +50,21 @@ def test_every_response_gets_the_score_that_people_gave_it(
     assert pa.Table.from_pylist(rows, FACT_SCHEMA).to_pylist() == rows
 
 
+def test_a_thought_without_an_answer_is_no_abstention(biographies, examiner):
+    """Nor is it examined; an answer without a word and without a thought is one."""
+    rows = questions(biographies[:1], "ChatGPT")
+    (given,) = rows[0]["candidates"]
+    rows[0]["candidates"] = [
+        given | {"reasoning": "<think>I do not know who", "response": ""},
+        given | {"reasoning": "", "response": ""},
+        given | {"reasoning": "<think>I do not know.</think>\n\n"},
+    ]
+    (row,) = examined(examiner("ChatGPT"), rows)
+    assert [answer["abstained"] for answer in row["answers"]] == [False, True, False]
+    found = factscore([row])
+    assert (found["unfinished_reasoning"], found["abstained"], found["scored"]) == (1, 1, 1)
+
+
 def test_the_spans_of_our_own_splitter_tile_the_answer(biographies, examiner):
     from maskdpo_ray.annotation.sentences import split_sentences
 

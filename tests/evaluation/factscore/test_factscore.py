@@ -17,7 +17,13 @@ def answer(letters: str, abstained: bool = False, error: bool = False) -> dict:
     """An answer of one sentence, its verdicts given as letters."""
     facts = [{"verdict": LETTERS[letter]} for letter in letters]
     sentences = [] if abstained else [{"facts": facts, "error": error}]
-    return {"decoding": "greedy", "abstained": abstained, "sentences": sentences}
+    text = "" if abstained else "One sentence."
+    return {
+        "decoding": "greedy", "response": text, "abstained": abstained, "sentences": sentences
+    }  # fmt: skip
+
+
+UNFINISHED = {"decoding": "greedy", "response": "", "abstained": False, "sentences": []}
 
 
 def row(topic: str, *answers: dict) -> dict:
@@ -32,6 +38,7 @@ def labelled(rows: list[dict], model: str) -> list[dict]:
             "answers": [
                 {
                     "decoding": "greedy",
+                    "response": given["response"],
                     "abstained": given["abstained"],
                     "sentences": [
                         {
@@ -114,13 +121,13 @@ def test_averages_are_over_answers_and_micro_over_facts():
 def test_what_has_no_score_is_counted_and_does_not_count():
     rows = [
         row("a", answer("sn"), answer("", abstained=True), answer("")),
-        row("b", answer("sse"), answer("ss", error=True)),
+        row("b", answer("sse"), answer("ss", error=True), UNFINISHED),
     ]
     found = factscore(rows)
     assert found["macro"] == 50
-    counts = [found[key] for key in ("responses", "scored", "abstained", "without_facts", "errors")]
-    assert counts == [5, 1, 1, 1, 2]
-    assert found["respond_ratio"] == 80
+    names = ("abstained", "unfinished_reasoning", "without_facts", "errors")
+    assert [found[key] for key in ("responses", "scored", *names)] == [6, 1, 1, 1, 1, 2]
+    assert found["respond_ratio"] == pytest.approx(100 * 5 / 6)
 
 
 def test_nothing_to_score_is_a_message_and_not_nan():
