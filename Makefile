@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 PIP := "$(BIN)/python" -m pip --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo paper test lint lock clean
+.PHONY: help demo real paper test lint lock clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -23,6 +23,9 @@ help: ## show this list
 
 demo: $(INSTALLED) ## the whole pipeline on the embedded closed world, nothing to download
 	@"$(BIN)/maskdpo" demo $(ARGS)
+
+real: $(INSTALLED) ## the whole pipeline on a real model and real facts, under 30 minutes on two cores
+	@"$(BIN)/maskdpo" demo real $(ARGS)
 
 paper: $(INSTALLED) ## the paper's six tables on the closed world, three seeds
 	@"$(BIN)/python" jobs/paper.py jobs/configs/paper.yaml --at-once 3 $(ARGS)

@@ -14,6 +14,7 @@ from maskdpo_ray.errors import UserError
 from maskdpo_ray.topics.options import add_topics, read_options
 
 ENGINES = ("ray", "vllm", "torch", "transformers", "deepspeed")  # of the extras `cpu` and `gpu`
+REAL = "real"  # the word that names the other demo
 DEMO_CONFIG = Path(__file__).parent / "world" / "demo.yaml"
 
 VERBS = {
@@ -49,7 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             write_questions(given.files, given.out)
             return 0
-        if given.verb == "demo":
+        real = given.verb == "demo" and REAL in given.overrides
+        if real:
+            from maskdpo_ray.world.countries.demo import prepare, real_config
+
+            config = real_config([each for each in given.overrides if each != REAL])
+        elif given.verb == "demo":
             config = read_config(DEMO_CONFIG, given.overrides)
         else:
             config = _config(given.config, given.overrides)
@@ -64,11 +70,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if look and given.rerun:
             raise UserError(f"a {verb} redoes nothing: remove --rerun")
         with nullcontext() if look else DriverLock(Folder(config.run_dir)):
+            if real:
+                prepare(config)
             stages = Stages(config, given.rerun, look)
             if verb == "review":
-                from maskdpo_ray.review.command import write_review
+                from maskdpo_ray.review.command import write_answers, write_review
 
-                write_review(stages, given.most, given.doubt)
+                if given.answers:
+                    write_answers(stages)
+                else:
+                    write_review(stages, given.most, given.doubt)
             else:
                 PIPELINE[verb](stages)
     except UserError as error:
@@ -115,8 +126,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_review(verbs)
     demo = verbs.add_parser(
         "demo",
-        help="the whole graph on the embedded closed world; needs no download",
-        description="The whole graph on the embedded closed world: no download, no GPU.",
+        help="the whole graph on the embedded closed world; needs no download. `demo real`: on a "
+        "real model and real facts",
+        description="The whole graph on the embedded closed world: no download, no GPU. With the "
+        "word `real`: SmolLM2-135M-Instruct asked about countries (docs/real.md).",
     )
     _add_common(demo)
     add_topics(verbs)
@@ -162,6 +175,11 @@ def _add_review(verbs: Any) -> None:
         type=_share,
         default=0.2,
         help="a verdict less confident than 1 - DOUBT is in dispute (0.2)",
+    )
+    review.add_argument(
+        "--answers",
+        action="store_true",
+        help="instead, pages of all answers: each sentence, its verdict, what is behind it",
     )
     _add_common(review)
     text = "labels that people gave, as questions for judge-check: docs/review.md"

@@ -1,40 +1,32 @@
-"""A real pretrained chat model, with its own template, through the whole graph."""
+"""A real pretrained chat model and real facts through the whole graph: ``maskdpo demo real``."""
 
 import json
 import math
 
-import yaml
-from capitals import CAPITALS, question
-
 from maskdpo_ray.config import read_config
 from maskdpo_ray.stages import Stages
-
-TEST = ("Norway", "Portugal")  # the others are trained on
-ENGINE = {"max_model_len": 256, "kv_cache_memory_bytes": 2**28}
+from maskdpo_ray.world.countries.build import build_countries
 
 
-def test_smollm2_is_aligned_on_a_dozen_questions(smollm2, maskdpo, tmp_path):
-    for name in ("train", "test"):
-        asked = [country for country in CAPITALS if (country in TEST) == (name == "test")]
-        lines = [json.dumps(question(country)) + "\n" for country in asked]
-        (tmp_path / f"{name}.jsonl").write_text("".join(lines))
-    config = tmp_path / "config.yaml"
-    config.write_text(
-        yaml.safe_dump(
-            {
-                "run_dir": str(tmp_path / "run"),
-                "model": {"path": str(smollm2), "dtype": "float32"},
-                "data": {name: str(tmp_path / f"{name}.jsonl") for name in ("train", "test")},
-                "sampling": {"candidates": 6, "max_tokens": 32, "engine": ENGINE},
-                "annotation": {"annotator": "capitals:verdict"},
-                "preference": {"max_length": 256},
-                "training": {"max_steps": 1, "batch_size": 4, "learning_rate": 1e-5},
-                "evaluation": {"samples": 1, "best_of_n": [1], "max_tokens": 32, "bootstrap": 100},
-            }
-        )
-    )
-    maskdpo("run", config)
-    stages = Stages(read_config(str(config), []), look=True)
+def test_smollm2_is_aligned_on_a_dozen_questions(
+    smollm2, countries, maskdpo, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    world = tmp_path / "runs" / "countries"
+    build_countries(world)
+    overrides = [
+        f"run_dir={tmp_path / 'run'}",
+        f"model={{path: {smollm2}, dtype: float32}}",
+        f"data={{train: {world / 'train.jsonl'}, test: {world / 'validation.jsonl'}, limit: 12}}",
+        f"annotation.facts={world / 'facts.json'}",
+        "sampling={candidates: 6, max_tokens: 32}",
+        "sampling.engine={max_model_len: 256, kv_cache_memory_bytes: 268435456}",
+        "systems={mask_dpo: {max_steps: 1, batch_size: 4, learning_rate: 1.0e-5}}",
+        "evaluation={samples: 1, best_of_n: [1], max_tokens: 32, bootstrap: 100}",
+        "resources={sampler: {actors: 1}, reference: {actors: 1}, training: {workers: 1}}",
+    ]
+    maskdpo("demo", "real", *overrides)
+    stages = Stages(read_config(tmp_path / "run" / "config.yaml", []), look=True)
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(smollm2)
@@ -51,7 +43,7 @@ def test_smollm2_is_aligned_on_a_dozen_questions(smollm2, maskdpo, tmp_path):
             assert text == candidate["response"] and not candidate["reasoning"]
             assert (candidate["token_ids"][-1] == end) == (candidate["finish_reason"] == "stop")
     pairs = list(stages.pair().store.rows())
-    assert pairs, "a real model says some capitals right and some wrong"
+    assert pairs, "a real model says some of it right and some wrong"
     for pair in pairs:
         assert pair["chosen"]["score"] > pair["rejected"]["score"]
         assert {0.0, 1.0} >= set(pair["chosen"]["weights"]) | set(pair["rejected"]["weights"])

@@ -7,6 +7,7 @@ from typing import Any
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.progress import say
 from maskdpo_ray.records import Question
+from maskdpo_ray.review.answers import render_answers
 from maskdpo_ray.review.disputed import Disputed, disputed
 from maskdpo_ray.review.label_studio import INTERFACE, tasks
 from maskdpo_ray.review.labels import as_questions, read_labels
@@ -29,12 +30,7 @@ def write_review(stages: Stages, most: int, doubt: float) -> None:
     Raises:
         UserError: nothing has been annotated yet, or nobody disputes anything.
     """
-    groups = list(_examined(stages))
-    if not groups:
-        raise UserError(
-            f"{stages.dir.folder}: nothing is annotated yet: run `maskdpo annotate` or `maskdpo "
-            "evaluate` first"
-        )
+    groups = _groups(stages)
     found: list[Disputed] = []
     for system, stores in groups:
         found = heapq.nlargest(most, [*found, *_of_stores(system, stores, doubt)], _rank)
@@ -55,6 +51,24 @@ def write_review(stages: Stages, most: int, doubt: float) -> None:
         f"error: {folder}/{FILES[0]}; fill in `label`, or import {FILES[1]} into Label Studio "
         f"with {FILES[2]} as its labelling interface"
     )
+
+
+def write_answers(stages: Stages) -> None:
+    """A page of every examined answer for each who answered, in the run directory.
+
+    Raises:
+        UserError: nothing has been annotated yet.
+    """
+    groups = _groups(stages)
+    folder = stages.dir.folder / "answers"
+    pages = []
+    for place, (system, stores) in enumerate(groups):
+        candidates = place == 0 and stores[FIRST].name.startswith("annotate")
+        name = "candidates" if candidates else system
+        page = "".join(render_answers(name, _together(stores)))
+        folder.write(f"{name}.html", page.encode())
+        pages.append(f"{folder}/{name}.html")
+    print("\n".join(pages))
 
 
 def write_questions(files: Iterable[str], out: str) -> None:
@@ -82,6 +96,16 @@ def write_questions(files: Iterable[str], out: str) -> None:
     )
 
 
+def _groups(stages: Stages) -> list[tuple[str, dict[str, StageStore]]]:
+    groups = list(_examined(stages))
+    if not groups:
+        raise UserError(
+            f"{stages.dir.folder}: nothing is annotated yet: run `maskdpo annotate` or `maskdpo "
+            "evaluate` first"
+        )
+    return groups
+
+
 def _examined(stages: Stages) -> Iterator[tuple[str, dict[str, StageStore]]]:
     """Who answered, and the finished stores of verdicts on the answers by who examined them."""
     config = stages.config
@@ -100,14 +124,20 @@ def _examined(stages: Stages) -> Iterator[tuple[str, dict[str, StageStore]]]:
                 say(f"{policy.name}: not examined yet, left out")
 
 
-def _of_stores(system: str, stores: dict[str, StageStore], doubt: float) -> Iterator[Disputed]:
+def _together(stores: dict[str, StageStore]) -> Iterator[dict[str, Question]]:
+    """Each question as every examiner left it, the first one first."""
     first, *others = stores
     known: dict[str, dict[str, Question]] = {
         name: {row["id"]: row for row in stores[name].rows()} for name in others
     }
     for row in stores[first].rows():
         judged = {name: rows[row["id"]] for name, rows in known.items() if row["id"] in rows}
-        yield from disputed({first: row, **judged}, system, doubt)
+        yield {first: row, **judged}
+
+
+def _of_stores(system: str, stores: dict[str, StageStore], doubt: float) -> Iterator[Disputed]:
+    for rows in _together(stores):
+        yield from disputed(rows, system, doubt)
 
 
 def _rank(found: Disputed) -> tuple[Any, ...]:

@@ -42,17 +42,13 @@ def disputed(examined: Mapping[str, Question], system: str, doubt: float) -> Ite
             if not text or text in seen:
                 continue
             seen.add(text)
-            opinions = {
-                name: found
-                for name, row in examined.items()
-                if (found := _same(row["candidates"][place]["sentences"], position, sentence))
-            }
-            rank, why = _dispute(opinions, doubt)
+            said = opinions(examined, place, position)
+            rank, why = _dispute(said, doubt)
             if not why:
                 continue
             verdicts = {
                 name: {key: opinion.get(key) for key in ("verdict", "confidence", "detail")}
-                for name, opinion in opinions.items()
+                for name, opinion in said.items()
             }
             yield Disputed(
                 rank,
@@ -70,6 +66,17 @@ def disputed(examined: Mapping[str, Question], system: str, doubt: float) -> Ite
                     "label": None,
                 },
             )
+
+
+def opinions(examined: Mapping[str, Question], place: int, position: int) -> dict[str, Sentence]:
+    """What each examiner says of one sentence of one answer, the first one first; of others where
+    they cut the answer in the same way."""
+    sentence = next(iter(examined.values()))["candidates"][place]["sentences"][position]
+    return {
+        name: found
+        for name, row in examined.items()
+        if (found := _same(row["candidates"][place]["sentences"], position, sentence))
+    }
 
 
 def _same(sentences: list[Sentence], position: int, sentence: Sentence) -> Sentence | None:

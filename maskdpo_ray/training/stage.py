@@ -73,7 +73,12 @@ def run_training(
     board = _Board.options(num_cpus=0, scheduling_strategy=here).remote()
     trainer = TorchTrainer(
         _train_in_worker,
-        train_loop_config={"job": job, "board": board, "gpus": workers.gpus},
+        train_loop_config={
+            "job": job,
+            "board": board,
+            "gpus": workers.gpus,
+            "directory": os.getcwd(),
+        },
         torch_config=TorchConfig(backend="nccl" if workers.gpus else "gloo"),
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers.workers,
@@ -225,6 +230,8 @@ def _train_in_worker(config: dict[str, Any]) -> dict[str, Any]:
     A UserError is raised on all workers alike and would be raised again after every restart, so
     it is handed to the driver as a result instead of failing the worker group.
     """
+    if os.path.isdir(config["directory"]):  # Ray Train has moved to one of its own
+        os.chdir(config["directory"])
     if not config["gpus"]:
         hide_gpus()
     logging.getLogger("ray.train").setLevel(logging.WARNING)  # two lines per report and worker

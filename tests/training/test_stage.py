@@ -76,7 +76,7 @@ def actors_so_far() -> set[str]:
 
 
 def test_kill_then_damage_then_finish(
-    ray_cluster, one_rank, make_job, pairs, references, kill_a_worker, capfd
+    ray_cluster, one_rank, make_job, model_config, pairs, kill_a_worker, capfd
 ):
     undisturbed = one_rank.train(make_job("undisturbed"))
     folder, watch, killed = kill_a_worker
@@ -85,7 +85,9 @@ def test_kill_then_damage_then_finish(
         Path(folder, str(os.getpid())).touch()
         return pairs
 
-    fields = {"pairs": pairs_of_a_worker, "tracking": TrackingConfig()}
+    # As a person names a folder: from the directory where the command was started.
+    relative = model_config.model_copy(update={"path": os.path.relpath(model_config.path)})
+    fields = {"pairs": pairs_of_a_worker, "tracking": TrackingConfig(), "model": relative}
     job = make_job("killed", fields=fields, zero_stage=2, checkpoint_every=2)
     thread = watch(job)
     final = run_training(job, WorkersConfig(workers=2, max_failures=1), log_every=0.2)

@@ -7,6 +7,7 @@
     languages   names of languages that a sentence may speak of
     currencies  name of a country -> its currencies, each {code, name}
     regions     name of a region -> names of the countries in it
+    places      name of a country or territory -> latitude and longitude of its middle
 
 Where a fact has several right answers all are there; what may be right is under ``open``.
 """
@@ -111,6 +112,11 @@ def world() -> World:
         "regions": {
             region: sorted(names[code][0] for code in inside) for region, inside in regions.items()
         },
+        "places": {
+            names[code][0]: entry["latlng"]
+            for code, entry in entries.items()
+            if entry.get("latlng")
+        },
     }
 
 
@@ -178,6 +184,7 @@ def _regions(entries: dict) -> dict[str, set[str]]:
         found[region] |= set(codes)
     found["North America"] |= found["Northern America"] | found["Central America"]
     found["North America"] |= found["Caribbean"] - {"GUY", "SUR"}
+    found["Pacific"] |= {code for code in found["Oceania"] if code not in ("AUS", "IDN", "TLS")}
     found["Australasia"] |= found["Australia and New Zealand"]
     return dict(found)
 

@@ -1,0 +1,1 @@
+"""Sentences about countries, read for claims, and each claim held against the facts."""
