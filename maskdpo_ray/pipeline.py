@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable
 
 from maskdpo_ray.errors import RowRejected, UserError
-from maskdpo_ray.evaluation.agreement import agreement, same_questions
 from maskdpo_ray.evaluation.best_answers import best_answers
+from maskdpo_ray.evaluation.judge_check import checked
+from maskdpo_ray.evaluation.recorded import Answered, answered
 from maskdpo_ray.preference.processor import not_selected
 from maskdpo_ray.preference.public_format import to_public
 from maskdpo_ray.preference.weighted_format import to_weighted
@@ -22,6 +23,7 @@ from maskdpo_ray.report.table import (
     judges_table,
     labels_table,
     lm_eval_table,
+    member_tables,
     short_form_table,
     systems_table,
     win_rate_table,
@@ -196,16 +198,27 @@ def best_of_n(stages: Stages) -> None:
 def judge_check(stages: Stages) -> None:
     """All examiners against human labels; the figures go to ``judge-check.json`` too."""
     labelled, checks = stages.judge_checks()
-    resamples, seed = stages.config.evaluation.bootstrap, stages.config.seed
-    examiners, failed = {}, []
-    for key, annotation, check in checks:
-        stream(stages, labelled, check)
-        pairs = same_questions(check.store.rows(), labelled.rows())
-        try:
-            examiners[key] = annotation.who | agreement(pairs, resamples=resamples, seed=seed)
-        except UserError as error:
-            told = filter(None, (str(error), check.store.why_rejected()))
-            failed.append(f"{key} cannot be checked: {'; '.join(told)}")
+    said: dict[str, Answered] = {}
+    for check in checks:
+        if check.stage and check.same == check.key:
+            stream(stages, labelled, check.stage)
+            said[check.key] = answered(check.stage.store)
+        elif check.stage:
+            said[check.key] = said[check.same]
+    examiners, without = checked(
+        list(labelled.rows()),
+        {check.key: check.annotation for check in checks},
+        said,
+        {check.key for check in checks if check.same == check.key},
+        stages.config.evaluation.bootstrap,
+        stages.config.seed,
+    )
+    stores = {check.key: check.stage.store for check in checks if check.stage}
+    failed = [
+        f"{key} cannot be checked: "
+        + "; ".join(filter(None, (reason, key in stores and stores[key].why_rejected())))
+        for key, reason in without.items()
+    ]
     if not examiners:
         raise UserError("; ".join(failed))
     for line in failed:
@@ -213,6 +226,8 @@ def judge_check(stages: Stages) -> None:
     found = {"labels": str(stages.config.data.train), "examiners": examiners}
     stages.dir.folder.write_json("judge-check.json", found)
     print(agreement_table(examiners))
+    for table in member_tables(examiners):
+        print(f"\n{table}")
 
 
 def report(stages: Stages) -> None:

@@ -9,7 +9,7 @@ is the question itself (the released evaluation's input need have neither id nor
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -186,8 +186,9 @@ def _finish_reason(given: Any, of: str) -> str:
 
 
 def labelled_sentences(response: str, given: Any, of: str) -> list[Sentence]:
-    """The sentences of a response that come with a label, ``{"start", "end", "label"}`` each; none
-    where they are all as exported (``sampling.export``), without one.
+    """The sentences of a response that come with a label, ``{"start", "end", "label"}`` each, and
+    ``confidence`` where who labelled tells it; none where they are all as exported
+    (``sampling.export``), without a label.
 
     Args:
         given: their list; None and an empty one are no labels.
@@ -210,15 +211,25 @@ def labelled_sentences(response: str, given: Any, of: str) -> list[Sentence]:
                 f"{of} of {len(response)} characters has a sentence at "
                 f"{sentence['start']}:{sentence['end']}"
             )
+        sure = sentence.get("confidence")
+        if not (sure is None or type(sure) in (int, float) and 0 <= sure <= 1):
+            raise ValueError(f"{of} has a label of confidence {sure!r}: a number from 0 to 1")
     return [
         {
             "start": sentence["start"],
             "end": sentence["end"],
             "verdict": sentence["label"],
             "detail": "given with the input",
+            **_confidence(sentence),
         }
         for sentence in sentences
     ]
+
+
+def _confidence(sentence: Mapping[str, Any]) -> dict[str, float]:
+    """Of a label, where it is known."""
+    sure = sentence.get("confidence")
+    return {} if sure is None else {"confidence": float(sure)}
 
 
 def _typed(value: Any, kind: type, what: str) -> Any:
@@ -238,7 +249,12 @@ def as_input(row: Question) -> dict[str, Any]:
                 "model": candidate["model"],
                 **_as_sampled(candidate),
                 "sentences": [
-                    {"start": each["start"], "end": each["end"], "label": each["verdict"]}
+                    {
+                        "start": each["start"],
+                        "end": each["end"],
+                        "label": each["verdict"],
+                        **_confidence(each),
+                    }
                     for each in candidate["sentences"]
                 ],
             }

@@ -14,6 +14,8 @@ TEXTS = (
     "ok contradictory unverifiable nofact Supported Contradicted <No Facts> <Facts Present>",
 )
 
+WORDS = "ada bob cy was born died in rome paris a baker who sang the of and . , ?".split()
+
 
 def build_tiny_llama(
     folder: str | Path,
@@ -74,6 +76,36 @@ def build_tiny_llama(
         )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def classifier(folder, kind: str, id2label: dict[int, str], seed: int = 0) -> str:
+    """Write a BERT with random weights that labels sequences or tokens.
+
+    Returns:
+        ``folder`` as a string.
+    """
+    import torch
+    from transformers import BertConfig, BertTokenizerFast
+    from transformers.models import bert
+
+    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS]))
+    tokenizer = BertTokenizerFast(vocab=str(folder / "vocab.txt"), model_max_length=48)
+    tokenizer.save_pretrained(folder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        config = BertConfig(
+            vocab_size=len(WORDS) + 4,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=64,
+            max_position_embeddings=48,
+            initializer_range=0.8,
+            id2label=id2label,
+            label2id={label: n for n, label in id2label.items()},
+        )
+        getattr(bert, kind)(config).save_pretrained(folder)
     return str(folder)
 
 

@@ -118,6 +118,69 @@ def test_judges_are_checked_against_labels(made, maskdpo, tmp_path):
     assert "no judgement to check" in maskdpo("judge-check", path, *data, *refused, code=2)
 
 
+NLI = {0: "entailment", 1: "neutral", 2: "contradiction"}
+
+
+def test_an_encoder_and_a_judge_in_one_cascade_annotate_and_are_checked(made, maskdpo, tmp_path):
+    """In the annotator's actor the encoder stands beside the judge's engine; for the check each
+    judges alone, and what the cascade says follows from that."""
+    tree, path = made("judge")
+    encoder = models.classifier(tmp_path, "BertForSequenceClassification", NLI)
+    members = [{"annotator": "encoder", "model": encoder}, {**tree["annotation"], "max_tokens": 24}]
+    given = {"cascade": members, "bands": [0.7], "prune": True}
+    cascade = f"annotation={json.dumps(given)}"
+    maskdpo("sample", path, "--rerun")
+    maskdpo("annotate", path, cascade, "--rerun")
+    stages = Stages(build_config({**tree, "annotation": given}))
+    rows = list(stages.annotate().store.rows())
+    said = [json.loads(s["detail"]) for r in rows for c in r["candidates"] for s in c["sentences"]
+            if s["verdict"] not in ("skipped", "error")]  # fmt: skip
+    assert {each["decided_by"] for each in said} == {"encoder", "judge"}
+    assert all(each["tokens"] > 0 for each in said)
+    for each in said:
+        assert (len(each["said"]) == 1) == (each["said"][0]["confidence"] >= 0.7)
+        assert len(each["said"]) <= 2
+
+    lines = []
+    for n, row in enumerate(rows):
+        [first, *_] = row["candidates"]
+        labels = ["ok", "unverifiable"]
+        cut = [{**{k: s[k] for k in ("start", "end")}, "label": labels[(n + place) % 2]}
+               for place, s in enumerate(first["sentences"])]  # fmt: skip
+        lines.append({key: row[key] for key in ("id", "topic", "question", "document")})
+        lines[-1]["candidates"] = [{"response": first["response"], "sentences": cut}]
+    (tmp_path / "labelled.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    data = [f"data.train={tmp_path / 'labelled.jsonl'}", f"run_dir={tmp_path / 'run'}"]
+    printed = maskdpo("judge-check", path, cascade, *data)
+    found = json.loads((tmp_path / "run" / "judge-check.json").read_text())["examiners"]
+    keys = ["annotation", "annotation.cascade.0", "annotation.cascade.1"]
+    assert list(found) == keys
+    first, last = found["annotation"]["members"].values()
+    assert first["calls"] == found[keys[1]]["calls"] == found[keys[2]]["calls"]
+    assert last["calls"] < first["calls"] and first["tokens"] > 0 and last["tokens"] > 0
+    saved = 1 - last["calls"] / first["calls"]
+    assert found["annotation"]["calls_saved"] == pytest.approx(saved)
+    assert f"{saved:.1%} of the calls of the last are saved" in printed
+    # What it says of the sentences that it annotated in the graph, it says of them here.
+    again = {}
+    for row in stages.annotate().store.rows():
+        for sentence in row["candidates"][0]["sentences"]:
+            if sentence["verdict"] not in ("skipped", "error"):
+                again[sentence["verdict"]] = again.get(sentence["verdict"], 0) + 1
+    by_check = {
+        verdict: sum(of.values()) for verdict, of in found["annotation"]["verdicts"].items()
+    }
+    assert all(count <= by_check[verdict] for verdict, count in again.items())
+
+    stores = set((tmp_path / "run" / "judge-check").iterdir())
+    assert len(stores) == 2
+    wider = f"annotation={json.dumps({**given, 'bands': [0.1]})}"
+    maskdpo("judge-check", path, wider, *data)
+    assert set((tmp_path / "run" / "judge-check").iterdir()) == stores, "nobody is asked again"
+    found = json.loads((tmp_path / "run" / "judge-check.json").read_text())["examiners"]
+    assert found["annotation"]["members"][keys[2]]["calls"] == 0
+
+
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory) -> str:
     """A tiny model whose context holds the whole wording of a judge, deep enough to reply now so

@@ -1,4 +1,5 @@
-"""A package of somebody else, installed beside ours, annotates and examines the whole graph."""
+"""A package of somebody else, installed beside ours, in the whole graph: it annotates what one that
+errs is not sure of, and examines alone."""
 
 import json
 import os
@@ -30,19 +31,28 @@ def installed(tmp_path_factory) -> Path:
 
 
 def test_it_annotates_and_examines_the_whole_graph(installed, run_dir, small_world):
-    settings = {"annotator": "gazetteer", "facts": str(small_world / "facts.json")}
+    gazetteer = {"annotator": "gazetteer", "facts": str(small_world / "facts.json")}
+    erring = {"annotator": "closed_world", "error_rate": 0.1}
+    settings = {"cascade": [erring, gazetteer], "bands": [{"ok": 0.95}], "prune": True}
     command = [sys.executable, "-m", "maskdpo_ray", "run", str(SMOKE), f"run_dir={run_dir}"]
     done = subprocess.run(
-        [*command, f"annotation={json.dumps(settings)}", "training.max_steps=2"],
+        [
+            *command, f"annotation={json.dumps(settings)}",
+            f"evaluation.annotation={json.dumps(gazetteer)}", "training.max_steps=2",
+        ],
         env={**os.environ, "PYTHONPATH": f"{installed}:{HERE.parent}"},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     run = Folder(run_dir)
     report = run.read_json("report.json")
-    assert report["config"]["annotation"]["annotator"] == "gazetteer"
+    assert report["config"]["annotation"]["annotator"] == "cascade"
+    assert report["config"]["evaluation"]["annotation"]["annotator"] == "gazetteer"
     assert report["stages"]["annotate"]["out"] == report["stages"]["sample"]["out"] > 0
     assert report["pairs"]["kept"] > 0
+    counts = report["stages"]["annotate"]
+    decided = {name: counts[f"decided_by_{name}"] for name in ("closed_world", "gazetteer")}
+    assert min(decided.values()) > 0 and sum(decided.values()) == counts["asked"]
     for system in ("base", "mask_dpo"):
         assert report["systems"][system]["greedy"]["mean_sentences"] > 0
         assert report["systems"][system]["greedy"]["errors"] == 0

@@ -491,3 +491,47 @@ def test_another_configuration_is_refused_only_where_something_would_be_redone(f
     opened(nested("data.train", str(tmp_path / "moved.jsonl")))
     with pytest.raises(UserError, match=r"data\.train\.path.*questions-train, sample"):
         opened(nested("data.train", str(files / "more.jsonl")))
+
+
+def test_an_examiner_that_is_changed_is_checked_again_and_another_beside_it_is_not(files, tmp_path):
+    tree = merged(bases(files)[0], {"run_dir": str(tmp_path / "run")})
+
+    def opened(*changes: dict, rerun: bool = False) -> Stages:
+        changed = tree
+        for change in changes:
+            changed = merged(changed, change)
+        return Stages(build_config(changed), rerun)
+
+    stages = opened()
+    for check in stages.judge_checks()[1]:
+        check.stage.store.begin({})
+    third = {"third": {"annotator": "anah", "model": str(files / "other")}}
+    more = opened(nested("evaluation.judges", third))  # a further judge redoes nothing
+    assert [check.key for check in more.judge_checks()[1] if not check.stage.store.begun] == [
+        "evaluation.judges.third"
+    ]
+    other = nested("annotation.max_tokens", 7)
+    with pytest.raises(UserError, match=r"annotation\.max_tokens.*depend on them \(judge-check\)"):
+        opened(other)
+    opened(other, rerun=True)
+
+
+def test_a_band_is_no_other_check_of_the_members(files, tmp_path):
+    [tree] = [each for each in bases(files) if "cascade" in each["annotation"]]
+    tree = merged(tree, {"run_dir": str(tmp_path / "run")})
+    for check in Stages(build_config(tree)).judge_checks()[1]:
+        if check.stage:
+            check.stage.store.begin({})
+    checks = Stages(build_config(merged(tree, nested("annotation.bands", [0.5])))).judge_checks()[1]
+    assert [check.key for check in checks if check.same == check.key] == [
+        "annotation", "annotation.cascade.0", "annotation.cascade.1",
+    ]  # fmt: skip
+    assert [check.stage.store.begun for check in checks if check.stage] == [True] * 4
+
+
+def test_a_run_that_nobody_annotates_yet_has_a_plan_with_test_questions_too(files):
+    """Candidates are sampled, and the base answers; what is trained is not known yet."""
+    tree = merged(bases(files)[0], {"evaluation": None})
+    config = build_config({**tree, "annotation": None, "evaluation": {}})
+    names = [store.name for store in Stages.planned(config)]
+    assert names == ["questions-train", "sample", "questions-test", "answer-base"]

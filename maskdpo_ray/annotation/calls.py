@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 
+from maskdpo_ray.annotation.details import decided_by
 from maskdpo_ray.annotation.language import language_of
 from maskdpo_ray.annotation.sentences import unit_kind
 from maskdpo_ray.records import SKIPPED_VERDICT, Question
@@ -20,12 +21,13 @@ def count_calls(rows: Iterable[Question]) -> dict[str, int]:
         asked about; ``pruned``: the others. ``distinct = asked + pruned``. Where there are any,
         ``other_language``: answers in another language than their question's row says; and of the
         sentences without facts, ``no_fact_code`` and ``no_fact_heading``: those that are a fence of
-        code or a heading; and ``nothing_found``: those that no page says a word of.
+        code or a heading; ``nothing_found``: those that no page says a word of; and
+        ``decided_by_...``: of those that were asked, how many each of several annotators decided.
     """
     sentences = distinct = pruned = 0
     found: Counter[str] = Counter()
     for row in rows:
-        verdicts = {}
+        verdicts, deciders = {}, {}
         for candidate in row["candidates"]:
             sentences += len(candidate["sentences"])
             language = row["language"]
@@ -38,8 +40,10 @@ def count_calls(rows: Iterable[Question]) -> dict[str, int]:
                     found[f"no_fact_{kind}"] += 1
                 if text and kind != "code":
                     verdicts[text] = verdict
+                    deciders[text] = decided_by(sentence["detail"])
         distinct += len(verdicts)
         pruned += list(verdicts.values()).count(SKIPPED_VERDICT)
+        found.update(f"decided_by_{name}" for name in deciders.values() if name)
     return {
         "sentences": sentences,
         "distinct": distinct,

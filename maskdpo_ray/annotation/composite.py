@@ -37,27 +37,26 @@ class CompositeSettings(AnnotationConfig):
     """The setting that lists them."""
 
     @property
-    def members(self) -> list[AnnotationConfig]:
-        return list(getattr(self, self.FIELD))
+    def members(self) -> dict[str, AnnotationConfig]:
+        return {f"{self.FIELD}.{n}": each for n, each in enumerate(getattr(self, self.FIELD))}
 
     @property
     def names(self) -> list[str]:
         """What each member is called in details and reports: by its annotator, and, where that
         stands here twice, by its place too."""
-        named = [member.annotator for member in self.members]
+        named = [member.annotator for member in self.members.values()]
         many = Counter(named)
         return [f"{name}.{n}" if many[name] > 1 else name for n, name in enumerate(named)]
 
     @property
     def whole_answers(self) -> bool:
         """Whether a member judges whole answers, so that all of it does."""
-        return any(member.kind.by_answer() for member in self.members)
+        return any(member.kind.by_answer() for member in self.members.values())
 
     @model_validator(mode="after")
     def _are_members(self) -> CompositeSettings:
         of_all = ("prune", "overrides", *self.OF_KNOWLEDGE)
-        for number, member in enumerate(self.members):
-            place = f"{self.FIELD}.{number}"
+        for place, member in self.members.items():
             if given := member.changed(*of_all):
                 raise ValueError(
                     f"{place}.{given[0]} is of all members alike: set it beside {self.FIELD}"
@@ -67,7 +66,7 @@ class CompositeSettings(AnnotationConfig):
                     f"{place}: annotator {member.annotator!r} judges nothing, it takes the "
                     "verdicts of the input: remove it"
                 )
-        starts = [f"{self.FIELD}.{n}" for n, member in enumerate(self.members) if member.engines]
+        starts = [place for place, member in self.members.items() if member.engines]
         if len(starts) > 1:
             raise ValueError(
                 f"{' and '.join(starts)} start an engine each, and an actor has room for one: ask "
@@ -82,7 +81,7 @@ class CompositeSettings(AnnotationConfig):
         held = self.held_against()
         opinions = (
             member.model_copy(update=held).second_opinion(policy, engine)
-            for member in reversed(self.members)
+            for member in reversed(self.members.values())
         )
         return next(filter(None, opinions), None)
 
@@ -135,22 +134,23 @@ class Composite(Annotator):
     @classmethod
     def identity(cls, settings: CompositeSettings, key: str) -> dict[str, Any]:
         members = [
-            member.kind.identity(member, f"{key}.{settings.FIELD}.{n}")
-            for n, member in enumerate(settings.members)
+            member.kind.identity(member, f"{key}.{place}")
+            for place, member in settings.members.items()
         ]
         return settings.decides() | {settings.FIELD: members, "code": cls.version}
 
     @classmethod
     def pinned(cls, settings: CompositeSettings, key: str) -> CompositeSettings:
         members = [
-            member.kind.pinned(member, f"{key}.{settings.FIELD}.{n}")
-            for n, member in enumerate(settings.members)
+            member.kind.pinned(member, f"{key}.{place}")
+            for place, member in settings.members.items()
         ]
         return settings.model_copy(update={settings.FIELD: members})
 
     @classmethod
     def build(cls, settings: CompositeSettings, world: Folder | None) -> Composite:
-        return cls(settings, [member.kind.build(member, world) for member in settings.members])
+        members = settings.members.values()
+        return cls(settings, [member.kind.build(member, world) for member in members])
 
     # -- the calls --------------------------------------------------------------------------------
 

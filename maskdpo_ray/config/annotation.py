@@ -1,6 +1,6 @@
 """Settings of annotation: what all annotators share. Each adds its own, where it is defined."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny, ValidatorFunctionWrapHandler, model_validator
@@ -102,24 +102,31 @@ class AnnotationConfig(Section):
         return _registry().annotator_named(self.annotator)
 
     @property
-    def members(self) -> list["AnnotationConfig"]:
-        """The annotators that it is made of; none for most."""
-        return []
+    def members(self) -> dict[str, "AnnotationConfig"]:
+        """The annotators that it is made of, by where they stand in it; most are of none."""
+        return {}
+
+    def with_members(self, key: str) -> Iterator[tuple[str, "AnnotationConfig"]]:
+        """It and the annotators within, each by where it stands and as if it were asked alone."""
+        yield key, self
+        held = self.held_against()
+        for place, member in self.members.items():
+            yield from member.model_copy(update=held).with_members(f"{key}.{place}")
 
     @property
     def needs(self) -> frozenset[str]:
         """What it needs (``Annotator.needs``), its members included."""
-        return frozenset(self.kind.needs).union(*(member.needs for member in self.members))
+        return frozenset(self.kind.needs).union(*(member.needs for member in self.members.values()))
 
     @property
     def engines(self) -> list[dict[str, Any]]:
         """Arguments of each engine that starts in its actor."""
-        return [engine for member in self.members for engine in member.engines]
+        return [engine for member in self.members.values() for engine in member.engines]
 
     @property
     def servers(self) -> list[dict[str, Any]]:
         """Whom it asks elsewhere: the same name at two servers may be two models."""
-        return [server for member in self.members for server in member.servers]
+        return [server for member in self.members.values() for server in member.servers]
 
     @property
     def confident(self) -> bool:
@@ -129,7 +136,7 @@ class AnnotationConfig(Section):
     @property
     def asked(self) -> str | None:
         """The annotating model, in the actors or at its server; None where no model judges."""
-        return ", ".join(member.asked for member in self.members if member.asked) or None
+        return ", ".join(each.asked for each in self.members.values() if each.asked) or None
 
     @property
     def who(self) -> dict[str, str | None]:

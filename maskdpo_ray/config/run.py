@@ -126,7 +126,8 @@ class Config(Section):
                 "preference.length_window may pair any two answers, and annotation.prune asks only "
                 "about the best and the worst: set annotation.prune=false"
             )
-        of_pairs = self.preference.changed("no_fact", "unverifiable", "pairs_per_question")
+        read = ("no_fact", "unverifiable", "pairs_per_question", "weights")
+        of_pairs = self.preference.changed(*read)
         if self.data.format == "pairs" and of_pairs:
             raise ValueError(
                 "data.format=pairs brings two answers to a question, and of their sentences only "

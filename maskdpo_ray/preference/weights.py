@@ -88,8 +88,9 @@ def _confidence(sentence: Sentence) -> float:
     if found is None:
         raise MaskError(
             "confidence_missing",
-            f"the verdict {sentence['verdict']!r} has no confidence: annotate again with "
-            "annotation.confidence=true, or set preference.weights=verdict",
+            f"the verdict {sentence['verdict']!r} has no confidence: let its annotator tell one "
+            "(docs/annotators.md; of labels `confidence` beside each `label`), or set "
+            "preference.weights=verdict",
         )
     return found
 

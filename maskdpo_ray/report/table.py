@@ -298,6 +298,8 @@ def agreement_table(examiners: Mapping[str, Mapping[str, Any]]) -> str:
             f"questions; hallucinated are {found['hallucinated_believed']} by the labels, "
             f"{found['hallucinated_examined']} by the annotator"
         )
+        if "calls" in found:
+            judged += f"; asked {_cost(found)}"
         if found["errors_examined"] or found["errors_believed"]:
             judged += (
                 f"; left out: {found['errors_examined']} that the annotator failed on, "
@@ -305,6 +307,94 @@ def agreement_table(examiners: Mapping[str, Mapping[str, Any]]) -> str:
             )
         lines.append(judged)
     return "\n".join([aligned(agreement_rows(examiners)), *lines])
+
+
+def member_tables(examiners: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Of annotators made of others: who decided what, what bands would do, which are proposed."""
+    made = {key: found for key, found in examiners.items() if "members" in found}
+    found: list[str] = []
+    for key, examiner in made.items():
+        saved = examiner.get("calls_saved")
+        told = "" if saved is None else f"; {saved:.1%} of the calls of the last are saved"
+        found.append(f"{key}, who decides{told}\n{aligned(member_rows(examiner))}")
+        if "bands" in examiner:
+            found.append(f"{key}, other bands\n{aligned(band_rows(examiner), names=2)}")
+            found.append(_proposal(key, examiner))
+    return found
+
+
+def member_rows(examiner: Mapping[str, Any]) -> Table:
+    """What each member was asked, and how what it decided agrees with the labels."""
+    header = ["member", "calls", "tokens", "decides", "precision", "recall", "f1"]
+    rows = [[*header, "agreement", "95 %", "kappa"]]
+    for key, member in examiner["members"].items():
+        of = member["of_decided"]
+        figures = [(_figure(of[name])[0] if of else "") for name in ("precision", "recall", "f1")]
+        agreement = _figure(of["accuracy"]) if of else ["", ""]
+        kappa = _figure(of["kappa"])[0] if of else ""
+        tokens = "" if member["tokens"] is None else str(member["tokens"])
+        decides = f"{member['share_decided']:.1%}"
+        rows.append([key, str(member["calls"]), tokens, decides, *figures, *agreement, kappa])
+    return rows
+
+
+def band_rows(examiner: Mapping[str, Any]) -> Table:
+    """What each band would decide, and what would become of the whole."""
+    names = ["precision", "recall", "f1", "kappa"]
+    rows = [["member", "band", "decides", "agreement", "95 %", *names, "calls saved"]]
+    keys = list(examiner["members"])
+    for each in examiner["bands"]:
+        decided, whole = each["decided"], each["cascade"]
+        rows.append(
+            [
+                keys[each["member"]],
+                f"{each['band']:g}",
+                f"{each['share_decided']:.1%}",
+                *(_figure(decided["accuracy"]) if decided else ["", ""]),
+                *(_figure(whole[name])[0] if whole else "" for name in names),
+                f"{each['calls_saved']:.1%}",
+            ]
+        )
+    return rows
+
+
+def _proposal(key: str, examiner: Mapping[str, Any]) -> str:
+    """The proposed bands as they are set, and what they do on the half that they are not from."""
+    found = examiner["proposed"]
+    if not found["chosen_on"]["sentences"] or not found["shown_on"]["sentences"]:
+        return f"{key}: too few labelled topics to propose bands"
+    keys, wanted = list(examiner["members"]), found["agreement"]
+    chosen, shown = (
+        "{sentences} sentences of {topics} topics".format(**found[half])
+        for half in ("chosen_on", "shown_on")
+    )
+    lines = [f"{key}, bands for an agreement of {wanted:g}, chosen on {chosen}; on {shown}:"]
+    for place, (band, of) in enumerate(zip(found["bands"], found["members"], strict=True)):
+        if band is None or not of["decided"]:
+            lines.append(f"  {keys[place]}: no band keeps it")
+            continue
+        agreement, interval = _figure(of["decided"]["accuracy"])
+        lines.append(
+            f"  {keys[place]}: decides {of['share_decided']:.1%}, agreement {agreement} "
+            f"({interval})"
+        )
+    whole = found["members"][-1]
+    if None not in found["bands"]:
+        bands = ", ".join(
+            "{" + ", ".join(f"{verdict}: {least:g}" for verdict, least in band.items()) + "}"
+            for band in found["bands"]
+        )
+        kappa = _figure(whole["cascade"]["kappa"])[0]
+        lines.append(
+            f"  {key}.bands='[{bands}]': kappa of the whole {kappa}, {whole['calls_saved']:.1%} of "
+            "the calls of the last saved"
+        )
+    return "\n".join(lines)
+
+
+def _cost(found: Mapping[str, Any]) -> str:
+    told = "" if found["tokens"] is None else f" ({found['tokens']} tokens)"
+    return f"{found['calls']} times{told}"
 
 
 def _who(examiner: Mapping[str, Any]) -> str:

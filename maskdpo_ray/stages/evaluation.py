@@ -1,7 +1,7 @@
 """Who answers the test questions, who examines the answers, and who examines the examiners."""
 
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from maskdpo_ray.annotation.registry import known
 from maskdpo_ray.answers import import_answers
@@ -26,7 +26,7 @@ from maskdpo_ray.identity import (
 from maskdpo_ray.knowledge.database import knowledge_identity
 from maskdpo_ray.model_files import local_file
 from maskdpo_ray.records import FACT_SCHEMA, QUESTION_SCHEMA
-from maskdpo_ray.rundir import StageStore
+from maskdpo_ray.rundir import StageStore, fingerprint
 from maskdpo_ray.sampling.factory import build_chat_sampler, build_sampler
 from maskdpo_ray.sampling.sampler import Decoding, decoding_of
 from maskdpo_ray.stages.annotating import verdicts_depend_on
@@ -34,6 +34,15 @@ from maskdpo_ray.stages.policy import Policy, settings_of
 from maskdpo_ray.stages.training import Training
 from maskdpo_ray.stream import StreamStage
 from maskdpo_ray.world.place import world_knowledge
+
+
+class Check(NamedTuple):
+    """An examiner that is held against labels."""
+
+    key: str  # where its settings stand
+    annotation: AnnotationConfig
+    stage: StreamStage | None  # its verdicts; None: they follow from those of its members
+    same: str  # the first one with these settings: itself, as a rule
 
 
 class Evaluation(Training):
@@ -46,9 +55,11 @@ class Evaluation(Training):
             self._further(name)
 
     def policies(self) -> list[Policy]:
-        """Everything that is evaluated: the base, what was trained from it, further models."""
+        """Everything that is evaluated: the base, what was trained from it, further models. Where
+        nobody says how pairs are judged nothing is trained."""
         base = [self.base] if self.config.has_policy else []
-        trained = (self.trained(*training) for training in self.trainings())
+        makes_pairs = self.config.annotation or self.config.data.weighted
+        trained = (self.trained(*training) for training in self.trainings() if makes_pairs)
         return [*base, *trained, *map(self._further, self.config.evaluation.models)]
 
     def _further(self, name: str) -> Policy:
@@ -210,10 +221,11 @@ class Evaluation(Training):
             found["embedding_revision"] = commit_of(identity)
         return settings, section.model_copy(update=found)
 
-    def judge_checks(self) -> tuple[StageStore, list[tuple[str, AnnotationConfig, StreamStage]]]:
+    def judge_checks(self) -> tuple[StageStore, list[Check]]:
         """Answers with human labels, and every examiner's own verdicts on the same sentences.
 
-        Examiners go by where their settings stand; those that stand twice are asked once.
+        Examiners go by where their settings stand, each before its members. Those that stand twice
+        are asked once; one that is made of others is not asked at all: they are.
 
         Raises:
             UserError: there is nothing to check.
@@ -234,21 +246,30 @@ class Evaluation(Training):
             },
         }
         # Who knows the truth, or is told it, has no judgement.
-        examiners = {
-            key: (each, pool)
-            for key, (each, pool) in examiners.items()
-            if each and not {"verdicts", "world"} & each.kind.needs
-        }
-        if not examiners:
+        found = [
+            (*examiner, pool)
+            for key, (annotation, pool) in examiners.items()
+            if annotation and not {"verdicts", "world"} & annotation.needs
+            for examiner in annotation.with_members(key)
+        ]
+        if not found:
             raise UserError(
                 "there is no judgement to check: set annotation, evaluation.annotation or one of "
                 f"evaluation.judges to an annotator that judges ({', '.join(known())})"
             )
         labelled = self._import("train")
-        checks: dict[str, tuple[str, AnnotationConfig, StreamStage]] = {}
-        for key, (annotation, pool) in examiners.items():
+        servers: dict[str, list[Any]] = {}  # for each fingerprint: a name at two may be two models
+        checks: list[Check] = []
+        asked: dict[str, str] = {}
+        for key, annotation, pool in found:
             settings = verdicts_depend_on(annotation, key)
+            named = servers.setdefault(fingerprint(settings), [])
+            if annotation.servers not in named:
+                named.append(annotation.servers)
+            if number := named.index(annotation.servers):
+                settings |= {"server": number}
             store = self.dir.store("judge-check", settings, QUESTION_SCHEMA, labelled)
             stage = self.annotation_stage(store, annotation, key, pool, labelled=True)
-            checks.setdefault(store.key, (key, annotation, stage))
-        return labelled, list(checks.values())
+            same = asked.setdefault(store.key, key)
+            checks.append(Check(key, annotation, None if annotation.members else stage, same))
+        return labelled, checks

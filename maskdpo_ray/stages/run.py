@@ -1,6 +1,9 @@
 """All the stages of one run."""
 
+from contextlib import suppress
+
 from maskdpo_ray.config import Config
+from maskdpo_ray.errors import UserError
 from maskdpo_ray.rundir import StageStore
 from maskdpo_ray.stages.further import Further
 from maskdpo_ray.stages.policy import Policy
@@ -36,15 +39,21 @@ class Stages(Further):
             stores.append(plan.sample().store)  # made alone, by its own verb
             if config.annotation:
                 stores += [plan.annotate().store, plan.pair().store]
+        if plan.dir.results("judge-check"):  # it has a verb of its own
+            with suppress(UserError):  # there is nothing to check any more
+                stores += [check.stage.store for check in plan.judge_checks()[1] if check.stage]
         return stores
 
     def _redone(self) -> list[str]:
         """Stages that have results under other settings and none under these."""
-        return [
+        planned = self.planned(self.config)
+        keys = {store.key for store in planned}
+        redone = (
             store.name
-            for store in self.planned(self.config)
-            if not store.begun and any(self.dir.results(store.name))
-        ]
+            for store in planned
+            if not store.begun and set(self.dir.results(store.name)) - keys
+        )
+        return list(dict.fromkeys(redone))
 
     def stores(self) -> list[StageStore]:
         """The stores of all stages, in the order of the graph."""

@@ -15,6 +15,7 @@ from test_pruning import LETTERS, outcome, question, split, tables
 from maskdpo_ray.annotation.annotate import Annotate
 from maskdpo_ray.annotation.annotator import Verdict
 from maskdpo_ray.annotation.bands import stands
+from maskdpo_ray.annotation.calls import count_calls
 from maskdpo_ray.config import AnnotationConfig, PreferenceConfig, build_config
 from maskdpo_ray.errors import RowRejected, UserError
 
@@ -72,6 +73,9 @@ def test_the_next_gets_what_the_first_is_not_sure_of():
         "members:Knows", "contradictory", 0.7,
     )  # fmt: skip
     assert second["by"] == "members:Unsure"
+    counts = count_calls([out])
+    assert counts["asked"] == 3
+    assert counts["decided_by_members:Knows"] == 1 and counts["decided_by_members:Unsure"] == 2
 
 
 @pytest.mark.parametrize(

@@ -6,39 +6,15 @@ import json
 import numpy as np
 import pytest
 import torch
+from models import classifier
 
 from maskdpo_ray.annotation.annotate import Annotate
 from maskdpo_ray.annotation.encoders import judged, marks, token_verdicts, verdicts_of_labels
 from maskdpo_ray.config import AnnotationConfig, build_config
 from maskdpo_ray.errors import UserError
 
-WORDS = "ada bob cy was born died in rome paris a baker who sang the of and . , ?".split()
 NLI = {0: "entailment", 1: "neutral", 2: "contradiction"}
 DOCUMENT = "ada was a baker of rome and bob died in paris . " * 6
-
-
-def classifier(folder, kind: str, id2label: dict[int, str], seed: int = 0) -> str:
-    from transformers import BertConfig, BertTokenizerFast
-    from transformers.models import bert
-
-    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS]))
-    tokenizer = BertTokenizerFast(vocab=str(folder / "vocab.txt"), model_max_length=48)
-    tokenizer.save_pretrained(folder)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        config = BertConfig(
-            vocab_size=len(WORDS) + 4,
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            intermediate_size=64,
-            max_position_embeddings=48,
-            initializer_range=0.8,
-            id2label=id2label,
-            label2id={label: n for n, label in id2label.items()},
-        )
-        getattr(bert, kind)(config).save_pretrained(folder)
-    return str(folder)
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,11 @@
 import asyncio
+import json
 
 import pytest
 
-from maskdpo_ray.config import AnnotationConfig
-from maskdpo_ray.errors import RowRejected
+from maskdpo_ray.config import AnnotationConfig, build_config
+from maskdpo_ray.errors import RowRejected, UserError
+from maskdpo_ray.questions import as_input, read_questions
 from maskdpo_ray.records import VERDICTS
 from maskdpo_ray.stages.annotating import build_annotator
 
@@ -86,3 +88,43 @@ def test_labels_of_people_pass(biographies, tofueval):
             else:
                 assert labels == [s["verdict"] for s in given["sentences"]]
     assert uncovered == 4  # four biographies have a passage that nobody labelled
+
+
+def labelled(tmp_path, *confidences):
+    cut = [(0, 7), (8, 15)]
+    sentences = [
+        {"start": start, "end": end, "label": label}
+        | ({} if confidence is None else {"confidence": confidence})
+        for (start, end), label, confidence in zip(
+            cut, ("ok", "contradictory"), confidences, strict=True
+        )
+    ]
+    candidate = {"response": "One is. Two is.", "sentences": sentences}
+    (tmp_path / "q.jsonl").write_text(json.dumps({"question": "?", "candidates": [candidate]}))
+    [(_, read)] = read_questions(str(tmp_path / "q.jsonl"))
+    return read
+
+
+def test_a_label_may_come_with_a_confidence(tmp_path):
+    read = labelled(tmp_path, 0.75, None)
+    assert as_input(read)["candidates"][0]["sentences"] == [
+        {"start": 0, "end": 7, "label": "ok", "confidence": 0.75},
+        {"start": 8, "end": 15, "label": "contradictory"},
+    ]
+    [out] = check(read)
+    first, second = out["candidates"][0]["sentences"]
+    assert first["confidence"] == 0.75 and second.get("confidence") is None
+    for wrong in (1.5, -1, "high", True):
+        refused = labelled(tmp_path, wrong, 1)
+        assert isinstance(refused, RowRejected) and "a number from 0 to 1" in refused.detail
+
+
+def test_labels_with_confidence_are_weights_and_pairs_in_the_published_form_have_none():
+    given = {
+        "run_dir": "x", "model": {"path": "m"}, "data": {"train": "q.jsonl"},
+        "sampling": {"source": "input"}, "annotation": {"annotator": "labels"},
+        "preference": {"weights": "confidence"},
+    }  # fmt: skip
+    assert build_config(given).annotation.confident
+    with pytest.raises(UserError, match="remove preference.weights"):
+        build_config({**given, "data": {"train": "q.jsonl", "format": "pairs"}})

@@ -71,7 +71,7 @@ def test_a_sentence_to_learn_from_can_weigh_the_confidence_of_its_verdict():
 
 
 def test_a_verdict_without_the_confidence_that_is_needed_is_an_error():
-    with pytest.raises(MaskError, match="annotation.confidence=true"):
+    with pytest.raises(MaskError, match="has no confidence: let its annotator tell one"):
         token_weights(OWNERS, SENTENCES, "chosen", SOFT)
 
 

@@ -23,6 +23,7 @@ class Labels(Annotator):
     """
 
     needs = {"verdicts"}
+    tells_confidence = True  # of those labels that have one
     version = "1"
 
     def __init__(self, settings: AnnotationConfig | None = None) -> None:
