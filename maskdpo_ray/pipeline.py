@@ -77,18 +77,27 @@ def prepare(stages: Stages, start: Policy, paired: Callable[[Stages], None]) -> 
     rehearse(stages, start)
     # One streaming execution: while a question is annotated the next is being sampled.
     _say_given_pairs(stages)
-    graph = (*stages.before_pairs(start), stages.pair(start))
-    stream(stages, stages.questions("train"), *graph)
-    publish(stages, start)
+    (first, pairing), *others = stages.pairings(start).items()
+    stream(stages, stages.questions("train"), *stages.before_pairs(start), pairing)
+    publish(stages, start, first)
+    for system, pairing in others:
+        stream(stages, finished(stages.source_of_pairs(start)), pairing)
+        publish(stages, start, system)
     paired(stages)
-    stream(stages, some_pairs(stages, start), stages.reference(start))
+    refer(stages, start)
+
+
+def refer(stages: Stages, start: Policy) -> None:
+    """Log-probabilities of all pairs from answers of ``start``, whichever system learns them."""
+    for system in stages.pairings(start):
+        stream(stages, some_pairs(stages, start, system), stages.reference(start))
 
 
 def rehearse(stages: Stages, start: Policy) -> None:
     """Load the base as training does, and try its export, where pairs are still to be made."""
     from maskdpo_ray.training.rehearsal import rehearse_training
 
-    if start != stages.base or stages.pair(start).store.complete:
+    if start != stages.base or all(each.store.complete for each in stages.pairings(start).values()):
         return
     config = stages.config
     start_ray(config.resources)
@@ -116,8 +125,9 @@ def pair(stages: Stages) -> None:
     for start in starts(stages):
         take_pairs(stages, start)
         _say_given_pairs(stages)
-        stream(stages, finished(stages.source_of_pairs(start)), stages.pair(start))
-        publish(stages, start)
+        for system, pairing in stages.pairings(start).items():
+            stream(stages, finished(stages.source_of_pairs(start)), pairing)
+            publish(stages, start, system)
 
 
 def _say_given_pairs(stages: Stages) -> None:
@@ -136,7 +146,7 @@ def _refuse_given_pairs(stages: Stages) -> None:
 
 def reference(stages: Stages) -> None:
     for start in starts(stages):
-        stream(stages, some_pairs(stages, start), stages.reference(start))
+        refer(stages, start)
 
 
 def train(stages: Stages) -> None:
@@ -262,10 +272,13 @@ def take_pairs(stages: Stages, start: Policy) -> None:
     They are the same, for a question's pairs depend on no other question; and no process has to
     start for them.
     """
-    selected, preference = stages.selected, stages.config.preference
-    if selected is None:
+    if stages.selected is None:
         return
-    part, whole = stages.pair(start).store, stages.pair_all(start).store
+    for system, pairing in stages.pairings(start).items():
+        _take(stages, pairing.store, stages.pair_all(start, system).store)
+
+
+def _take(stages: Stages, part: StageStore, whole: StageStore) -> None:
     if part.manifest() is not None:
         return
     for line in whole.drop_damaged():
@@ -278,18 +291,19 @@ def take_pairs(stages: Stages, start: Policy) -> None:
     for pair in whole.rows():
         outcomes.setdefault(pair["question_id"], []).append(pair)
     ids = sorted(outcomes)
-    kept = [outcomes[i] if i in selected else not_selected(i, preference) for i in ids]
+    preference = stages.config.preference
+    kept = [outcomes[i] if i in stages.selected else not_selected(i, preference) for i in ids]
     part.begin(stages.versions)
     part.write_outcomes(ids, kept, stages.config.resources.questions_per_block)
 
 
-def publish(stages: Stages, start: Policy) -> None:
+def publish(stages: Stages, start: Policy, system: str | None) -> None:
     """The pairs for other trainers, beside them: ``weighted_pairs.jsonl``, exact token by token,
     and ``pairs.jsonl``, the public Mask-DPO format, which holds sentences with verdicts. Of
     ``preference.pairs: all_candidates`` there are none."""
-    if stages.config.preference.pairs == "all_candidates":  # two answers in a row are no pair
+    if stages.preference_of(system).pairs == "all_candidates":  # two answers in a row are no pair
         return
-    store = stages.pair(start).store
+    store = stages.pair(start, system).store
     formats: dict[str, Callable[[Pair], dict]] = {
         "weighted_pairs.jsonl": lambda pair: to_weighted(pair, stages.prompt_of(pair)),
         **({} if stages.config.data.weighted else {"pairs.jsonl": to_public}),
@@ -307,7 +321,7 @@ def train_system(stages: Stages, system: str, round: int) -> None:
     store = stages.train(system, round)
     if not store.complete:
         start = stages.start(system, round)
-        references_of(stages, start)
+        references_of(stages, start, system)
         job = stages.training_job(system, round)
         start_ray(stages.config.resources)
         store.begin(stages.versions)
@@ -318,13 +332,13 @@ def train_system(stages: Stages, system: str, round: int) -> None:
     say(store.summary())
 
 
-def some_pairs(stages: Stages, start: Policy) -> StageStore:
-    """The finished pairs from answers of ``start``.
+def some_pairs(stages: Stages, start: Policy, system: str | None = None) -> StageStore:
+    """The finished pairs from answers of ``start`` that ``system`` learns from.
 
     Raises:
         UserError: not one question gave a pair; says what became of them.
     """
-    pairs = finished(stages.pair(start).store)
+    pairs = finished(stages.pair(start, system).store)
     if not pairs.finished()[0]:
         answers = (stage.store for stage in stages.before_pairs(start))
         graph = (stages.questions("train"), *answers, pairs)
@@ -337,13 +351,14 @@ def some_pairs(stages: Stages, start: Policy) -> StageStore:
     return pairs
 
 
-def references_of(stages: Stages, start: Policy) -> StageStore:
-    """The finished log-probabilities of all pairs from answers of ``start``.
+def references_of(stages: Stages, start: Policy, system: str | None = None) -> StageStore:
+    """The finished log-probabilities of the pairs from answers of ``start`` that ``system`` learns.
 
     Raises:
         UserError: there are no pairs, or some have none: the store outlives the pairs it was for.
     """
-    pairs, references = some_pairs(stages, start), finished(stages.reference(start).store)
+    pairs = some_pairs(stages, start, system)
+    references = finished(stages.reference(start).store)
     if pairs.blocks(without=set.union(*references.finished()), column="digest"):
         raise _unfinished(references)
     return references

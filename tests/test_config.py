@@ -156,6 +156,27 @@ def test_one_candidate_is_refused_with_the_reason():
             "learns from all candidates, and pruned ones are not judged",
         ),
         (
+            {
+                "systems": {"a": {"preference": {"select": "net"}}},
+                "annotation": {"annotator": "closed_world", "prune": True},
+            },
+            "systems.a.preference selects other pairs than preference, and annotation.prune",
+        ),
+        (
+            {"systems": {"a": {"preference": {"selct": "net"}}}},
+            "unknown key 'systems.a.preference.selct': did you mean 'select'?",
+        ),
+        ({"systems": {"a": {"preference": {"f1_k": 3}}}}, "f1_k is of select=f1@k"),
+        ({"systems": {"a": {"preference": "net"}}}, "systems.a.preference must be a mapping"),
+        (
+            {"systems": {"a": {"preference": {"questions": "q.jsonl"}}}},
+            "systems.a.preference.questions: systems learn from the same questions",
+        ),
+        (
+            {"systems": {"a": {"preference": {"pairs": "all_candidates"}}}},
+            "systems.a compares them",
+        ),
+        (
             {"preference": {"pairs": "all_candidates"}, "systems": {"a": {}}},
             "systems.a compares them: set training.loss=fkto",
         ),

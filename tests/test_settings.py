@@ -370,6 +370,10 @@ GIVEN = {name.replace("base", "given") for name in BASE}
         ("training.deepspeed", {"wall_clock_breakdown": True}, set()),
         ("systems.one.beta", 0.3, TRAINED),
         ("systems.one.zero_stage", 1, set()),
+        ("systems.one.preference.eos", "mask", {"pair", "pair-for-one", *TRAINED}),
+        ("systems.one.preference", {"eos": "keep"}, set()),
+        ("systems.two.preference.eos", "mask", {
+            "pair-for-two", *(name.replace("one", "two") for name in TRAINED)}),
         ("systems.two", {}, {name.replace("one", "two") for name in TRAINED}),
         ("evaluation.bootstrap", 300, set()),
         ("evaluation.best_of_n", [1], set()),

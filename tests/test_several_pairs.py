@@ -26,7 +26,7 @@ def candidate(letters: str, number: int) -> dict:
     return {"response": text, "sentences": sentences}
 
 
-def configured(tmp_path, name, **preference):
+def configured(tmp_path, name, systems=None, **preference):
     rows = [
         {
             "id": name,
@@ -45,6 +45,7 @@ def configured(tmp_path, name, **preference):
         "annotation": {"annotator": "labels"},
         "preference": {"max_length": 512, "pairs_per_question": 2, **preference},
         "training": {"max_steps": 1, "holdout": 0.3, "zero_stage": 0},
+        **({"systems": systems} if systems else {}),
     }
     path = tmp_path / f"{name}.yaml"
     path.write_text(json.dumps(config))
@@ -85,3 +86,35 @@ def test_several_pairs_of_a_question_are_counted_referred_to_and_learnt(ray_clus
     assert some.manifest()["counts"] == {
         "in": 3, "out": 1, "rejected": {"not_selected": 2}, "pairs": 2
     }  # fmt: skip
+
+
+def test_systems_learn_from_pairs_of_their_own(ray_cluster, tmp_path):
+    """One graph, one sampling and one reference; only a system with other pairs has its own."""
+    net = {"preference": {"select": "net", "net_lambda": 2.0, "pairs_per_question": 1}}
+    systems = {
+        "mask_dpo": {},
+        "net": net,
+        "hinge": net | {"loss": "hinge"},
+    }
+    path = configured(tmp_path, "whole", systems)
+    assert main(["run", str(path)]) == 0
+    stages = Stages(read_config(path))
+    assert {name: stage.store.name for name, stage in stages.pairings(stages.base).items()} == {
+        "mask_dpo": "pair", "net": "pair-for-net"
+    }  # fmt: skip
+    own = stages.pair(system="hinge").store
+    assert str(own.folder) == str(stages.pair(system="net").store.folder)
+    assert sorted(row["id"] for row in own.rows()) == ["both", "one"]
+    assert {row["chosen"]["index"] for row in own.rows() if row["id"] == "both"} == {0}
+    known = {row["id"] for row in stages.reference().store.rows()}
+    for system, count in (("mask_dpo", 3), ("net", 2), ("hinge", 2)):
+        digests = {row["digest"] for row in stages.pair(system=system).store.rows()}
+        assert len(digests) == count and digests <= known
+        assert stages.train(system).complete
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["stages"]["pair-for-net"]["left_out"] == {"error": 1}
+    assert len(list((tmp_path / "run").glob("pair-for-net/*/weighted_pairs.jsonl"))) == 1
+    # Again: nothing is left to do.
+    keys = {store.name: store.key for store in stages.stores()}
+    assert main(["run", str(path)]) == 0
+    assert {store.name: store.key for store in Stages(read_config(path)).stores()} == keys

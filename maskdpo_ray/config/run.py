@@ -57,7 +57,8 @@ class Config(Section):
     """The reference of a later round: the policy that this round starts from, or the first one of
     all, from which all rounds together then stay within reach."""
     systems: dict[str, Changes] = {"mask_dpo": {}}
-    """Trained systems: for each name, what differs from the training section."""
+    """Trained systems: for each name, what differs from the training section, and under
+    `preference` what differs from the preference section."""
     evaluation: EvaluationConfig = EvaluationConfig()
     tracking: Where[TrackingConfig] = TrackingConfig()
     resources: Where[ResourcesConfig] = ResourcesConfig()
@@ -121,38 +122,10 @@ class Config(Section):
                 "data.format=pairs brings answers and verdicts along: set annotation.annotator="
                 f"{' or '.join(with_need('verdicts'))} and sampling.source=input"
             )
-        if self.preference.length_window and self.annotation and self.annotation.prune:
-            raise ValueError(
-                "preference.length_window may pair any two answers, and annotation.prune asks only "
-                "about the best and the worst: set annotation.prune=false"
-            )
-        read = ("no_fact", "unverifiable", "pairs_per_question", "weights")
-        of_pairs = self.preference.changed(*read)
-        if self.data.format == "pairs" and of_pairs:
-            raise ValueError(
-                "data.format=pairs brings two answers to a question, and of their sentences only "
-                f"whether they are correct: remove preference.{of_pairs[0]}"
-            )
         if labels and self.sampling.source != "input":
             raise ValueError(
                 f"annotator {annotation.annotator!r} takes the verdicts of the input: set "
                 "sampling.source=input"
-            )
-        if self.preference.weights == "confidence" and annotation and not annotation.confident:
-            raise ValueError(
-                "preference.weights=confidence needs verdicts that come with one: set "
-                "annotation.confidence=true, or another annotator that tells it "
-                "(docs/annotators.md), or remove it"
-            )
-        if self.preference.shared_openings == "mask" and annotation and annotation.prune:
-            raise ValueError(
-                "preference.shared_openings=mask reads the correct sentences of all candidates, "
-                "and pruned ones are not judged: set annotation.prune=false, or remove it"
-            )
-        if self.preference.pairs == "all_candidates" and annotation and annotation.prune:
-            raise ValueError(
-                "preference.pairs=all_candidates learns from all candidates, and pruned ones are "
-                "not judged: set annotation.prune=false, or remove it"
             )
         if self.rounds > 1 and (self.sampling.source == "input" or self.sampling.endpoint):
             raise ValueError("rounds sample from the aligned policy: set sampling.source=vllm")
@@ -284,21 +257,14 @@ class Config(Section):
                         f"systems.{name}.{key}: the reference is computed once for all systems, in "
                         f"training's arithmetic: set training.{key}"
                     )
-            try:
-                self.training_of(name)
-            except ValidationError as error:
-                problems = (
-                    explain(problem, TrainingConfig, {}, f"systems.{name}.")
-                    for problem in error.errors()
-                )
-                raise ValueError("; ".join(problems)) from None
+            self._check_changes(name)
         trained = [self.training_of(name) for name in self.systems]
-        compared = [n for n, each in zip(self.systems, trained, strict=True) if each.compares]
-        if self.preference.pairs == "all_candidates" and compared:
-            raise ValueError(
-                f"preference.pairs=all_candidates makes rows of any two answers, and systems."
-                f"{compared[0]} compares them: set training.loss=fkto, or remove preference.pairs"
-            )
+        for name, each in zip(self.systems, trained, strict=True):
+            if each.compares and self.preference_of(name).pairs == "all_candidates":
+                raise ValueError(
+                    f"preference.pairs=all_candidates makes rows of any two answers, and systems."
+                    f"{name} compares them: set training.loss=fkto, or remove preference.pairs"
+                )
         answers = self.evaluates or self.rounds > 1
         if answers and any(each.lora and each.lora.export == "adapter" for each in trained):
             raise ValueError(
@@ -311,6 +277,76 @@ class Config(Section):
                 "model.dtype=bfloat16, or training.attention=sdpa"
             )
         return self
+
+    def _check_changes(self, system: str) -> None:
+        """Raise where what a system changes is no valid section of its own."""
+        changes = self.systems[system].get("preference", {})
+        where = f"systems.{system}.preference"
+        if not isinstance(changes, dict):
+            raise ValueError(f"{where} must be a mapping, such as {{select: net}}")
+        if "questions" in changes:
+            raise ValueError(
+                f"{where}.questions: systems learn from the same questions: set "
+                "preference.questions, or make another run"
+            )
+        if changes and self.data.weighted:
+            raise ValueError(
+                "data.format=weighted_pairs takes pairs as they are, nothing is selected: remove "
+                f"{where}"
+            )
+        for section, prefix, made in (
+            (PreferenceConfig, f"{where}.", self.preference_of),
+            (TrainingConfig, f"systems.{system}.", self.training_of),
+        ):
+            try:
+                made(system)
+            except ValidationError as error:
+                problems = (explain(each, section, {}, prefix) for each in error.errors())
+                raise ValueError("; ".join(problems)) from None
+
+    @model_validator(mode="after")
+    def _pairs_can_be_made(self) -> "Config":
+        for where, preference in self._preferences.items():
+            self._check_preference(where, preference)
+        return self
+
+    def _check_preference(self, where: str, preference: PreferenceConfig) -> None:
+        """Raise where a preference section asks for what this run does not have."""
+        annotation = self.annotation
+        prunes = annotation is not None and annotation.prune
+        if prunes and preference.length_window:
+            raise ValueError(
+                f"{where}.length_window may pair any two answers, and annotation.prune asks only "
+                "about the best and the worst: set annotation.prune=false"
+            )
+        if prunes and preference.shared_openings == "mask":
+            raise ValueError(
+                f"{where}.shared_openings=mask reads the correct sentences of all candidates, "
+                "and pruned ones are not judged: set annotation.prune=false, or remove it"
+            )
+        if prunes and preference.pairs == "all_candidates":
+            raise ValueError(
+                f"{where}.pairs=all_candidates learns from all candidates, and pruned ones are "
+                "not judged: set annotation.prune=false, or remove it"
+            )
+        if prunes and preference.selection() != self.preference.selection():
+            raise ValueError(
+                f"{where} selects other pairs than preference, and annotation.prune asks only "
+                "about those of preference: set annotation.prune=false"
+            )
+        read = ("no_fact", "unverifiable", "pairs_per_question", "weights")
+        of_pairs = preference.changed(*read)
+        if self.data.format == "pairs" and of_pairs:
+            raise ValueError(
+                "data.format=pairs brings two answers to a question, and of their sentences only "
+                f"whether they are correct: remove {where}.{of_pairs[0]}"
+            )
+        if preference.weights == "confidence" and annotation and not annotation.confident:
+            raise ValueError(
+                f"{where}.weights=confidence needs verdicts that come with one: set "
+                "annotation.confidence=true, or another annotator that tells it "
+                "(docs/annotators.md), or remove it"
+            )
 
     @model_validator(mode="after")
     def _one_arithmetic(self) -> "Config":
@@ -359,9 +395,22 @@ class Config(Section):
 
     def training_of(self, system: str) -> TrainingConfig:
         """The training section of one trained system, its overrides applied."""
-        overrides = self.systems[system]
+        overrides = {k: v for k, v in self.systems[system].items() if k != "preference"}
         given = _merged({**self.training.model_dump(), **preset_of(overrides)}, overrides)
         return TrainingConfig.model_validate(given)
+
+    def preference_of(self, system: str) -> PreferenceConfig:
+        """The preference section of one trained system, its overrides applied."""
+        changes = self.systems[system].get("preference", {})
+        return PreferenceConfig.model_validate(_merged(self.preference.model_dump(), changes))
+
+    @property
+    def _preferences(self) -> dict[str, PreferenceConfig]:
+        """All preference sections, by where they stand."""
+        own = [name for name, changes in self.systems.items() if changes.get("preference")]
+        return {"preference": self.preference} | {
+            f"systems.{name}.preference": self.preference_of(name) for name in own
+        }
 
     @property
     def annotator(self) -> AnnotationConfig:

@@ -237,7 +237,8 @@ def annotate_answers(stages: Stages) -> None:
 
 def pair_count(stages: Stages) -> int:
     """The pairs that the systems of a finished run learnt from."""
-    counts = stages.pair().store.manifest()["counts"]
+    (pairing,) = stages.pairings(stages.base).values()
+    counts = pairing.store.manifest()["counts"]
     return counts.get("pairs", counts["out"])
 
 

@@ -251,18 +251,19 @@ def _short_forms(stages: "Stages", not_scored: dict[str, str]) -> dict[str, dict
 def _count_what_made_pairs(stages: "Stages") -> None:
     """Note with the pairs, by reason, the answers that none could be made of (``left_out``), and
     the pairs that were dropped beside others of their question (``dropped``)."""
-    preference = stages.config.preference
     if stages.config.data.weighted:  # of pairs that are given nothing is left out
         return
-    for start in {stages.start(*each) for each in _trainings(stages)}:
-        store, annotated = stages.pair(start).store, stages.annotate(start).store
+    starts = {stages.start(*each) for each in _trainings(stages)}
+    pairings = ((start, *each) for start in starts for each in stages.pairings(start).items())
+    for start, system, pairing in pairings:
+        store, annotated = pairing.store, stages.annotate(start).store
         # Counted once: it reads every row.
         if store.complete and annotated.complete and "left_out" not in store.manifest():
             reasons = (reason for row in store.rows(["id", "dropped"]) for reason in row["dropped"])
             store.finish(
                 store.manifest()["counts"],
                 0.0,
-                left_out=count_left_out(annotated.rows(), preference),
+                left_out=count_left_out(annotated.rows(), stages.preference_of(system)),
                 dropped=dict(Counter(reasons)),
             )
 
@@ -302,11 +303,13 @@ def _metrics(store: "StageStore") -> list[dict[str, Any]]:
 
 
 def _examples(stages: "Stages") -> list[dict[str, Any]]:
-    """A few pairs for the viewer."""
-    paired = stages.config.preference.pairs == "best_worst"
-    if not _trainings(stages) or not paired:
+    """A few pairs for the viewer, of the first system that learns from any."""
+    if not _trainings(stages):
         return []
-    store = stages.pair().store
+    made = stages.pairings(stages.base).items()
+    of_two = (p.store for system, p in made if stages.preference_of(system).pairs == "best_worst")
+    if (store := next(of_two, None)) is None:
+        return []
     pairs = telling_pairs(store.rows(), EXAMPLES) if store.complete else []
     if not pairs:
         return []

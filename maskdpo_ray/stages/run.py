@@ -67,7 +67,8 @@ class Stages(Further):
             if start not in starts:  # systems share the first round's pairs
                 starts.append(start)
                 made += [stage.store for stage in self.before_pairs(start)]
-                made += [self.pair(start).store, self.reference(start).store]
+                made += [stage.store for stage in self.pairings(start).values()]
+                made.append(self.reference(start).store)
             made.append(self.train(system, round))
         if self.config.evaluates:
             made.append(self.questions("test"))

@@ -113,15 +113,40 @@ class Training(Inputs):
             messages = self._given_prompts[pair["id"]]
         return messages and conversation(messages, self.config.model.system_prompt)
 
-    def pair(self, policy: Policy | None = None) -> StreamStage:
-        return self._pair(policy or self.base, self.selected)
+    def pair(self, policy: Policy | None = None, system: str | None = None) -> StreamStage:
+        """Pairs of the answers of ``policy`` by the settings of ``system``, or by those that
+        systems change."""
+        return self._pair(policy or self.base, self.preference_of(system), self.selected)
 
-    def pair_all(self, policy: Policy) -> StreamStage:
+    def pair_all(self, policy: Policy, system: str | None) -> StreamStage:
         """Pairs of all questions, whichever ``preference.questions`` selects."""
-        return self._pair(policy, None)
+        return self._pair(policy, self.preference_of(system), None)
 
-    def _pair(self, policy: Policy, selected: frozenset[str] | None) -> StreamStage:
-        preference = self.config.preference
+    def pairings(self, start: Policy) -> dict[str | None, StreamStage]:
+        """The stages that make pairs of the answers of ``start``, by the first system that learns
+        from them; by None where no system is trained."""
+        own = [system for system, round in self.trainings() if self.start(system, round) == start]
+        made: dict[str, tuple[str | None, StreamStage]] = {}
+        for system in own or [None]:
+            stage = self.pair(start, system)
+            made.setdefault(stage.store.name, (system, stage))
+        return dict(made.values())
+
+    def preference_of(self, system: str | None) -> PreferenceConfig:
+        """How the pairs of a system are made; of None, those of systems that do not change it."""
+        return self.config.preference_of(system) if system else self.config.preference
+
+    def _pairing(self, policy: Policy, preference: PreferenceConfig) -> str:
+        """Name of the stage that makes pairs by these settings."""
+        name, systems = policy.stage("pair"), self.config.systems
+        if preference == self.config.preference:
+            return name
+        first = next(each for each in systems if self.preference_of(each) == preference)
+        return f"{name}-for-{first}"
+
+    def _pair(
+        self, policy: Policy, preference: PreferenceConfig, selected: frozenset[str] | None
+    ) -> StreamStage:
         settings = preference.decides() | {
             "policy": policy.identity,
             "model": self.model_settings,
@@ -136,7 +161,7 @@ class Training(Inputs):
         if read:  # pairs from outside need not tell it
             settings["read"] = read
         store = self.dir.store(
-            policy.stage("pair"), settings, PAIR_SCHEMA, self.source_of_pairs(policy)
+            self._pairing(policy, preference), settings, PAIR_SCHEMA, self.source_of_pairs(policy)
         )
         model = self.model_of(policy)
         build = partial(PairBuilder, model, preference, selected, self.overrides)
@@ -241,11 +266,11 @@ class Training(Inputs):
         if (reference := self.reference_policy(start)) != start:
             settings["reference"] = reference.identity
         name = f"train-{_after(system, round)}"
-        return self.dir.store(name, settings, NO_ROWS, self.pair(start).store)
+        return self.dir.store(name, settings, NO_ROWS, self.pair(start, system).store)
 
     def training_job(self, system: str, round: int = 1) -> TrainingJob:
         start = self.start(system, round)
-        pairs, references = self.pair(start).store, self.reference(start).store
+        pairs, references = self.pair(start, system).store, self.reference(start).store
         settings = self.config.training_of(system)
         return TrainingJob(
             model=self.model_of(start),
@@ -255,7 +280,7 @@ class Training(Inputs):
             references=references.rows,
             output=self.train(system, round).folder,
             tracking=self.config.tracking,
-            origin=self._origin(start),
+            origin=self._origin(start, system),
             questions=None if self.config.data.weighted else self.questions("train").rows,
             examiner=self._examiner_here() if settings.sample_every else None,
         )
@@ -276,12 +301,12 @@ class Training(Inputs):
             return f"evaluation.judges.{judge}"
         return "evaluation.annotation" if self.config.evaluation.annotation else "annotation"
 
-    def _origin(self, start: Policy) -> dict[str, str]:
+    def _origin(self, start: Policy, system: str) -> dict[str, str]:
         """What the pairs of a policy came from, row counts and drops by reason included."""
         who = "none: the pairs brought their weights along"
         if not self.config.data.weighted:
             who = " ".join(filter(None, self.config.annotator.who.values()))
-        stages = (*self.before_pairs(start), self.pair(start))
+        stages = (*self.before_pairs(start), self.pair(start, system))
         counts = (stage.store.summary().split(": ", 1) for stage in stages)
         return {
             "annotator": who,
