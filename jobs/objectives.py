@@ -56,23 +56,29 @@ class Objective:
 
 
 PAPER = "the paper's"
-ANCHOR = {"anchor": "reference", "anchor_weight": 0.3}
-BOUND = {"rejected_floor": 1.5, "rejected_floor_per": "token"}
+TRIMMED = {"trim_chosen": True}
+ANCHOR = {"anchor": "reference", "anchor_weight": 1.0}
+BOUND = {"rejected_floor": 2.0, "rejected_floor_per": "token"}
 ADAPTERS = {"lora": {"rank": 8, "alpha": 16}}
-ADAPTERS_RATE = 10 / 3  # adapters want a higher one
+ADAPTERS_RATE = 20 / 3  # adapters want a higher one
 OBJECTIVES: dict[str, Objective] = {
     "DPO": Objective(loss={"mask": "none"}),
     PAPER: Objective(),
     "F1@K": Objective({"select": "f1@k"}),
     "net": Objective({"select": "net"}),
-    "net, NLL of the chosen answer": Objective({"select": "net"}, {"nll_weight": 1.0}),
-    "net, NLL of correct sentences": Objective({"select": "net"}, {"anchor_weight": 1.0}),
-    "net, anchored": Objective({"select": "net"}, ANCHOR),
-    "the paper's, adapters": Objective(loss=ADAPTERS, rate=ADAPTERS_RATE),
-    "net, adapters": Objective({"select": "net"}, ADAPTERS, ADAPTERS_RATE),
-    "net, adapters, anchored": Objective({"select": "net"}, ADAPTERS | ANCHOR, ADAPTERS_RATE),
-    "net, adapters, anchored, bounded": Objective(
-        {"select": "net"}, ADAPTERS | ANCHOR | BOUND, ADAPTERS_RATE, recommended=True
+    "trimmed": Objective(TRIMMED),
+    "NLL of the chosen answer": Objective(loss={"nll_weight": 1.0}),
+    "NLL of correct sentences": Objective(loss={"anchor_weight": 1.0}),
+    "anchored": Objective(loss=ANCHOR),
+    "adapters": Objective(loss=ADAPTERS, rate=ADAPTERS_RATE),
+    "adapters, trimmed": Objective(TRIMMED, ADAPTERS, ADAPTERS_RATE),
+    "adapters, anchored, bounded": Objective({}, ADAPTERS | ANCHOR | BOUND, ADAPTERS_RATE),
+    "adapters, trimmed, anchored": Objective(TRIMMED, ADAPTERS | ANCHOR, ADAPTERS_RATE),
+    "adapters, trimmed, anchored, bounded": Objective(
+        TRIMMED, ADAPTERS | ANCHOR | BOUND, ADAPTERS_RATE, recommended=True
+    ),
+    "net, adapters, trimmed, anchored, bounded": Objective(
+        {"select": "net"} | TRIMMED, ADAPTERS | ANCHOR | BOUND, ADAPTERS_RATE
     ),
 }
 
