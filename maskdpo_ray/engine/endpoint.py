@@ -7,7 +7,6 @@ concerns one request (``RequestRefused``) and what a person must mend (``UserErr
 """
 
 import asyncio
-import json
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -24,8 +23,13 @@ from openai import (
 
 from maskdpo_ray.config import EndpointConfig
 from maskdpo_ray.engine.refusal import RequestRefused
-from maskdpo_ray.engine.server_words import named_parameters, read_choice
-from maskdpo_ray.errors import UserError
+from maskdpo_ray.engine.server_words import (
+    choices_of,
+    named_parameters,
+    read_choice,
+    tokens_of,
+)
+from maskdpo_ray.errors import UserError, first_line
 
 NO_KEY = "EMPTY"  # what servers without keys are sent: the client insists on one
 REACH_SECONDS = 10.0  # a server that lives lists its models sooner, however busy it is
@@ -33,12 +37,17 @@ SIGN_OF_LIFE_RETRIES = 1
 REASON_LENGTH = 500  # characters
 OF_ONE_REQUEST = (400, 413, 422)  # too long, or otherwise not to this server's liking
 OF_THE_KEY = (401, 403)
-# Of one request, where the server lives: it fails, hangs, or will not say such a thing (403).
-PERHAPS_OF_ONE_REQUEST = (403, 500, 502, 503, 504)
-HOPELESS = 16  # of these in a row, and no answer between them: the server answers nobody
+# Any other may be of one request, where the server lives: it fails, hangs, or will not say such a
+# thing (403, 451).
+OF_ALL = (401, 402, 404)
+TOO_MANY = 429  # of one request, too large for the limit, where others are answered meanwhile
+HOPELESS = 16  # failures in a row, and no answer between them: does the server answer anybody?
+UNREADABLE = (APIResponseValidationError, ValueError, RecursionError)  # no JSON, no choices, ...
+WAITS = (0.2, 1.0)  # seconds until what cannot be read is asked for again
 
 Request = Callable[[AsyncOpenAI], Awaitable[Any]]
 Probe = Callable[["Endpoint", list[Any]], Awaitable[Any]]
+Reader = Callable[[Any], Any]  # of an answer; raises ``ValueError`` where it cannot be read
 
 
 class Endpoint:
@@ -48,15 +57,21 @@ class Endpoint:
     counts, so a server in trouble is not pressed harder. Belongs to the event loop it is first
     used on.
 
+    Args:
+        probe: what the server was tried out with (``try_out``): after many failures in a row it
+            tells whether they are those requests' (moderation refuses all about a question).
+
     Raises:
         UserError: ``api_key_file`` cannot be read.
     """
 
-    def __init__(self, settings: EndpointConfig) -> None:
+    def __init__(self, settings: EndpointConfig, probe: Probe | None = None) -> None:
         self.model = settings.model
         self._settings = settings
+        self._probe = probe
         self._key = read_key(settings)
-        self._unanswered = 0  # such requests since the last answer
+        self._answered = 0  # requests
+        self._unanswered = 0  # since the last answer
         self._slots = asyncio.Semaphore(settings.concurrency)
         self._client = AsyncOpenAI(
             base_url=settings.base_url,
@@ -71,39 +86,48 @@ class Endpoint:
     async def __aexit__(self, *_: object) -> None:
         await self._client.close()
 
-    async def ask(self, request: Request) -> Any:
+    async def ask(self, request: Request, read: Reader) -> Any:
         """One request, e.g. ``lambda client: client.chat.completions.create(...)``.
 
+        An answer that cannot be read is asked for again, a few times.
+
         Returns:
-            its answer, which has ``choices``.
+            what ``read`` makes of its answer.
 
         Raises:
             RequestRefused: the server will not take this request, or fails on it every time.
             UserError: wrong key, model or address, or a server that stays away.
         """
+
+        async def asked() -> Any:
+            for wait in WAITS:
+                try:
+                    return read(await request(self._client))
+                except UNREADABLE:
+                    await asyncio.sleep(wait)
+            return read(await request(self._client))
+
         async with self._slots:
-            answer = await self._sorted(request(self._client))
-        if not getattr(answer, "choices", None):
-            raise self.trouble("answers without choices: it does not speak the OpenAI protocol")
+            answer = await self._sorted(asked())
+        self._answered += 1
         self._unanswered = 0
         return answer
 
-    async def chat(self, **parameters: Any) -> Any:
+    async def chat(self, **parameters: Any) -> tuple[Any, int | None]:
         """``ask`` for a chat completion, under the names that the server has for parameters.
 
         Returns:
-            its answer in one form: content is a text, ``finish_reason`` one of ours.
+            its first choice in one form: content is a text, ``finish_reason`` one of ours; and
+            the tokens read and written for it, where the server tells.
 
         Raises:
             RequestRefused, UserError: as ``ask``; also a reply that is no Unicode text.
         """
         named = named_parameters(parameters, self._settings.parameters)
-        answer = await self.ask(
-            lambda client: client.chat.completions.create(model=self.model, **named)
+        return await self.ask(
+            lambda client: client.chat.completions.create(model=self.model, **named),
+            lambda answer: (read_choice(choices_of(answer)[0]), tokens_of(answer)),
         )
-        for choice in answer.choices:
-            read_choice(choice)
-        return answer
 
     async def reach(self) -> list[Any]:
         """The models that the server lists, asked for with the patience of any request.
@@ -122,18 +146,19 @@ class Endpoint:
 
     async def _sorted(self, answer: Awaitable[Any], of_all: bool = False) -> Any:
         """The answer; or what its failure concerns, with ``of_all`` never the request alone."""
+        before = self._answered
         try:
             return await asyncio.wait_for(answer, None if of_all else self._settings.patience)
         except TimeoutError:
             raise await self._perhaps_of_one(
                 f"no answer within {self._settings.patience:g} s (patience)"
             ) from None
-        except APIResponseValidationError as error:
-            raise await self._perhaps_of_one(f"the answer cannot be read: {error}") from None
-        except json.JSONDecodeError as error:
-            raise await self._perhaps_of_one(f"the answer is no JSON: {error}") from None
+        except UNREADABLE as error:
+            words = self._without_key(first_line(error))[:REASON_LENGTH]
+            raise await self._perhaps_of_one(f"the answer cannot be read: {words}") from None
         except APIStatusError as error:
-            raise await self._status(error, of_all) from None
+            others = self._answered > before
+            raise await self._status(error, of_all, others) from None
         except APIConnectionError as error:
             if isinstance(error, APITimeoutError) and not of_all:
                 raise await self._perhaps_of_one(f"timed out; {self._patience}") from None
@@ -141,13 +166,17 @@ class Endpoint:
             reason = "timed out" if isinstance(error, APITimeoutError) else reason
             raise self.trouble(f"{reason}; {self._patience}") from None
 
-    async def _status(self, error: APIStatusError, of_all: bool) -> RequestRefused | UserError:
+    async def _status(
+        self, error: APIStatusError, of_all: bool, others: bool
+    ) -> RequestRefused | UserError:
+        """What an HTTP error concerns. ``others``: requests that were answered meanwhile."""
         status, said = error.status_code, f"HTTP {error.status_code}: {self._words(error)}"
         if status in OF_ONE_REQUEST:
             return RequestRefused(said)
-        if not of_all and status in PERHAPS_OF_ONE_REQUEST and await self._lives():
+        for_sure = of_all or status in OF_ALL or (status == TOO_MANY and not others)
+        if not for_sure and await self._lives():
             remedy = f"; {self._key_remedy}" if status in OF_THE_KEY else ""
-            return self._of_one(f"{said}{remedy}")
+            return await self._of_one(f"{said}{remedy}")
         if status in OF_THE_KEY:
             return self.trouble(f"{said}; {self._key_remedy}")
         if status == 404:
@@ -157,14 +186,28 @@ class Endpoint:
         return self.trouble(f"{said}{asks}; {self._patience}")
 
     async def _perhaps_of_one(self, reason: str) -> RequestRefused | UserError:
-        return self._of_one(reason) if await self._lives() else self.trouble(reason)
+        return await self._of_one(reason) if await self._lives() else self.trouble(reason)
 
-    def _of_one(self, reason: str) -> RequestRefused | UserError:
-        """What a server that lives does not answer, unless it has long answered nobody."""
+    async def _of_one(self, reason: str) -> RequestRefused | UserError:
+        """What a server that lives does not answer, unless it answers nobody any more."""
         self._unanswered += 1
         if self._unanswered >= HOPELESS:
-            return self.trouble(f"{reason}; so with the last {self._unanswered} requests")
+            if not await self._answers_others():
+                return self.trouble(f"{reason}; so with the last {self._unanswered} requests")
+            self._unanswered = 0
         return RequestRefused(f"{reason}, every time, while the server answers others")
+
+    async def _answers_others(self) -> bool:
+        """Whether the server still answers what it was tried out with."""
+        if self._probe is None:
+            return False
+        hasty = self._settings.model_copy(update={"max_retries": SIGN_OF_LIFE_RETRIES})
+        async with Endpoint(hasty) as endpoint:
+            try:
+                await self._probe(endpoint, await endpoint.reach())
+            except (RequestRefused, UserError):
+                return False
+        return True
 
     async def _lives(self) -> bool:
         try:

@@ -59,14 +59,13 @@ class ChatEndpoint:
         """
         for message in messages:
             check_unicode(message["content"], f"the {message['role']}'s text")
-        completion = await self._endpoint.chat(
+        choice, tokens = await self._endpoint.chat(
             messages=[{**each, "content": escaped(each["content"])} for each in messages],
             temperature=0,
             max_completion_tokens=self._max_tokens,
             **self._asks,
             **self._more(choices),
         )
-        choice = completion.choices[0]
         answer = served_answer(choice.message)
         if answer.unfinished:
             raise RequestRefused(NEVER_LEFT)
@@ -78,8 +77,7 @@ class ChatEndpoint:
         text = self._chosen(text, choices) if choices and complete else text
         of = answer.response if answer.reasoning else None
         probability = self._probability(choice, of) if self._asks else None
-        usage = completion.usage
-        return Reply(text, complete, probability, usage.total_tokens if usage else None)
+        return Reply(text, complete, probability, tokens)
 
     def _probability(self, choice: Any, tail: str | None) -> float:
         """Of the whole reply, or of the tokens at its end that hold ``tail``."""
@@ -89,6 +87,8 @@ class ChatEndpoint:
                 "confidence=false, or use vLLM's server"
             )
         tokens = list(choice.logprobs.content)
+        if not all(isinstance(token.logprob, float | int) for token in tokens):
+            raise RequestRefused("the server tells no probability of some tokens of the reply")
         if tail is not None:
             first = len(tokens)
             while first and tail not in "".join(token.token for token in tokens[first:]):
@@ -153,4 +153,4 @@ def open_chat(
 
     knows = f", and does its server know constrain={constrain}" if choices else ""
     try_out(settings, probe, f"is it a chat model{knows}?")
-    return ChatEndpoint(Endpoint(settings), *asked)
+    return ChatEndpoint(Endpoint(settings, probe), *asked)

@@ -4,12 +4,15 @@ Only servers that return the ids which they sampled will do (vLLM's ``return_tok
 again from text are others in 10 to 40 % of real responses, and training would learn those.
 """
 
-from dataclasses import dataclass
+import asyncio
+from collections import Counter
+from dataclasses import dataclass, replace
 from typing import Any
 
 from maskdpo_ray.config import EndpointConfig
 from maskdpo_ray.engine.endpoint import Endpoint, try_out
 from maskdpo_ray.engine.refusal import RequestRefused
+from maskdpo_ray.engine.server_words import choices_of, finish_of
 
 NEEDS = "candidates are learnt by the very ids that were sampled; use vLLM's server (`vllm serve`)"
 # Letters, digits, accents, white space and Chinese: tokenizers that agree on it are the same.
@@ -41,19 +44,49 @@ class TokenEndpoint:
     async def generate(self, prompt_token_ids: list[int], params: dict[str, Any]) -> list[Output]:
         """Complete one prompt; ``params["n"]`` outputs, in order of their index.
 
+        Output ``k`` is sampled with ``seed + k``. Of a server that gives fewer than it was asked
+        for, or always one, each that is missing is asked for alone, by its own seed.
+
         Args:
             params: ``n``, ``seed``, ``temperature``, ``top_p``, ``top_k``, ``max_tokens``,
-                ``stop_token_ids``. Output
-                ``k`` is sampled with ``seed + k``.
+                ``stop_token_ids``.
 
         Raises:
             RequestRefused: too long, or not possible with these parameters.
             UserError: the endpoint fails for all.
         """
+        count, seed = params["n"], params["seed"]
+        found = await self._complete(prompt_token_ids, params) if count > 1 else {}
+        missing = [k for k in range(count) if k not in found]
+        alone = await asyncio.gather(
+            *(
+                self._complete(prompt_token_ids, params | {"n": 1, "seed": seed + k})
+                for k in missing
+            )
+        )
+        found |= {k: replace(one[0], index=k) for k, one in zip(missing, alone, strict=True)}
+        for output in found.values():
+            if output.finish_reason not in ("stop", "length"):
+                raise RequestRefused(f"the endpoint ended it: {output.finish_reason}")
+        return [found[k] for k in range(count)]
+
+    async def _complete(
+        self, prompt_token_ids: list[int], params: dict[str, Any]
+    ) -> dict[int, Output]:
+        """What one request brought, by index; of one that asks for one completion, that."""
+
+        def read(answer: Any) -> dict[int, Output]:
+            if params["n"] == 1:
+                return {0: _output(choices_of(answer)[0])}
+            outputs = list(map(_output, getattr(answer, "choices", None) or []))
+            bearers = Counter(each.index for each in outputs)
+            told = [each for each in outputs if bearers[each.index] == 1]
+            return {each.index: each for each in told if each.index in range(params["n"])}
+
         # The server refuses what could outgrow the context; an engine in the actor stops there.
         room = self.max_model_len - len(prompt_token_ids)
         # All that decides a token is sent: what is not comes from the server's own defaults.
-        answer = await self._endpoint.ask(
+        return await self._endpoint.ask(
             lambda client: client.completions.create(
                 model=self._endpoint.model,
                 prompt=prompt_token_ids,
@@ -71,9 +104,9 @@ class TokenEndpoint:
                     "stop_token_ids": params.get("stop_token_ids", []),
                     "return_token_ids": True,
                 },
-            )
+            ),
+            read,
         )
-        return [_output(choice) for choice in sorted(answer.choices, key=lambda c: c.index)]
 
 
 def open_tokens(settings: EndpointConfig, tokenizer: Any) -> TokenEndpoint:
@@ -85,16 +118,17 @@ def open_tokens(settings: EndpointConfig, tokenizer: Any) -> TokenEndpoint:
     """
 
     async def probe(endpoint: Endpoint, models: list[Any]) -> int:
-        answer = await endpoint.ask(
+        choices = await endpoint.ask(
             lambda client: client.completions.create(
                 model=endpoint.model,
                 prompt=PROBE,
                 max_tokens=1,
                 extra_body={"return_token_ids": True, "add_special_tokens": False},
-            )
+            ),
+            choices_of,
         )
-        theirs = getattr(answer.choices[0], "prompt_token_ids", None)
-        if theirs is None or not all(getattr(c, "token_ids", None) for c in answer.choices):
+        theirs = getattr(choices[0], "prompt_token_ids", None)
+        if theirs is None or not all(getattr(c, "token_ids", None) for c in choices):
             raise endpoint.trouble(f"returns no token ids: {NEEDS}")
         if list(theirs) != tokenizer.encode(PROBE, add_special_tokens=False):
             raise endpoint.trouble(
@@ -107,10 +141,12 @@ def open_tokens(settings: EndpointConfig, tokenizer: Any) -> TokenEndpoint:
         return max(lengths)
 
     context = try_out(settings, probe, NEEDS)
-    return TokenEndpoint(Endpoint(settings), tokenizer, context)
+    return TokenEndpoint(Endpoint(settings, probe), tokenizer, context)
 
 
 def _output(choice: Any) -> Output:
-    if choice.finish_reason not in ("stop", "length"):
-        raise RequestRefused(f"the endpoint ended it: {choice.finish_reason}")
-    return Output(choice.index, list(choice.token_ids), choice.finish_reason)
+    """Raises ``ValueError`` where it has no token ids."""
+    token_ids = getattr(choice, "token_ids", None)
+    if not (isinstance(token_ids, list) and all(isinstance(each, int) for each in token_ids)):
+        raise ValueError("its choice has no token ids")
+    return Output(choice.index, token_ids, finish_of(choice.finish_reason))

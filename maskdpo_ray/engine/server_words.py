@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from maskdpo_ray.engine.refusal import RequestRefused
-
 STOPPED = ("stop", "eos", "eos_token", "end_turn", "stop_sequence", "completed", "finished")
 CUT = ("length", "max_tokens", "max_length", "model_length", "max_output_tokens")
 # What the client takes by name; anything else travels beside it.
@@ -28,37 +26,73 @@ def named_parameters(
     return found | ({"extra_body": rest} if rest else {})
 
 
-def read_choice(choice: Any) -> None:
-    """Bring one choice of an answer into one form: parts of content are joined, and
-    ``finish_reason`` is ``stop`` or ``length`` where it means that.
+def choices_of(answer: Any) -> list[Any]:
+    """The completions of an answer.
 
     Raises:
-        RequestRefused: the text is no Unicode, a lone surrogate.
+        ValueError: it has none.
     """
-    message = choice.message
-    if isinstance(message.content, list):
-        message.content = "".join(map(_text, message.content))
-    for text in (message.content, getattr(message, "reasoning_content", None)):
-        if isinstance(text, str) and not _is_unicode(text):
-            raise RequestRefused("the reply is no Unicode text: it holds a lone surrogate")
-    reason = choice.finish_reason
-    if reason in STOPPED or (reason is None and message.content is not None):
-        choice.finish_reason = "stop"
-    elif reason in CUT:
-        choice.finish_reason = "length"
+    choices = getattr(answer, "choices", None)
+    if not (isinstance(choices, list) and choices):
+        instead = getattr(answer, "error", None)
+        raise ValueError(
+            f"it has no choices{f', but an error: {instead}' if instead else ''}; does the server "
+            "speak the OpenAI protocol?"
+        )
+    return choices
 
 
-def _text(part: Any) -> str:
-    """The text of a part of content; what is thought is no part of what is said."""
-    if isinstance(part, str):
-        return part
-    said = isinstance(part, Mapping) and part.get("type", "text") in ("text", "output_text")
-    return str(part.get("text") or "") if said else ""
+def tokens_of(answer: Any) -> int | None:
+    """Tokens read and written for an answer; None where it does not tell."""
+    tokens = getattr(getattr(answer, "usage", None), "total_tokens", None)
+    return tokens if isinstance(tokens, int) else None
 
 
-def _is_unicode(text: str) -> bool:
+def read_choice(choice: Any) -> Any:
+    """A choice of a chat in one form: parts of content are joined, and ``finish_reason`` is
+    ``stop`` or ``length`` where it means that.
+
+    Raises:
+        ValueError: it has no message, or the text is no Unicode, a lone surrogate.
+    """
+    message = getattr(choice, "message", None)
+    if not hasattr(message, "content"):
+        raise ValueError("its choice has no message")
+    for name in ("content", "reasoning", "reasoning_content", "refusal"):
+        said = getattr(message, name, None)
+        if said is not None:
+            setattr(message, name, _unicode(_text(said)))
+    choice.finish_reason = finish_of(choice.finish_reason, message.content is not None)
+    return choice
+
+
+def finish_of(reason: Any, complete: bool = True) -> Any:
+    """``stop`` or ``length`` where a server's word means that; no word is ``stop`` for what is
+    ``complete``."""
+    if reason in STOPPED or (reason is None and complete):
+        return "stop"
+    return "length" if reason in CUT else reason
+
+
+def _text(said: Any) -> str:
+    """A text that may come in parts; what is thought is no part of what is said."""
+    match said:
+        case str():
+            return said
+        case list():
+            return "".join(map(_text, said))
+        case {"type": kind} if kind not in ("text", "output_text", "reasoning_text"):
+            return ""
+        case {"text": text} | {"value": text}:
+            return _text(text)
+        case None | {}:
+            return ""
+    raise ValueError("its text is none")
+
+
+def _unicode(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        return False
-    return True
+        raise ValueError("it is no Unicode text: it holds a lone surrogate") from None
+    return text

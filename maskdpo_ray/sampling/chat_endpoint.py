@@ -82,12 +82,11 @@ class ChatSampler:
             RequestRefused: too long, or not possible with these parameters.
             UserError: the endpoint fails for all.
         """
-        answer = await self._endpoint.chat(
+        choice, _ = await self._endpoint.chat(
             messages=[*self._system, {"role": "user", "content": escaped(question)}],
             max_completion_tokens=self._decoding.max_tokens,
             **self._how(seed),
         )
-        choice = answer.choices[0]
         kept_back = choice.message.refusal or ""
         finish = "length" if choice.finish_reason == "length" else "stop"
         return served_answer(choice.message, kept_back), finish
@@ -131,4 +130,4 @@ def open_chat_sampler(settings: EndpointConfig, decoding: Decoding, **more: Any)
         await ChatSampler(endpoint, decoding, **more).ask("Is water wet?", seed=0)
 
     try_out(settings, probe, NEEDS)
-    return ChatSampler(Endpoint(settings), decoding, **more)
+    return ChatSampler(Endpoint(settings, probe), decoding, **more)

@@ -50,12 +50,18 @@ def failed(status, message="no", **headers):
     return status, {**NOW, **headers}, {"error": {"message": message}}
 
 
+def raw(text):
+    """An answer that says that it is JSON."""
+    return 200, {"content-type": "application/json"}, text
+
+
 DROPPED = None  # the connection is closed without an answer
 YES = said("yes")
 
 
 class Scripted:
     """Answers POST requests from ``script``, the last entry for ever; lists the model ``m``.
+    An entry may be a function of the request's body.
 
     Before it lists any it answers GET requests from ``listing``.
     """
@@ -124,7 +130,7 @@ class Scripted:
         time.sleep(self.delay)
         with self._lock:
             self.now -= 1
-        return answer
+        return answer(body) if callable(answer) else answer
 
 
 @pytest.fixture
@@ -227,7 +233,7 @@ def test_the_longest_wait_for_one_request_is_a_setting(serve):
     assert "no answer within 0.2 s (patience), every time, while the server answers" in message
 
 
-@pytest.mark.parametrize("status", [403, 500, 502, 503, 504])
+@pytest.mark.parametrize("status", [403, 408, 409, 451, 500, 502, 503, 504, 524, 529])
 def test_what_a_living_server_never_answers_concerns_one_request(serve, status):
     scripted = serve(failed(status, "not that"))
     assert f"HTTP {status}: not that" in trouble(scripted, RequestRefused, max_retries=0)
@@ -260,6 +266,13 @@ def test_a_server_that_lives_and_answers_nobody_ends_the_run(serve):
     [
         ([{"type": "text", "text": "y"}, {"type": "text", "text": "es"}], "stop", "yes", True),
         ([{"type": "thinking", "text": "hm"}, {"text": "yes"}], "stop", "yes", True),
+        (
+            [{"type": "text", "text": {"value": "yes"}}, "", None, {"type": "image"}],
+            "stop",
+            "yes",
+            True,
+        ),
+        ({"text": "yes"}, "stop", "yes", True),
         ("yes", "eos", "yes", True),
         ("yes", "end_turn", "yes", True),
         ("yes", None, "yes", True),
@@ -284,11 +297,32 @@ def replied(scripted, **changes):
     ("answer", "words"),
     [
         (said("a\ud800b"), "it holds a lone surrogate"),
-        ((200, {"content-type": "application/json"}, '{"choices": [{"mess'), "is no JSON"),
+        (raw('{"choices": [{"mess'), "cannot be read: Unterminated string"),
+        (raw(""), "cannot be read: Expecting value"),
+        (raw("[" * 100_000), "cannot be read: maximum recursion depth"),
+        (raw(f'{{"created": {"9" * 5000}}}'), "cannot be read: Exceeds the limit"),
+        (raw('{"id": "x"}'), "it has no choices; does the server speak the OpenAI protocol?"),
+        (raw('{"choices": null}'), "it has no choices"),
+        (raw("[]"), "it has no choices"),
+        (raw("null"), "it has no choices"),
+        (raw(f'{{"error": {{"message": "busy {KEY}"}}}}'), "an error: {'message': 'busy ***'}"),
+        (raw('{"choices": ["yes"]}'), "its choice has no message"),
+        (raw('{"choices": [{"index": 0, "message": null}]}'), "its choice has no message"),
+        (raw('{"choices": [{"index": 0, "text": "yes"}]}'), "its choice has no message"),
+        (said(5), "its text is none"),
+        ((200, {}, "<html>log in</html>"), "does the server speak the OpenAI protocol?"),
+        ((302, {"location": "/login"}, ""), "it has no choices"),
+        ((204, {}, ""), "it has no choices"),
     ],
 )
-def test_a_reply_that_cannot_be_read_concerns_one_request(serve, answer, words):
-    assert words in trouble(serve(answer), RequestRefused, max_retries=0)
+def test_an_answer_that_cannot_be_read_concerns_one_request_and_is_asked_for_again(
+    serve, monkeypatch, answer, words
+):
+    monkeypatch.setattr("maskdpo_ray.engine.endpoint.WAITS", (0.0, 0.0))
+    scripted = serve(answer)
+    assert words in trouble(scripted, RequestRefused, max_retries=0)
+    assert len(scripted.asked) == 3 and scripted.asked[0] == scripted.asked[2]
+    assert replied(serve(answer, answer, YES), max_retries=0).text == "yes"
 
 
 def test_parameters_go_under_the_names_that_a_server_has(serve):
@@ -339,8 +373,46 @@ def test_what_a_person_must_mend_is_asked_once(serve, status, words):
     assert len(scripted.asked) == 1
 
 
-def test_a_page_of_a_proxy_is_no_answer(serve):
-    assert "does not speak the OpenAI protocol" in trouble(serve((200, {}, "<html>log in</html>")))
+def test_a_page_of_a_proxy_in_place_of_the_server_ends_the_run(serve):
+    page = (200, {}, "<html>log in</html>")
+    message = trouble(serve(page, listing=9 * [page]))
+    assert "does the server speak the OpenAI protocol?" in message
+    with pytest.raises(UserError, match="refuses what the run asks: .*OpenAI protocol"):
+        open_chat(settings(serve(page)), 8)
+
+
+def test_too_many_requests_concern_one_where_others_are_answered_meanwhile(serve):
+    def answer(body):
+        large = len(body["messages"][0]["content"]) > 9
+        return (429, {"retry-after": "1"}, {"error": {"message": "too large"}}) if large else YES
+
+    async def ask(*texts):
+        async with Endpoint(settings(serve(answer), max_retries=1)) as endpoint:
+            chat = ChatEndpoint(endpoint, 8, None)
+            asked = ([{"role": "user", "content": text}] for text in texts)
+            return await asyncio.gather(*map(chat.reply, asked), return_exceptions=True)
+
+    large, small = asyncio.run(ask("l" * 10, "s"))
+    assert isinstance(large, RequestRefused) and "HTTP 429: too large, every time" in str(large)
+    assert small.text == "yes"
+    [alone] = asyncio.run(ask("l" * 10))
+    assert isinstance(alone, UserError)
+
+
+def test_many_refusals_in_a_row_end_no_run_while_the_server_answers_what_is_harmless(serve):
+    scripted = serve(lambda body: failed(403, "not that") if "bomb" in str(body) else YES)
+    chat = open_chat(settings(scripted, max_retries=0, concurrency=4), 8)
+    bombs = [{"role": "user", "content": "How is a bomb made?"}]
+
+    async def ask(count):
+        asked = [chat.reply(bombs) for _ in range(count)]
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    assert {type(each) for each in asyncio.run(ask(40))} == {RequestRefused}
+
+    chat = open_chat(settings(serve(YES, failed(403)), max_retries=0, concurrency=4), 8)
+    last = asyncio.run(ask(20))[-1]
+    assert isinstance(last, UserError) and "so with the last 20 requests" in str(last)
 
 
 def test_a_server_that_lists_no_models_either_is_away(serve):
@@ -585,6 +657,71 @@ def test_all_that_decides_a_token_is_sent_and_no_more_than_the_context_holds(ser
     assert body["prompt"] == [3] * 60
     assert body.items() >= (params | {"max_tokens": 4}).items()
     assert body.items() >= {"min_p": 0, "repetition_penalty": 1, "presence_penalty": 0}.items()
+
+
+def completions(script, tokenizer, n, seed=7):
+    """Token ids of ``n`` completions, or what was raised, and the requests for them."""
+    params = {"n": n, "seed": seed, "temperature": 0.8, "top_k": 40, "top_p": 1.0}
+
+    async def ask():
+        async with Endpoint(settings(script)) as endpoint:
+            tokens = TokenEndpoint(endpoint, tokenizer, 64)
+            return await tokens.generate([3], params | {"max_tokens": 4})
+
+    found = asyncio.run(ask())
+    assert [output.index for output in found] == list(range(n))
+    return [output.token_ids for output in found]
+
+
+def counted(given):
+    """A server whose completion ``k`` of ``n`` is its seed, and which gives what ``given``, a
+    function of ``n``, says: (index, k)."""
+
+    def answer(body):
+        choices = [
+            {"index": index, "text": "", "finish_reason": "stop", "token_ids": [body["seed"] + k]}
+            for index, k in given(body["n"])
+        ]
+        return 200, {}, {"choices": choices}
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("given", "requests"),
+    [
+        (lambda n: [(k, k) for k in range(n)], 1),
+        (lambda n: [(k, k) for k in range(n)][::-1], 1),
+        (lambda n: [(k, k) for k in range(max(n - 2, 1))], 3),
+        (lambda n: [(k, k) for k in range(n) if k % 2 == 0 or n == 1], 3),  # holes
+        (lambda n: [(0, 0)], 4),  # one, whatever is asked for
+        (lambda n: [(0, k) for k in range(n)], 5),  # all under one index
+        (lambda n: [] if n > 1 else [(0, 0)], 5),
+        (lambda n: [(k, k) for k in range(n + 3)], 1),
+        (lambda n: [(None, 0)], 5),
+    ],
+)
+def test_completions_that_are_missing_are_asked_for_alone_with_their_own_seeds(
+    serve, tokenizer, given, requests
+):
+    scripted = serve(counted(given))
+    assert completions(scripted, tokenizer, 4) == [[7], [8], [9], [10]]
+    assert len(scripted.asked) == requests
+    assert all(body["n"] == 1 for body in scripted.asked[1:])
+    assert len({body["seed"] for body in scripted.asked[1:]}) == requests - 1
+
+
+def test_completions_that_never_come_refuse_the_question_within_bounds(
+    serve, tokenizer, monkeypatch
+):
+    monkeypatch.setattr("maskdpo_ray.engine.endpoint.WAITS", (0.0, 0.0))
+    scripted = serve(counted(lambda n: [(0, 0)] if n > 1 else []))
+    with pytest.raises(RequestRefused, match="it has no choices"):
+        completions(scripted, tokenizer, 4)
+    assert len(scripted.asked) <= 1 + 3 * 3
+    without_ids = (200, {}, {"choices": [{"index": 0, "text": "a", "finish_reason": "stop"}]})
+    with pytest.raises(RequestRefused, match="no token ids"):
+        completions(serve(without_ids), tokenizer, 1)
 
 
 # -- the run --------------------------------------------------------------------------------------
