@@ -293,8 +293,9 @@ def _take(stages: Stages, part: StageStore, whole: StageStore) -> None:
     ids = sorted(outcomes)
     preference = stages.config.preference
     kept = [outcomes[i] if i in stages.selected else not_selected(i, preference) for i in ids]
+    made_of = {i: of for held in whole.held().values() for i, of in held.items() if of}
     part.begin(stages.versions)
-    part.write_outcomes(ids, kept, stages.config.resources.questions_per_block)
+    part.write_outcomes(ids, kept, stages.config.resources.questions_per_block, made_of)
 
 
 def publish(stages: Stages, start: Policy, system: str | None) -> None:
@@ -308,28 +309,47 @@ def publish(stages: Stages, start: Policy, system: str | None) -> None:
         "weighted_pairs.jsonl": lambda pair: to_weighted(pair, stages.prompt_of(pair)),
         **({} if stages.config.data.weighted else {"pairs.jsonl": to_public}),
     }
+    manifest = store.manifest()
+    if "published" in manifest and all(map(store.folder.exists, formats)):
+        return
+    rows = sorted(store.rows(), key=lambda row: row["id"])
     for name, written in formats.items():
-        if not store.folder.exists(name):
-            rows = sorted(store.rows(), key=lambda row: row["id"])
-            store.folder.write_jsonl(name, map(written, rows))
+        store.folder.write_jsonl(name, map(written, rows))
+    store.finish(manifest["counts"], 0.0, published=True)  # forgotten when the stage begins again
 
 
 def train_system(stages: Stages, system: str, round: int) -> None:
     """Align the policy on the pairs; its folder gets ``model/``, metrics and checkpoints."""
     from maskdpo_ray.training.stage import run_training
 
-    store = stages.train(system, round)
-    if not store.complete:
-        start = stages.start(system, round)
+    store, start = stages.train(system, round), stages.start(system, round)
+    pairs = stages.pair(start, system).store
+    if store.complete:
+        _refuse_other_pairs(store, pairs)
+    else:
         references_of(stages, start, system)
         job = stages.training_job(system, round)
         start_ray(stages.config.resources)
-        store.begin(stages.versions)
+        store.begin(stages.versions, pairs=pairs.content)
         begun = time.perf_counter()
         last = run_training(job, stages.config.resources.training)
         counts = {"steps": last["step"]}
         store.finish(counts, time.perf_counter() - begun, weights=last["weights"])
     say(store.summary())
+
+
+def _refuse_other_pairs(store: StageStore, pairs: StageStore) -> None:
+    """What is not finished refuses them by itself (its checkpoints know their pairs).
+
+    Raises:
+        UserError: a finished training is not of these pairs: they were made anew since.
+    """
+    learnt = store.manifest().get("pairs")
+    if learnt and pairs.complete and learnt != pairs.content:
+        raise UserError(
+            f"{store.name} was trained on other pairs than there are now (files of rows were "
+            f"removed and made anew): remove {store.folder} to train on these, or restore the files"
+        )
 
 
 def some_pairs(stages: Stages, start: Policy, system: str | None = None) -> StageStore:

@@ -10,13 +10,15 @@ for exactly the stages that depend on it, and a setting changed back finds its o
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import yaml
 
 from maskdpo_ray.config import Config, apply_override, build_config, differing_keys
@@ -28,6 +30,8 @@ T = TypeVar("T")
 READING = 16  # parts of an object store read at once: it answers many as late as one
 SCRATCH = "scratch"  # removed when a stage of rows is complete
 LOCK = "driver.lock"  # held by the one command that works here (driver_lock.py)
+# In a file of rows, digests by id: of the rows in it, and of what each was made of.
+MADE, MADE_OF = b"maskdpo.rows", b"maskdpo.made_of"
 FORMAT = 3  # raised when the meaning of stored rows changes: older results are then not reused
 
 
@@ -35,6 +39,25 @@ def fingerprint(*parts: Any) -> str:
     """Sixteen hex digits of SHA-256 over the canonical JSON of ``parts``."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+Digests = Mapping[str, str]  # by id
+Coming = Mapping[str, str | None]  # rows by id with their digests; None: not noted
+NOTHING_NOTED: Digests = MappingProxyType({})
+
+
+def _noting(table: pa.Table, notes: Mapping[bytes, Digests]) -> pa.Table:
+    """The table with notes for the file that it is written to."""
+    return table.replace_schema_metadata({key: json.dumps(each) for key, each in notes.items()})
+
+
+def _noted(file: pq.ParquetFile, key: bytes) -> dict[str, str]:
+    return json.loads((file.schema_arrow.metadata or {}).get(key, b"{}"))
+
+
+def _differ(was: str | None, now: str | None) -> bool:
+    """Whether two digests are known and not the same."""
+    return None not in (was, now) and was != now
 
 
 @dataclass(frozen=True)
@@ -72,7 +95,12 @@ class StageStore:
     # -- rows ---------------------------------------------------------------------------------
 
     def write(
-        self, ids: list[str], rows: list[dict], rejected: list[tuple[str, RowRejected]], group: int
+        self,
+        ids: list[str],
+        rows: list[dict],
+        rejected: list[tuple[str, RowRejected]],
+        group: int,
+        made_of: Digests = NOTHING_NOTED,
     ) -> pa.Table:
         """Make one block durable: ``ids`` came in, ``rows`` and ``rejected`` go out.
 
@@ -80,41 +108,63 @@ class StageStore:
         lost actor replaces itself. Rejected rows are written first: a block whose part is there
         is finished.
 
+        Args:
+            made_of: digests of what came in, by id (``fingerprint`` of each row).
+
         Returns:
             ``rows`` as they are stored.
         """
         block = fingerprint(ids)
+        refused = {row_id for row_id, _ in rejected}
         if rejected:
             table = pa.Table.from_pylist(
                 [{"id": i, "reason": e.reason, "detail": e.detail} for i, e in rejected],
                 REJECTED_SCHEMA,
             )
-            self.folder.write_table(f"rejected-{block}.parquet", table)
+            of = {i: made_of[i] for i in refused if i in made_of}
+            self.folder.write_table(f"rejected-{block}.parquet", _noting(table, {MADE_OF: of}))
         stored = pa.Table.from_pylist(rows, self.schema)
         if rows:
-            self.folder.write_table(f"part-{block}.parquet", stored, group)
+            digests = {row["id"]: fingerprint(row) for row in stored.to_pylist()}
+            of = {i: digest for i, digest in made_of.items() if i not in refused}
+            noted = _noting(stored, {MADE: digests, MADE_OF: of})
+            self.folder.write_table(f"part-{block}.parquet", noted, group)
         return stored
 
     def write_outcomes(
-        self, ids: list[str], outcomes: list[dict | list[dict] | RowRejected], group: int
+        self,
+        ids: list[str],
+        outcomes: list[dict | list[dict] | RowRejected],
+        group: int,
+        made_of: Digests = NOTHING_NOTED,
     ) -> pa.Table:
         """``write``, of one outcome for each id: its row, its rows, or what rejected it."""
         made = (out for out in outcomes if not isinstance(out, RowRejected))
         rows = [row for out in made for row in (out if isinstance(out, list) else [out])]
         both = zip(ids, outcomes, strict=True)
         rejected = [(row_id, out) for row_id, out in both if isinstance(out, RowRejected)]
-        return self.write(ids, rows, rejected, group)
+        return self.write(ids, rows, rejected, group, made_of)
 
-    def block(self, ids: list[str]) -> pa.Table | None:
-        """What came of the block of exactly these ids; None where it is not finished."""
+    def block(self, ids: list[str], made_of: Digests = NOTHING_NOTED) -> pa.Table | None:
+        """What came of the block of exactly these ids, made of these rows; None where it is not
+        finished."""
         block = fingerprint(ids)
         part, rejected = f"part-{block}.parquet", f"rejected-{block}.parquet"
-        if self.folder.exists(part):
+        there = [name for name in (part, rejected) if self.folder.exists(name)]
+        if any(self._is_of_others(name, made_of) for name in there):
+            return None
+        if part in there:
             with self.folder.parquet(part) as file:
                 return file.read().cast(self.schema)
-        if self.folder.exists(rejected) and len(self._ids(rejected)) == len(ids):
+        if there and len(self._ids(rejected)) == len(ids):
             return self.schema.empty_table()
         return None
+
+    def _is_of_others(self, part: str, made_of: Digests) -> bool:
+        """Whether something in a file was made of another row than one of these."""
+        with self.folder.parquet(part) as file:
+            noted = _noted(file, MADE_OF)
+        return any(_differ(digest, made_of.get(i)) for i, digest in noted.items())
 
     def parts(self, *kinds: str) -> list[str]:
         """Names of the files of rows: of finished ones, unless other kinds are named."""
@@ -128,6 +178,40 @@ class StageStore:
             for kind in ("part", "rejected")
         )
         return done, rejected - done
+
+    def coming(self, column: str = "id") -> Coming:
+        """What the next stage gets from here: values of ``column``, by ``id`` with the digest of
+        each row; None where it is not noted."""
+
+        def read(part: str) -> Coming:
+            with self.folder.parquet(part) as file:
+                noted = _noted(file, MADE) if column == "id" else {}
+                ids = file.read(columns=[column])[column].to_pylist()
+                return {value: noted.get(value) for value in ids}
+
+        found: dict[str, str | None] = {}
+        for part in reversed(self._of_each(read, self.parts())):  # the first of two is read
+            found |= part
+        return found
+
+    @property
+    def content(self) -> str:
+        """A digest of the finished rows."""
+        return fingerprint(sorted(self.coming().items()))
+
+    def held(self) -> dict[str, Coming]:
+        """By file, finished or rejected: the rows that came in, each with the digest of what it
+        was then; None where it is not noted."""
+
+        def read(part: str) -> Coming:
+            column = self._of if part.startswith("part-") else "id"
+            with self.folder.parquet(part) as file:
+                noted = _noted(file, MADE_OF)
+                ids = file.read(columns=[column])[column].to_pylist()
+                return {row_id: noted.get(row_id) for row_id in ids}
+
+        parts = self.parts("part", "rejected")
+        return dict(zip(parts, self._of_each(read, parts), strict=True))
 
     def count(self, part: str) -> int:
         """How many rows that came in are finished or rejected in this file."""
@@ -203,31 +287,49 @@ class StageStore:
             self.folder.remove(part)
         return list(found.values())
 
-    def drop_unknown(self, known: set[str]) -> str | None:
-        """Remove the files with rows of ids that no longer come in: what came before this stage
-        was done again, and rejected them this time. Their neighbours are done again.
+    def settle(self, coming: Coming, seconds: float, shared: bool = False) -> str | None:
+        """Complete a stage of rows (``finish_rows``), if all that it holds is of what comes in.
+
+        Else somebody removed a file of a stage before this one, and what was made anew is another
+        row, or was rejected: the files with what was made of the old one are removed, so that their
+        rows are done again.
 
         Args:
-            known: all that comes in.
+            coming: all that comes in (``coming`` of the stage before).
 
         Returns:
-            What happened in words, or None where every row is known.
+            What was removed in words, or None where the stage is complete.
         """
-        parts = self.parts("part", "rejected")
-        held = dict(zip(parts, self._of_each(self._ids, parts), strict=True))
-        unknown = {part: ids for part, ids in held.items() if not known.issuperset(ids)}
-        if not unknown:
-            return None
-        if self.complete:
-            self.folder.write_json("manifest.json", self.manifest() | {"state": "running"})
-        for part in unknown:
+        held = self.held()
+        if not shared and (line := self._drop_outdated(held, coming)):
+            return line
+        self._finish_rows(held, set(coming), seconds, shared)
+        return None
+
+    def _drop_outdated(self, held: Mapping[str, Coming], coming: Coming) -> str | None:
+        gone, changed, again = set(), set(), set()
+        for part, rows in held.items():
+            left = rows.keys() - coming.keys()
+            other = {i for i in rows.keys() - left if _differ(rows[i], coming[i])}
+            if not left and not other:
+                continue
+            if self.complete:
+                self.folder.write_json("manifest.json", self.manifest() | {"state": "running"})
             self.folder.remove(part)
-        ids = {row_id for each in unknown.values() for row_id in each}
-        gone, again = ids - known, ids & known
+            gone, changed, again = gone | left, changed | other, again | set(rows)
+        if not again:
+            return None
+        said = [
+            f"{len(ids)} rows of before {words} ({', '.join(sorted(ids)[:3])})"
+            for ids, words in (
+                (gone, "are no longer there to work on"),
+                (changed, "are others now"),
+            )
+            if ids
+        ]
         return (
-            f"{self.name}: {len(gone)} rows of before are no longer there to work on "
-            f"({', '.join(sorted(gone)[:3])}): removed; {len(again)} in the same files are done "
-            "again"
+            f"{self.name}: {' and '.join(said)}: what was made of them is removed; "
+            f"{len(again - gone)} in the same files are done again"
         )
 
     def _damage(self, columns: list[str] | None, part: str) -> str | None:
@@ -292,7 +394,7 @@ class StageStore:
         manifest = self.manifest()
         return manifest is not None and manifest["state"] == "complete"
 
-    def begin(self, versions: dict[str, str]) -> None:
+    def begin(self, versions: dict[str, str], **more: Any) -> None:
         """Write the manifest of a stage that starts or resumes."""
         before = self.manifest() or {}
         self.folder.write_json(
@@ -305,6 +407,7 @@ class StageStore:
                 "versions": versions,
                 "state": "running",
                 "seconds": before.get("seconds", 0.0),
+                **more,
             },
         )
 
@@ -337,8 +440,16 @@ class StageStore:
             RuntimeError: rows were lost or invented. This is a fault of the graph, not of the
                 input, and the run must not go on as if nothing had happened.
         """
-        expected = set(ids_in)
-        done, rejected = self.finished()
+        self._finish_rows(self.held(), set(ids_in), seconds, shared)
+
+    def _finish_rows(
+        self, held: Mapping[str, Coming], expected: set[str], seconds: float, shared: bool
+    ) -> None:
+        done, rejected = (
+            {i for part, ids in held.items() if part.startswith(kind) for i in ids}
+            for kind in ("part-", "rejected-")
+        )
+        rejected -= done
         if shared:
             done, rejected = done & expected, rejected & expected
         if done | rejected != expected:

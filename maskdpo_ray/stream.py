@@ -34,12 +34,13 @@ from maskdpo_ray.engine import engine
 from maskdpo_ray.engine.logs import native_output_to
 from maskdpo_ray.errors import RowRejected, UserError
 from maskdpo_ray.progress import Progress, say
-from maskdpo_ray.rundir import Block, StageStore
+from maskdpo_ray.rundir import Block, StageStore, fingerprint
 from maskdpo_ray.storage import usable
 
 READERS = 2  # far ahead of any engine
 FEW_BLOCKS = 64  # one reader's work: each is a process, and seconds until it runs
 START_ATTEMPTS = 3
+ENOUGH = 2  # times that a stage can hold what is not of the rows before it, once those stand
 NEVER_RAN = "The actor never ran"  # Ray's words; no field says it
 # Left in a stage's folder by its actors: why one cannot start, and what one died of.
 FAILURE, DEATH = "failure.txt", "death.txt"
@@ -153,16 +154,15 @@ def run_stream(
             say(line)
     upstreams = [source, *(stage.store for stage in stages[:-1])]
     seconds = _work_off(stages, upstreams, resources, versions)
-    # What is redone may be rejected this time: what was made of it before goes, stage by stage.
-    while line := _drop_unknown(stages, upstreams):
+    # What is redone may be another row this time, or be rejected: what was made of it before goes,
+    # stage by stage.
+    passes = itertools.count()
+    while line := _settle(stages, upstreams, seconds, versions):
+        if next(passes) > ENOUGH * len(stages):
+            raise RuntimeError(f"what is done again is never the same: {line}")
         say(line)
         for name, more in _work_off(stages, upstreams, resources, versions).items():
             seconds[name] = seconds.get(name, 0.0) + more
-    for stage, upstream in zip(stages, upstreams, strict=True):
-        if stage.store.manifest() is None:  # no row came to it, now or before
-            stage.store.begin(versions)
-        ids = [i for b in upstream.blocks(without=set(), column=stage.column) for i in b.ids]
-        stage.store.finish_rows(ids, seconds.get(stage.store.name, 0.0), stage.shared)
 
 
 def _work_off(
@@ -185,10 +185,20 @@ def _work_off(
     return _execute(tasks[first:], resources)
 
 
-def _drop_unknown(stages: list[StreamStage], upstreams: list[StageStore]) -> str | None:
-    """Let the first stage that holds rows of nothing drop them; says so."""
+def _settle(
+    stages: list[StreamStage],
+    upstreams: list[StageStore],
+    seconds: dict[str, float],
+    versions: dict,
+) -> str | None:
+    """Complete the stages up to the first that holds rows of what is no longer there; what it
+    dropped, in words."""
     for stage, upstream in zip(stages, upstreams, strict=True):
-        if not stage.shared and (line := stage.store.drop_unknown(upstream.finished()[0])):
+        if stage.store.manifest() is None:  # no row came to it, now or before
+            stage.store.begin(versions)
+        of = seconds.pop(stage.store.name, 0.0)
+        if line := stage.store.settle(upstream.coming(stage.column), of, stage.shared):
+            seconds[stage.store.name] = of
             return line
     return None
 
@@ -334,14 +344,17 @@ class StageActor:
             raise UserError(f"stage {self.store.name} cannot go on: {error}") from error
 
     async def _finished(self, block: pa.Table) -> pa.Table:
-        ids = block[self.column].to_pylist()
+        rows = block.to_pylist()
+        ids = [row[self.column] for row in rows]
+        # Another column than the id is a digest itself.
+        of = {row["id"]: fingerprint(row) for row in rows} if self.column == "id" else {}
         # A block comes again when its output was lost on the way; what is durable stands.
-        finished = await self._stored(self.store.block, ids)
-        return await self._work(block, ids) if finished is None else finished
+        finished = await self._stored(self.store.block, ids, of)
+        return await self._work(rows, ids, of) if finished is None else finished
 
-    async def _work(self, block: pa.Table, ids: list[str]) -> pa.Table:
-        outcomes = await self.processor(block.to_pylist())
-        return await self._stored(self.store.write_outcomes, ids, outcomes, self.group)
+    async def _work(self, rows: list[dict], ids: list[str], of: dict[str, str]) -> pa.Table:
+        outcomes = await self.processor(rows)
+        return await self._stored(self.store.write_outcomes, ids, outcomes, self.group, of)
 
     async def _stored(self, use: Callable[..., Any], *arguments: Any) -> Any:
         # In a thread: meanwhile the loop goes on with the actor's other blocks.
