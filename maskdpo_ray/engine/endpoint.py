@@ -45,6 +45,8 @@ HOPELESS = 16  # failures in a row, and no answer between them: does the server 
 UNREADABLE = (APIResponseValidationError, ValueError, RecursionError)  # no JSON, no choices, ...
 WAITS = (0.2, 1.0)  # seconds until what cannot be read is asked for again
 
+OF_PARAMETERS = "Parameters that it refuses or calls otherwise: endpoint.parameters"
+
 Request = Callable[[AsyncOpenAI], Awaitable[Any]]
 Probe = Callable[["Endpoint", list[Any]], Awaitable[Any]]
 Reader = Callable[[Any], Any]  # of an answer; raises ``ValueError`` where it cannot be read

@@ -7,7 +7,7 @@ from typing import Any
 from maskdpo_ray.config import Constrain, EndpointConfig
 from maskdpo_ray.engine.chat import Messages, check_unicode
 from maskdpo_ray.engine.chat_model import Reply
-from maskdpo_ray.engine.endpoint import Endpoint, try_out
+from maskdpo_ray.engine.endpoint import OF_PARAMETERS, Endpoint, try_out
 from maskdpo_ray.engine.reasoning import NEVER_LEFT, served_answer
 from maskdpo_ray.engine.refusal import RequestRefused
 from maskdpo_ray.engine.template import NO_KWARGS, TemplateKwargs
@@ -152,5 +152,5 @@ def open_chat(
         await ChatEndpoint(endpoint, *asked).reply(PROBE, choices)
 
     knows = f", and does its server know constrain={constrain}" if choices else ""
-    try_out(settings, probe, f"is it a chat model{knows}?")
+    try_out(settings, probe, f"is it a chat model{knows}? {OF_PARAMETERS}")
     return ChatEndpoint(Endpoint(settings, probe), *asked)

@@ -9,7 +9,7 @@ from typing import Any
 
 from maskdpo_ray.config import EndpointConfig
 from maskdpo_ray.engine.chat import check_unicode, end_of_turn_id
-from maskdpo_ray.engine.endpoint import Endpoint, try_out
+from maskdpo_ray.engine.endpoint import OF_PARAMETERS, Endpoint, try_out
 from maskdpo_ray.engine.reasoning import Answer, served_answer
 from maskdpo_ray.engine.refusal import RequestRefused
 from maskdpo_ray.engine.template import NO_KWARGS, TemplateKwargs
@@ -21,7 +21,7 @@ from maskdpo_ray.sampling.seeds import question_seed
 
 NEEDS = (
     "is it a chat model, and does its server know top_k? OpenAI's does not: "
-    "evaluation.top_k=0 leaves it out, for all models"
+    f"evaluation.top_k=0 leaves it out, for all models. {OF_PARAMETERS}"
 )
 
 

@@ -567,6 +567,7 @@ def test_a_server_is_tried_out_with_what_the_run_asks(serve):
     ("answer", "words"),
     [
         (failed(400, "Unknown parameter: structured_outputs"), "refuses what the run asks: HTTP"),
+        (failed(400, "Unsupported parameter: temperature"), "calls otherwise: endpoint.parameters"),
         (said("I think that it is."), "is none of yes, no"),
         (failed(401, f"bad key {KEY}"), "HTTP 401: bad key ***"),
         (failed(404, "The model `m` does not exist"), "`m` does not exist; is model right"),

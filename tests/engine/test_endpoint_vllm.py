@@ -16,6 +16,7 @@ from pathlib import Path
 import models
 import pytest
 import ray
+from fault_proxy import FaultProxy
 
 from maskdpo_ray.annotation.annotators.judge import read_judge_templates
 from maskdpo_ray.config import AnnotationConfig, EndpointConfig, ModelConfig, build_config
@@ -297,3 +298,123 @@ def test_a_wrong_key_on_the_nodes_ends_the_run_with_the_reason(run):
     with pytest.raises(UserError, match=words) as caught:
         go(stages)
     assert "sk-another" not in str(caught.value)
+
+
+# -- a server that answers some as bad servers do -------------------------------------------------
+
+AS_IF_NOTHING = ("", "s-fewer", "s-one", "s-none", "parts", "finish", "nousage", "429", "reasoning")
+OF_THE_ROW = {  # what is said of a question that was never answered
+    "s-403": "HTTP 403: content policy",
+    "s-502": "HTTP 502",
+    "s-hang": "(patience)",
+    "s-html": "it has no choices",
+}
+OF_THE_SENTENCE = {
+    "403": "HTTP 403: content policy",
+    "502": "HTTP 502",
+    "hang": "(patience)",
+    "empty": "cannot be read: Expecting value",
+    "html": "it has no choices",
+    "cut": "cannot be read",
+    "nochoices": "it has no choices",
+    "nomessage": "its choice has no message",
+    "surrogate": "a lone surrogate",
+}
+
+
+@pytest.fixture
+def proxy(server, engine):
+    made = FaultProxy(server.url, engine.tokenizer)
+    yield made
+    made.stop()
+
+
+def test_bad_answers_of_a_server_through_the_graph_concern_their_rows_alone(
+    proxy, folder, ray_cluster
+):
+    manners = [*AS_IF_NOTHING, *OF_THE_ROW, *OF_THE_SENTENCE]
+    lines = [
+        {"id": manner or "well", "topic": "t", "question": f"Where? [{manner}]", "document": "d"}
+        for manner in manners
+    ]
+    (folder / "faults.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (folder / "faults.key").write_text(KEY)
+    asked = {
+        "base_url": proxy.url, "model": "tiny", "api_key_file": str(folder / "faults.key"),
+        "max_retries": 2, "patience": 25,
+    }  # fmt: skip
+    names = {"temperature": None, "max_completion_tokens": "max_tokens"}
+    chat = asked | {"parameters": names}
+    served = asked | {"parameters": names | {"temperature": "temperature_of_ours"}}
+    small = {"cpus": 0.5, "blocks_in_flight": 8}
+
+    def stages(name: str) -> Stages:
+        tree = {
+            "run_dir": str(folder / name),
+            "model": {"path": models.tiny_llama(), "dtype": "float32"},
+            "data": dict.fromkeys(("train", "test"), str(folder / "faults.jsonl")),
+            "systems": {},
+            "sampling": {"candidates": 4, "max_tokens": 16, "endpoint": asked},
+            "annotation": {
+                "annotator": "judge", "endpoint": chat | {"constrain": "vllm"}, "max_tokens": 24,
+            },
+            "preference": {"max_length": 512},
+            "evaluation": {
+                "models": {"served": {"endpoint": served}}, "samples": 2, "best_of_n": [1],
+                "max_tokens": 16,
+            },
+            "resources": {
+                "questions_per_block": 3, "sampler": small, "annotator": small, "pair": small,
+            },
+        }  # fmt: skip
+        return Stages(build_config(tree))
+
+    def through(stages: Stages) -> tuple[dict, dict]:
+        """Rows and rejections, by stage and id."""
+        served = stages.policies()[-1]
+        graph = (stages.sample(), stages.annotate(), stages.pair())
+        stream(stages, stages.questions("train"), *graph)
+        evaluated = (stages.answer(served), stages.evaluate(served))
+        stream(stages, stages.questions("test"), *evaluated)
+        found, refused = {}, {}
+        for stage in (*graph, *evaluated):
+            of = stage.store
+            found |= {(of.name, row.get("question_id", row["id"])): row for row in of.rows()}
+            refused |= {(of.name, row["id"]): row["detail"] for row in of.rejected_rows()}
+        return found, refused
+
+    spoilt = stages("spoilt")
+    found, refused = through(spoilt)
+    asked_once = proxy.asked.copy()
+    for manner, words in OF_THE_ROW.items():
+        assert words in refused["sample", manner], manner
+        assert ("evaluate-served", manner) in found
+    for manner, words in OF_THE_SENTENCE.items():
+        row = found["annotate", manner]
+        of = [s for c in row["candidates"] for s in c["sentences"]]
+        assert of and all(s["verdict"] == "error" and words in s["detail"] for s in of), manner
+        assert "too_few" in refused["pair", manner] or "candidates" in refused["pair", manner]
+        assert words in refused["answer-served", manner]
+
+    # Again: nothing is asked. A file of rows that is gone: these are asked for again, no other.
+    again = stages("spoilt")
+    assert through(again) == (found, refused)
+    assert proxy.asked == asked_once
+    store = again.annotate().store
+    part = next(part for part in store.parts() if "403" in store.held()[part])
+    kept = set(store.held()[part])
+    store.folder.remove(part)
+    assert through(stages("spoilt")) == (found, refused)
+    assert {m or "well" for m in (proxy.asked - asked_once)} <= {*kept, "well"}
+
+    # The neighbours are what they are where nothing is spoilt.
+    proxy.faulty = False
+    well, _ = through(stages("well"))
+    for manner in AS_IF_NOTHING:
+        for stage in ("sample", "annotate", "pair", "answer-served", "evaluate-served"):
+            key = (stage, manner or "well")
+            if manner == "reasoning" and "served" in stage:  # it is kept beside the answer
+                continue
+            assert found.get(key) == well.get(key), key
+    written = [f for f in (folder / "spoilt").rglob("*") if f.is_file()]
+    assert written and not [f for f in written if KEY.encode() in f.read_bytes()]
