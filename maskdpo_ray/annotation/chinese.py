@@ -2,6 +2,7 @@
 
 import re
 
+from maskdpo_ray.annotation.citations import CITATION
 from maskdpo_ray.annotation.language import HAN, han_characters, latin_words
 
 # Who says it, and the verb: behind a quotation it goes on with these.
@@ -13,14 +14,15 @@ _SPEAKER = r"[^，。！？；：、\s“”「」『』!?;,:没不未]{0,8}"
 _GOES_ON = rf"(?=[，、：,:的等]|[^\S\n]*{_SPEAKER}(?:{_SAYS}))"
 _CLOSING = r"""[”’」』〉》】〕］）)\]}]"""
 # A run of sentence-ending marks and whatever closes with it, or the end of a line. Marks inside a
-# title end nothing, and inside a quotation nothing where the sentence goes on behind it. A Latin
-# full stop ends a sentence only behind a Chinese character (and its digits) and before white space:
-# elsewhere it stands in numbers, addresses and names.
+# title or a bracket end nothing, and inside a quotation nothing where the sentence goes on behind
+# it. A Latin full stop ends a sentence only behind a Chinese character (and its digits) and before
+# white space: elsewhere it stands in numbers, addresses and names.
 _MARKS = re.compile(
     rf"""《[^《》\n]*》|〈[^〈〉\n]*〉
+    |(?<=[^\s。！？；!?…])（[^（）\n]{{0,200}}）
     |(?<![：:])[“‘「『][^“”‘’「」『』\n]*[。！？!?…｡][”’」』]{_GOES_ON}
     |(?P<end>
-        [。！？；!?…｡]+(?:{_CLOSING}|["'*_]++(?!\w))*
+        [。！？；!?…｡]+(?:{_CLOSING}|["'*_]++(?!\w))*(?:{CITATION})*
         |(?<=[{HAN}”’」』）)])\.(?=\s)
         |(?<=[{HAN}])(?<!第)\d[\d.,]{{0,11}}\.(?=\s)
         |\n

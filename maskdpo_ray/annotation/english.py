@@ -10,6 +10,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from maskdpo_ray.annotation.blocks import MARKERS, skip_space
+from maskdpo_ray.annotation.citations import CITATION
 
 if TYPE_CHECKING:
     from nltk.tokenize.punkt import PunktSentenceTokenizer
@@ -60,7 +61,7 @@ _STARTERS = frozenset(
     overall together prior following according apart aside outside having being born known
     who what which why how did does do is are was were has have had not only even just
     please unfortunately notably specifically generally typically similarly likewise
-    first second third next last early
+    first second third next last early let
     """.split()
 )
 
@@ -80,17 +81,23 @@ def _punkt() -> "PunktSentenceTokenizer":
 _ONLY_MARKERS = re.compile(rf"[\s>*_]*{MARKERS}[*_\s]*")
 # After a full stop: quotes, brackets or emphasis that close there, and citation marks,
 # with or without a link.
-_TRAILING = re.compile(
-    r"""(?:[*_"'”’»)\]}]+(?=\s|$)|\s?\[\d{1,3}(?:\s?[,–-]\s?\d{1,3})*\](?:\([^)\s]*\))?)+"""
-)
+_CLOSING = r"""[*_"'”’»)\]}]+"""
+_TRAILING = re.compile(rf"(?:{_CLOSING}(?=\s|$)|\s?{CITATION})+")
+# An end that Punkt does not see: it knows few characters that may stand behind one.
+_CITED = re.compile(rf"[.!?](?:{_CLOSING})?(?={CITATION}(?:\s|$))")
 _WORD_EDGE = re.compile(r"""[\s(\[{"'“‘*_/–—]""")
 _WORD = re.compile(r"\w*")
 _DOTTED = re.compile(r"(?:[^\W\d_]\.){2,}")  # M.I.T., and the initials of R.K. Narayan
 _INITIAL = re.compile(r"[^\W\d_]\.")
 _YEAR = re.compile(r"[(\[]\d")  # (2009), as in a list of references
-_QUOTED_MARK = re.compile(r"""[?!]["'”’»)\]*_]+$""")
-# What a full stop in it does not end: code and display formulas inside a line, the text of a link.
-_WHOLE = re.compile(r"`[^`\n]++`|\$\$[^$]++\$\$|\[[^\[\]\n]*+\]\([^()\s]*+\)")
+_MARK = re.compile(rf"[?!](?:{_CLOSING})?$")
+_OF_TITLE = re.compile(r"\(\d{4}\) [a-z]")  # What Is It? (1967) is a film
+_ELLIPSIS = re.compile(r"…\s+(?P<word>\w+)")  # as Punkt takes three full stops
+# What a full stop in it does not end: code and formulas inside a line, the text of a link.
+_WHOLE = re.compile(
+    r"`[^`\n]++`|\$\$[^$]++\$\$|\$(?=\S)[^$\n]{1,200}(?<=\S)\$(?!\w)"
+    r"|\\\[.{1,200}?\\\]|\\\(.{1,200}?\\\)|\[[^\[\]\n]*+\]\([^()\s]*+\)"
+)
 LOOKED_AT = 100  # characters on either side of an end
 # Full-width marks end a sentence in any language.
 _FULL_WIDTH = re.compile(r"[。！？]+[”’」』）)\]\"'*_]*")
@@ -121,7 +128,22 @@ def _stops(text: str) -> list[tuple[int, int]]:
         stops[stop] = trailing.end() if trailing else stop
     for match in _FULL_WIDTH.finditer(text):
         stops[match.end()] = match.end()
+    for match in _ELLIPSIS.finditer(text):
+        word = match["word"]
+        if word[0].isupper() and word.lower() in _STARTERS:
+            stops[match.start("word")] = match.start("word")
+    for match in _CITED.finditer(text):
+        trailing = _TRAILING.match(text, match.end()).end()
+        if _ends_cited(text[max(0, match.end() - LOOKED_AT) : match.end()], text[trailing:]):
+            stops[match.end()] = trailing
     return sorted(stops.items())
+
+
+def _ends_cited(sentence: str, following: str) -> bool:
+    """What Punkt asks of the others: no abbreviation that goes on, no small letter behind it."""
+    word = _WORD.match(following.lstrip())[0]
+    last = _WORD_EDGE.split(sentence)[-1].lower().removesuffix(".")
+    return not word[:1].islower() and (last not in _ABBREVIATIONS or word.lower() in _STARTERS)
 
 
 def _ends(sentence: str, following: str) -> bool:
@@ -138,4 +160,6 @@ def _ends(sentence: str, following: str) -> bool:
         return False
     if word and _DOTTED.fullmatch(last):
         return word[0].isupper() and word.lower() in _STARTERS
-    return not (word[:1].islower() and _QUOTED_MARK.search(sentence))
+    # Yahoo! was, “Go!” he said, Who? (1967) is
+    goes_on = word.islower() or _OF_TITLE.match(following)
+    return not (goes_on and _MARK.search(sentence))

@@ -14,7 +14,7 @@ from maskdpo_ray.annotation.english import english_starts
 from maskdpo_ray.annotation.enumerations import enumerated
 from maskdpo_ray.annotation.language import language_of
 
-RULES = 2  # raised when an answer may be cut elsewhere: verdicts on other sentences are of no use
+RULES = 3  # raised when an answer may be cut elsewhere: verdicts on other sentences are of no use
 Span = tuple[int, int]
 
 _STARTS: dict[str, Callable[[str], list[int]]] = {"en": english_starts, "zh": chinese_starts}

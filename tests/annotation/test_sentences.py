@@ -72,6 +72,28 @@ def test_unknown_language():
         ["It matters (Crucial!): do it. ", "See [How?](http://a.b/c) first. ", "Rest."],
         ["He lived (c. 100–170) there. ", "Lee, J. (2009). ", "It was (ca. 5 km) far."],
         ["Run `a. B` now. ", "Then $$x. Y$$ holds. ", "[Who? He](u.v) did."],
+        [
+            "It rained.¹ ",
+            "It poured.^[2] ",
+            "Hail fell.[citation needed] ",
+            "He ran.【3†source】 ",
+            "End",
+        ],
+        [
+            "It rained.<sup>1</sup> ",
+            "He left (soon).[a] ",
+            "Lee et al.² Smith et al.³ agree. ",
+            "x",
+        ],
+        [
+            "Then $x = 1. Y$ holds. ",
+            "\\(a. B\\) and \\[c. D\\] too. ",
+            "It costs $5. ",
+            "Tax is $6.",
+        ],
+        ["Yahoo! was founded in 1994. ", "Panic! at the Disco sang. ", "Stop! ", "He did."],
+        ["Who Is It? is a show. ", "Who Came? (1967) is a film. ", "Is it? ", "(He left.)"],
+        ["It is 5 p.m. ", "Let us go… ", "The end… World… so. ", "x"],
     ],
 )
 def test_english(sentences):
@@ -93,6 +115,15 @@ def test_english(sentences):
         ["他生于1950年. ", "他是作家. ", "圆周率是3.14. ", "卒于1990. ", "她在Apple Inc. 工作。"],
         ["步骤：", "1. 混合。", "2. 烘焙。"],
         ["步骤：", "1、混合；", "2、烘焙。"],
+        [
+            "他是作家。[1][2] ",
+            "他走了。【3】",
+            "她来了。^[4]^",
+            "完。¹",
+            "是。<sup>5</sup>",
+            "【注】完。",
+        ],
+        ["他（1950年生。1990年卒。）是作家。", "（见上文。）", "完（真的！）。"],
     ],
 )
 def test_chinese(sentences):
