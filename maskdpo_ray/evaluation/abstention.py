@@ -12,14 +12,14 @@ import re
 
 from maskdpo_ray.annotation.sentences import split_sentences
 
-RULES = 2  # raised when another answer may count as abstaining
+RULES = 3  # raised when another answer may count as abstaining
 LANGUAGES = ("en", "zh")
 COURTESIES = 3  # sentences that are read at most
 LONGEST = 500  # characters of a sentence that are read: nobody declines at greater length
 
 _ADVERBS = r"(?:[a-z]+ly |still |also |quite |too |just |even |so |very |yet )*"
 _KNOWN = r"(?:\w+ ){0,4}(?:info|information|details?|data|knowledge|records?|access|answers?"
-_KNOWN += r"|sources?|idea|clue|context|memory|insight|facts)\b"
+_KNOWN += r"|sources?|idea|clue|notion|context|memory|recollection|insight|facts)\b"
 _SAY = r"(?:find|provide|locate|verify|confirm|identify|give|answer|offer|help|assist|say)"
 _PRAISE = r"(?!(?:stress|help but|overstate|emphasi[sz]e|recommend|wait|imagine|deny)\b)"
 _TEXT = r"(?:documents?|contexts?|passages?|texts?|articles?|sources?|search results?|references?)"
@@ -33,7 +33,11 @@ _ENGLISH = (
     rf"\b(?:i|we) {_ADVERBS}(?:cannot|can not|could not|will not be able to) "
     rf"{_ADVERBS}{_PRAISE}[a-z]+",
     rf"\b(?:i|we) (?:will|would) not {_ADVERBS}{_SAY}|\bneither confirm nor deny\b",
-    r"\b(?:i|we) (?:must|have to|will|would)? ?(?:respectfully |politely )?decline\b",
+    r"\b(?:i|we) (?:must|have to|will|would)? ?(?:respectfully |politely )?(?:decline|refuse)\b",
+    r"\b(?:i|we) (?:cannot|could not|do not)$|\bhave to pass on\b|\bi dunno\b",
+    r"\b(?:i|we) have not (?:the \w+|an?|any) (?:idea|clue|notion)\b",
+    r"\b(?:unfamiliar|unknown|not familiar|not known) to me\b",
+    r"\bnot (?:\w+ )?the right (?:source|person|one|model|tool)\b",
     r"\b(?:i|we) (?:would )?(?:rather|prefer) not\b",
     r"\b(?:i|we) (?:\w+ ){1,8}and (?:so |therefore )?(?:cannot|could not|am unable|am not able)\b",
     rf"\b(?:i|we) (?:am|are) {_ADVERBS}(?:not {_ADVERBS}(?:sure|aware|familiar|certain|allowed"
@@ -45,12 +49,14 @@ _ENGLISH = (
     r"\bcannot be (?:answered|determined|verified|confirmed)(?: (?:from|with|based)\b|$)",
     r"^(?:could|can|would) you (?:please )?(?:clarify|specify|provide|tell me|give me)\b",
     r"\b(?:i|we) have (?:not|never) (?:heard|come across|encountered|got an?|an?)\b",
-    r"\bi (?:know nothing|know (?:very )?little|am drawing a blank|wish i knew)\b",
+    r"\bi (?:know nothing|know (?:very )?little|am drawing a blank|wish i (?:knew|could))\b",
+    r"^(?:beats me|search me|who knows|(?:nobody|no one) knows|idk|dunno"
+    r"|your guess is as good as mine|who is (?:that|this)|who do you mean)$",
     r"\b(?:beyond|outside|out of)(?: of)? (?:the scope of )?(?:my|our|what i)\b",
-    r"\bnot something (?:that )?i (?:know|can)\b",
+    r"\bnot something (?:that )?i (?:know|can|have|am able)\b",
     r"\bmy (?:\w+ )?(?:data|knowledge|training|information|sources|database|records)\b.{0,30}"
     r"\b(?:do|does|did|is|are|has) not\b",
-    r"^as an? (?:ai|artificial intelligence|(?:large )?language model)\b[^,]{0,20},? i "
+    r"^as an? (?:ai|artificial intelligence|(?:large )?language model)\b[^,]{0,60},? i "
     r".*\b(?:cannot|unable|not able|do not|am not|have no)\b",
     rf"^{_AS_OF}there (?:is|are|was|were|do not|does not) {_ADVERBS}(?:(?:appear|seem) to be )?"
     r"(?:no|not|any|enough|insufficient|little|nothing) (?:\w+ ){0,3}?"
@@ -71,10 +77,12 @@ _ENGLISH = (
     r"|(?:hard|difficult) to say)\b",
     r"^(?:unknown|unclear|unsure|n/a|not (?:known|available|applicable))$",
     r"^(?:do not know|not sure|no (?:idea|clue)|cannot (?:say|tell|answer|determine|be determined)"
-    rf"|unable to {_SAY})\b",
+    rf"|unable to {_SAY}|(?:could|did) not (?:find|locate))\b",
+    r"^(?:\w+ )?(?:information|details|data|records?|results?|answer) (?:not|un)(?: ?\w+)?$",
 )
 _CHINESE_ADVERBS = r"(?:目前|暂时|现在|手头|这里|这个|并|也|还|确实|实在|真的|恐怕|对此|都|我){0,5}"
-_NOT_KNOWING = r"(?:不太?(?:知道|了解|清楚|熟悉|确定|认识|记得)|没有?听说过|一无所知)"
+_NOT_KNOWING = r"(?:不太?(?:知道|了解|清楚|熟悉|确定|认识|记得|懂)|没有?听说过|一无所知"
+_NOT_KNOWING += r"|(?:没有|没什么|毫无)印象|无可奉告|说不[准好清]|不好说)"
 _SAYING = (
     r"(?:找到|查到|查询|提供|回答|作答|确认|确定|获取|获得|给出|核实|告诉|透露|判断|得知|回应|访问)"
 )
@@ -100,6 +108,17 @@ _APOLOGY = re.compile(
     r"(?:(?:i am|we are) )?(?:so |very |really |truly )*(?:sorry|afraid)(?: about that)?"
     r"|(?:i |we )?(?:sincerely )?apologi[sz]e|(?:my )?apologies"
     r"|[非常很十分真的实在]*(?:抱歉|对不起|不好意思|遗憾)",
+    re.IGNORECASE,
+)
+# As an AI developed by ...: no title, for all its capitals.
+_MAKER = re.compile(
+    r"(?:(?<=\bai)|(?<=\bmodel)|(?<=\bassistant)),? (?:developed|trained|created|made|built) by "
+    r"[^,]{1,30}(?=,)",
+    re.IGNORECASE,
+)
+_OPENING = re.compile(
+    r"^(?:(?:sorry|honestly|frankly|unfortunately|sadly|(?:my )?apologies|i am (?:sorry|afraid)"
+    r"|to be honest)[,:] |i am afraid (?:that )?)+",
     re.IGNORECASE,
 )
 _COURTESY = re.compile(
@@ -179,14 +198,14 @@ def abstains(response: str, language: str) -> bool:
 def _plain(sentence: str) -> str:
     """In one writing of apostrophes, contractions, Chinese characters and white space."""
     text = " ".join(sentence.translate(_ONE_WRITING).split())
-    for pattern, written in _CONTRACTIONS:
+    for pattern, written in (*_CONTRACTIONS, (_MAKER, "")):
         text = pattern.sub(written, text)
     return text.strip(" \t.!?。！？…,，")
 
 
 def _declines(sentence: str) -> bool:
     between = r"[,，]" if _CONCEDES.match(sentence) else _BETWEEN_CLAUSES
-    parts = [part.strip(" ,，.:") for part in re.split(between, sentence)]
+    parts = [_OPENING.sub("", part.strip(" ,，.:")) for part in re.split(between, sentence)]
     clauses = [part for part in parts if re.search(r"\w", part)]
     declined = [_has_wording(clause) for clause in clauses]
     return any(declined) and all(
