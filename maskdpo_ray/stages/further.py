@@ -27,12 +27,12 @@ class Further(Evaluation):
         super().reach_models()
         evaluation = self.config.evaluation
         if section := evaluation.win_rate:
-            judge.read_wording(section.templates)
+            judge.WORDING.read(section.templates)
             _judge(section, "evaluation.win_rate")
         if (section := evaluation.short_form) and not self._look:
             _ = self._references
             if section.judge:
-                grader.read_wording(section.templates)
+                grader.WORDING.read(section.templates)
                 _judge(section.judge, "evaluation.short_form.judge")
         if (section := evaluation.lm_eval) and not self._look:
             check_tasks(section.tasks, section.include_path)
@@ -55,7 +55,7 @@ class Further(Evaluation):
         section, base = self.config.evaluation.win_rate, self.answered(self.base)
         key = "evaluation.win_rate"
         settings = _judge(section, key)
-        settings["templates"] = file_digest(judge.wording_file(section.templates))
+        settings["templates"] = file_digest(judge.WORDING.path(section.templates))
         store = self.dir.store(
             f"win-rate-{policy.name}",
             settings | {"base": base.key},
@@ -72,7 +72,7 @@ class Further(Evaluation):
         if of := section.judge:
             key = "evaluation.short_form.judge"
             settings["judge"] = _judge(of, key)
-            settings["templates"] = file_digest(grader.wording_file(section.templates))
+            settings["templates"] = file_digest(grader.WORDING.path(section.templates))
             section = section.model_copy(update={"judge": pinned(of, key)})
         else:
             settings["rules"] = [match.RULES, ABSTENTION]

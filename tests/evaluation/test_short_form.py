@@ -12,7 +12,7 @@ from maskdpo_ray.engine.chat_model import Reply
 from maskdpo_ray.engine.refusal import RequestRefused
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.evaluation.intervals import wilson
-from maskdpo_ray.evaluation.short_form.grader import Grader, build_grader, read_wording
+from maskdpo_ray.evaluation.short_form.grader import WORDING, Grader, build_grader
 from maskdpo_ray.evaluation.short_form.match import grade
 from maskdpo_ray.evaluation.short_form.references import read_references
 from maskdpo_ray.evaluation.short_form.score import short_form_score
@@ -115,7 +115,7 @@ class Says:
 
 def test_a_judge_sees_question_references_and_answer():
     judge = Says("Correct", "Not attempted", "Perhaps", RequestRefused("too long"))
-    grader = Grader({"q": ["x", 'y "z"'], "r": ["x"]}, ["greedy"], judge, read_wording())
+    grader = Grader({"q": ["x", 'y "z"'], "r": ["x"]}, ["greedy"], judge, WORDING.read())
     rows = [row("q", "is x", "hm", "a", "b", " "), row("s", "x"), row("r", "x", decoding="sampled")]
     found, lost, none = asyncio.run(grader(rows))
     grades = [answer["grade"] for answer in found["answers"]]
@@ -132,7 +132,7 @@ def test_without_a_judge_no_model_is_started():
 
 
 def test_our_wording_has_both_languages():
-    assert set(read_wording().languages) == {"en", "zh"}
+    assert set(WORDING.read().languages) == {"en", "zh"}
 
 
 # -- the score ----------------------------------------------------------------------------------

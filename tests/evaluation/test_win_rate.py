@@ -11,7 +11,7 @@ from maskdpo_ray.config import build_config
 from maskdpo_ray.engine.chat_model import Reply
 from maskdpo_ray.engine.refusal import RequestRefused
 from maskdpo_ray.errors import RowRejected, UserError
-from maskdpo_ray.evaluation.win_rate.judge import DuelJudge, read_wording
+from maskdpo_ray.evaluation.win_rate.judge import WORDING, DuelJudge
 from maskdpo_ray.evaluation.win_rate.score import outcome, win_rate
 from maskdpo_ray.records import DUEL_SCHEMA
 
@@ -48,7 +48,7 @@ def duels(rule, answers: list[tuple[str | None, str | None]], **more) -> tuple[l
     judge = Prefers(rule)
     base = [row(f"q{n}", of) for n, (_, of) in enumerate(answers)]
     rows = [row(f"q{n}", answer, **more) for n, (answer, _) in enumerate(answers)]
-    return asyncio.run(DuelJudge(judge, read_wording(), base)(rows)), judge
+    return asyncio.run(DuelJudge(judge, WORDING.read(), base)(rows)), judge
 
 
 def test_each_pair_is_shown_in_both_orders():
@@ -192,13 +192,13 @@ def test_a_wrong_wording_is_named(tmp_path, changed, words):
     wording |= {"choices": {"first": "A", "second": "B", "tie": "T"}}
     path = tmp_path / "w.yaml"
     path.write_text(json.dumps({"en": wording}))
-    assert read_wording(str(path)).languages["en"] == wording
+    assert WORDING.read(str(path)).languages["en"] == wording
     path.write_text(json.dumps({"en": wording | changed}))
     with pytest.raises(UserError, match=words):
-        read_wording(str(path))
+        WORDING.read(str(path))
 
 
 def test_our_wording_has_both_languages_and_asks_nothing_for_a_document():
-    wording = read_wording().languages
+    wording = WORDING.read().languages
     assert set(wording) == {"en", "zh"}
     assert not any("{document}" in of["prompt"] for of in wording.values())

@@ -3,54 +3,22 @@
 import asyncio
 import json
 from collections.abc import Collection, Mapping
-from pathlib import Path
-from typing import Protocol
 
-from maskdpo_ray.annotation.wording import (
-    Templates,
-    check_choices,
-    check_wording,
-    fill,
-    our_file,
-    read_templates,
-)
+from maskdpo_ray.annotation.annotators.judge import Choices
+from maskdpo_ray.annotation.wording import Templates
 from maskdpo_ray.config import ShortFormConfig
-from maskdpo_ray.engine.chat import Messages
-from maskdpo_ray.engine.chat_model import Reply
-from maskdpo_ray.engine.refusal import RequestRefused
 from maskdpo_ray.errors import RowRejected
+from maskdpo_ray.evaluation.choice import ChoiceWording, choose
 from maskdpo_ray.evaluation.short_form.match import GRADES, NOT_ATTEMPTED, grade
-from maskdpo_ray.records import ERROR_VERDICT, Candidate, GradedAnswer, GradedRow, Question
+from maskdpo_ray.records import Candidate, GradedAnswer, GradedRow, Question
 
-
-class Choices(Protocol):
-    """A chat model with constrained replies (``engine.chat_model.ChatModel``)."""
-
-    async def reply(self, messages: Messages, choices: list[str]) -> Reply: ...
-
-
-PACKAGE, WORDING = "maskdpo_ray.evaluation.short_form", "short_form.yaml"
-
-
-def wording_file(path: str | None = None) -> Path:
-    """The file that ``read_wording`` reads."""
-    return Path(path) if path else our_file(WORDING, PACKAGE)
-
-
-def read_wording(path: str | None = None) -> Templates:
-    """The judge's prompt and the words of the grades, from a file or our own.
-
-    Raises:
-        UserError: a placeholder is missing, or the words do not stand for the grades one to one.
-    """
-    key = "evaluation.short_form.templates"
-    templates = read_templates(path, WORDING, PACKAGE, key)
-    for language, template in templates.languages.items():
-        place = f"{templates.file}: {language}"
-        required = ("question", "references", "answer")
-        check_wording(template.get("prompt"), f"{place}.prompt", required)
-        check_choices(template.get("choices"), f"{place}.choices", GRADES)
-    return templates
+WORDING = ChoiceWording(
+    "evaluation.short_form.templates",
+    "short_form.yaml",
+    "maskdpo_ray.evaluation.short_form",
+    choices=GRADES,
+    shown=("question", "references", "answer"),
+)
 
 
 class Grader:
@@ -118,16 +86,9 @@ class Grader:
         }
 
     async def _ask(self, row: Question, references: list[str], answer: str) -> tuple[str, str]:
-        template = self._wording.of(row)
         listed = json.dumps(references, ensure_ascii=False)[1:-1]
         values = {"question": row["question"], "references": listed, "answer": answer}
-        prompt = [{"role": "user", "content": fill(template["prompt"], values)}]
-        meaning = {word: name for name, word in template["choices"].items()}
-        try:
-            reply = await self._model.reply(prompt, choices=list(meaning))
-        except RequestRefused as error:
-            return ERROR_VERDICT, str(error)
-        return (meaning.get(reply.text) if reply.complete else None) or ERROR_VERDICT, reply.text
+        return await choose(self._model, self._wording.of(row), values)
 
 
 def build_grader(settings: ShortFormConfig, references: Mapping[str, list[str]]) -> Grader:
@@ -140,5 +101,5 @@ def build_grader(settings: ShortFormConfig, references: Mapping[str, list[str]])
         return Grader(references, settings.decodings)
     from maskdpo_ray.engine.chat_of import chat_model
 
-    wording = read_wording(settings.templates)  # first: an engine takes long to start
+    wording = WORDING.read(settings.templates)  # first: an engine takes long to start
     return Grader(references, settings.decodings, chat_model(settings.judge), wording)

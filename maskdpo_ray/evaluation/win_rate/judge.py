@@ -3,59 +3,27 @@
 import asyncio
 import json
 from collections.abc import Callable, Iterable
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from maskdpo_ray.annotation.annotator import document_of
-from maskdpo_ray.annotation.wording import (
-    PLACEHOLDER,
-    Templates,
-    check_choices,
-    check_wording,
-    fill,
-    our_file,
-    read_templates,
-)
+from maskdpo_ray.annotation.annotators.judge import Choices
+from maskdpo_ray.annotation.wording import PLACEHOLDER, Templates
 from maskdpo_ray.config import WinRateConfig
-from maskdpo_ray.engine.chat import Messages
-from maskdpo_ray.engine.chat_model import Reply
-from maskdpo_ray.engine.refusal import RequestRefused
 from maskdpo_ray.errors import RowRejected
-from maskdpo_ray.records import ERROR_VERDICT, DuelRow, Question
+from maskdpo_ray.evaluation.choice import ChoiceWording, choose
+from maskdpo_ray.records import DuelRow, Question
 
 FIRST, SECOND, TIE = "first", "second", "tie"
 WIN, LOSS = "win", "loss"
 DECODING = "greedy"
-
-
-class Choices(Protocol):
-    """A chat model with constrained replies (``engine.chat_model.ChatModel``)."""
-
-    async def reply(self, messages: Messages, choices: list[str]) -> Reply: ...
-
-
-PACKAGE, WORDING = "maskdpo_ray.evaluation.win_rate", "win_rate.yaml"
-
-
-def wording_file(path: str | None = None) -> Path:
-    """The file that ``read_wording`` reads."""
-    return Path(path) if path else our_file(WORDING, PACKAGE)
-
-
-def read_wording(path: str | None = None) -> Templates:
-    """The prompt and the words of the choices, from a file or our own.
-
-    Raises:
-        UserError: a placeholder is missing, or the words do not stand for the choices one to one.
-    """
-    key = "evaluation.win_rate.templates"
-    templates = read_templates(path, WORDING, PACKAGE, key)
-    for language, template in templates.languages.items():
-        place = f"{templates.file}: {language}"
-        prompt = template.get("prompt")
-        check_wording(prompt, f"{place}.prompt", ("question", "first", "second"), ("document",))
-        check_choices(template.get("choices"), f"{place}.choices", (FIRST, SECOND, TIE))
-    return templates
+WORDING = ChoiceWording(
+    "evaluation.win_rate.templates",
+    "win_rate.yaml",
+    "maskdpo_ray.evaluation.win_rate",
+    choices=(FIRST, SECOND, TIE),
+    shown=("question", "first", "second"),
+    may_show=("document",),
+)
 
 
 class DuelJudge:
@@ -109,16 +77,8 @@ class DuelJudge:
         values = {"question": row["question"], "first": first, "second": second}
         if "document" in PLACEHOLDER.findall(template["prompt"]):
             values["document"] = document_of(row)
-        prompt = [{"role": "user", "content": fill(template["prompt"], values)}]
-        words = template["choices"]
-        meaning = {words[FIRST]: mean[0], words[SECOND]: mean[1], words[TIE]: TIE}
-        try:
-            reply = await self._model.reply(prompt, choices=list(meaning))
-        except RequestRefused as error:
-            return ERROR_VERDICT, str(error)
-        if not reply.complete or reply.text not in meaning:
-            return ERROR_VERDICT, f"no choice: {reply.text}"
-        return meaning[reply.text], reply.text
+        choice, reply = await choose(self._model, template, values)
+        return dict(zip((FIRST, SECOND), mean, strict=True)).get(choice, choice), reply
 
 
 def _answer(row: Question) -> str | None:
@@ -137,5 +97,5 @@ def build_duels(settings: WinRateConfig, base: Callable[[], Iterable[Any]]) -> D
     """
     from maskdpo_ray.engine.chat_of import chat_model
 
-    wording = read_wording(settings.templates)  # first: an engine takes long to start
+    wording = WORDING.read(settings.templates)  # first: an engine takes long to start
     return DuelJudge(chat_model(settings), wording, base())
