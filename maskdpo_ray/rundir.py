@@ -21,13 +21,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from maskdpo_ray.config import Config, apply_override, build_config, differing_keys
-from maskdpo_ray.errors import RowRejected, UserError
+from maskdpo_ray.config import (
+    Config,
+    apply_override,
+    build_config,
+    differing_keys,
+    dump_yaml,
+    parse_yaml,
+)
+from maskdpo_ray.errors import RowRejected, UserError, first_line
 from maskdpo_ray.records import QUESTION_ID, REJECTED_SCHEMA
 from maskdpo_ray.storage import DamagedFile, Folder
 
 T = TypeVar("T")
 READING = 16  # parts of an object store read at once: it answers many as late as one
+MENDED = "remove it and run again with the configuration that the run was made with"
 SCRATCH = "scratch"  # removed when a stage of rows is complete
 LOCK = "driver.lock"  # held by the one command that works here (driver_lock.py)
 # In a file of rows, digests by id: of the rows in it, and of what each was made of.
@@ -491,7 +499,7 @@ class RunDir:
         made = set(self.folder.names()) - {"config.yaml", LOCK}
         if made and self.folder.exists("config.yaml") and not rerun:
             self._refuse_another(redone)
-        resolved = yaml.safe_dump(self.config.saved(), sort_keys=False, allow_unicode=True)
+        resolved = dump_yaml(self.config.saved())
         self.folder.write("config.yaml", resolved.encode())
 
     def look(self) -> None:
@@ -510,7 +518,7 @@ class RunDir:
         return [key for key in stage.names() if (stage / key).exists("manifest.json")]
 
     def _refuse_another(self, redone: Callable[[], list[str]] | None = None) -> None:
-        stored = yaml.safe_load(self.folder.read("config.yaml"))
+        stored = _saved(self.folder)
         theirs = build_config(stored, f"{self.folder}/config.yaml")
         if not (keys := differing_keys(self.config.identity(), theirs.identity())):
             return
@@ -535,6 +543,17 @@ class RunDir:
         return StageStore(self.folder / name / key, name, key, settings, schema)
 
 
+def _saved(folder: Folder) -> dict[str, Any]:
+    """The settings that a run directory was made with."""
+    try:
+        tree = parse_yaml(folder.read("config.yaml").decode())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{folder}/config.yaml is damaged: {first_line(error)}; {MENDED}") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"{folder}/config.yaml is damaged: it holds no settings; {MENDED}")
+    return tree
+
+
 def read_run_config(path: str, overrides: list[str]) -> Config | None:
     """The configuration saved in a run directory, or None where ``path`` is none.
 
@@ -546,7 +565,7 @@ def read_run_config(path: str, overrides: list[str]) -> Config | None:
         return None
     source = f"{path}/config.yaml"
     # The directory may have been moved: it is where it was found.
-    tree = {**yaml.safe_load(folder.read("config.yaml")), "run_dir": path}
+    tree = {**_saved(folder), "run_dir": path}
     stored = build_config(tree, source)
     for override in overrides:
         apply_override(tree, override)

@@ -411,6 +411,17 @@ def test_a_merged_mapping_may_be_changed(tmp_path):
         ("training.betas=[0.8, 0.9]", [0.8, 0.9]),
         ("systems.a.beta=1", 1),
         ("systems.a.loss=ipo", "ipo"),
+        ("seed=010", "010"),  # ten, and not eight as in YAML 1.1
+        ("seed=1:30", "1:30"),
+        ("sampling.engine={a: 1e-5, b: 1_000, c: 0x1F}", {"a": 1e-5, "b": 1000, "c": 31}),
+        (
+            "sampling.engine={a: 1.5e3, b: .5, c: 1., d: 1e, e: +1}",
+            {"a": 1500.0, "b": 0.5, "c": 1.0, "d": "1e", "e": 1},
+        ),
+        (
+            "sampling.engine={a: -.inf, b: 1.2.3, c: 0, d: -0.5}",
+            {"a": float("-inf"), "b": "1.2.3", "c": 0, "d": -0.5},
+        ),
     ],
 )
 def test_an_override_of_a_text_is_taken_as_it_stands(override, value):
@@ -427,11 +438,34 @@ def test_an_override_of_a_text_is_taken_as_it_stands(override, value):
         ("training.beta=0.1 # the paper's", 'takes "# the paper\'s" for a comment'),
         ("systems={a: {}, a: {}}", "'a' stands twice"),
         ("training.beta=[", "is not a YAML value"),
+        (".seed=1", "must read section.key=value"),
+        ("training..beta=1", "must read section.key=value"),
     ],
 )
 def test_an_override_that_would_lose_something(override, words):
     with pytest.raises(UserError, match=words):
         apply_override({}, override)
+
+
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        ({"run_dir": "a\0b"}, "run_dir: 'a\\x00b' holds a character that no file can hold"),
+        ({"model": {"system_prompt": "a\ud800"}}, "model.system_prompt: 'a\\ud800' holds"),
+        ({"sampling": {"engine": {"\0": 1}}}, "sampling.engine: '\\x00' holds"),
+        ({"systems": {"a" * 101: {}}}, "cannot name a trained system"),
+        ({"systems": {"是" * 34: {}}}, "cannot name a trained system"),
+        ({"seed": 2**32}, "seed: Input should be less than 4294967296"),
+    ],
+)
+def test_texts_and_numbers_that_would_fail_later_are_refused(sections, words):
+    assert words in message(**sections)
+
+
+def test_a_file_that_refers_to_itself(tmp_path):
+    (tmp_path / "c.yaml").write_text("training: &t {beta: 0.1, deepspeed: *t}\nmodel: [*t, *t]")
+    with pytest.raises(UserError, match="'beta' has no effect here"):
+        read_config(tmp_path / "c.yaml")
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan"), "inf"])

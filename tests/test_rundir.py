@@ -1,5 +1,6 @@
 import pyarrow as pa
 import pytest
+import yaml
 
 from maskdpo_ray.config import build_config
 from maskdpo_ray.errors import RowRejected, UserError
@@ -144,6 +145,30 @@ def test_another_configuration_is_refused_with_the_differing_keys(tmp_path):
     other.claim(rerun=True)
     other.claim()
     assert read_run_config(str(tmp_path), []).training.beta == 0.2
+
+
+def test_what_was_saved_is_read_back_by_any_reader(tmp_path):
+    """Texts that look like numbers, in one version of YAML or another."""
+    words = ["1e5", "010", "1:30", "1_0", ".5", "0x1f", "yes", "2026-01-01", "~", "1."]
+    for word in words:
+        given = config(tmp_path, model={"system_prompt": word})
+        RunDir(given).claim(rerun=True)
+        assert read_run_config(str(tmp_path), []) == given
+        saved = yaml.safe_load((tmp_path / "config.yaml").read_text())
+        assert saved["model"]["system_prompt"] == word
+
+
+@pytest.mark.parametrize("content", [b"", b"seed: [", b"\xff\xfe", b"hello", b"a: 1\na: 2"])
+def test_a_damaged_configuration_of_a_run_is_named(tmp_path, content):
+    run = RunDir(config(tmp_path))
+    run.claim()
+    run.store("sample", {}, QUESTION_SCHEMA).begin({})
+    (tmp_path / "config.yaml").write_bytes(content)
+    for read in (run.claim, lambda: read_run_config(str(tmp_path), [])):
+        with pytest.raises(
+            UserError, match="config.yaml is damaged: .*; remove it and run"
+        ):
+            read()
 
 
 def test_a_command_that_made_nothing_has_not_taken_the_directory(tmp_path):

@@ -24,7 +24,7 @@ from maskdpo_ray.config.short_form import ShortFormConfig
 from maskdpo_ray.config.topics import TopicsConfig
 from maskdpo_ray.config.training import LoraConfig, TrackingConfig, TrainingConfig
 from maskdpo_ray.config.win_rate import WinRateConfig
-from maskdpo_ray.config.yaml_text import parse_yaml
+from maskdpo_ray.config.yaml_text import dump_yaml, parse_yaml
 
 __all__ = [
     "AnnotationConfig",
@@ -58,6 +58,7 @@ __all__ = [
     "apply_override",
     "build_config",
     "differing_keys",
+    "dump_yaml",
     "parse_yaml",
     "read_config",
 ]

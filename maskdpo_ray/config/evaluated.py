@@ -43,10 +43,18 @@ class EvaluatedConfig(ModelConfig):
         return self
 
 
+LONGEST_NAME = 100  # bytes: it becomes part of the name of a folder
+
+
+def names_a_stage(name: str) -> bool:
+    """Whether a name may stand in the name of a stage."""
+    return name.isidentifier() and len(name.encode()) <= LONGEST_NAME
+
+
 def check_names(entries: dict[str, Section], what: str) -> None:
     """Raise ``ValueError`` for a name that could not stand in the name of a stage."""
     for name in entries:
-        if not name.isidentifier():
+        if not names_a_stage(name):
             raise ValueError(
-                f"{what}: {name!r} cannot name one of them: letters, digits and underscores"
+                f"{what}: {name[:80]!r} cannot name one of them: letters, digits and underscores"
             )

@@ -1,5 +1,6 @@
 """Reading a configuration: a YAML file, overrides, errors in one line."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,42 @@ def read_config(path: str | Path, overrides: list[str] | None = None) -> Config:
 
 def build_config(tree: dict[str, Any], source: str = "configuration") -> Config:
     """Validate a tree of settings; ``source`` names it in errors."""
+    for key, text in _texts(tree):
+        if "\0" in text or not _is_unicode(text):
+            raise UserError(
+                f"{source}: {key}: {text[:80]!r} holds a character that no file can hold, a lone "
+                "surrogate or NUL: remove it"
+            )
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
         lines = [explain(problem, Config, tree) for problem in error.errors()]
         raise UserError(f"{source}: " + "; ".join(lines)) from None
+
+
+def _texts(tree: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Every text of a tree of settings, names included, with its dotted key."""
+    left, seen = [("", tree)], set()
+    while left:
+        key, value = left.pop()
+        if isinstance(value, str):
+            yield key, value
+        elif isinstance(value, dict | list) and id(value) not in seen:  # YAML can refer to itself
+            seen.add(id(value))
+            inside = value.items() if isinstance(value, dict) else ((None, each) for each in value)
+            for name, each in inside:
+                left += [
+                    (key or "a key", name),
+                    (f"{key}.{name}".strip(".") if name else key, each),
+                ]
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def differing_keys(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> list[str]:

@@ -18,9 +18,9 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
     ``:`` need no quotes there.
     """
     key, separator, text = override.partition("=")
-    if not separator or not key.strip():
-        raise UserError(f"override {override!r} must read section.key=value")
     *parents, leaf = key.strip().split(".")
+    if not (separator and leaf and all(parents)):
+        raise UserError(f"override {override!r} must read section.key=value")
     value = _value(text, override, _is_text(Config, [*parents, leaf], tree))
     node = tree
     for parent in parents:

@@ -7,6 +7,7 @@ from pydantic import Field, ValidationError, model_validator
 from maskdpo_ray.config.annotation import AnnotationConfig, AnyAnnotation
 from maskdpo_ray.config.data import DataConfig
 from maskdpo_ray.config.errors import explain
+from maskdpo_ray.config.evaluated import names_a_stage
 from maskdpo_ray.config.evaluation import EvaluationConfig
 from maskdpo_ray.config.inputs import ModelConfig, WorldConfig
 from maskdpo_ray.config.preference import PreferenceConfig
@@ -41,7 +42,7 @@ class Config(Section):
 
     run_dir: Where[str] = Field(min_length=1)
     """Where everything is written: a local folder or a URL. `{seed}` stands for the seed."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     world: WorldConfig | None = None
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
@@ -247,8 +248,8 @@ class Config(Section):
     @model_validator(mode="after")
     def _systems(self) -> "Config":
         for name in self.systems:
-            if name == "base" or not name.isidentifier():
-                raise ValueError(f"systems: {name!r} cannot name a trained system")
+            if name == "base" or not names_a_stage(name):
+                raise ValueError(f"systems: {name[:80]!r} cannot name a trained system")
             if name in self.evaluation.models:
                 raise ValueError(f"{name!r} stands in systems and in evaluation.models: rename one")
             for key in OF_ALL_SYSTEMS:

@@ -1,14 +1,18 @@
 """YAML as settings need it: a key that stands twice is an error, not its last value."""
 
+import re
 from typing import Any
 
 import yaml
 
+_INT, _FLOAT, _DATE = (f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "timestamp"))
+
 
 class _OnceEach(yaml.SafeLoader):
-    # No setting is a date: a branch or version that looks like one is a text.
+    # No setting is a date: a branch or version that looks like one is a text. Numbers are those of
+    # YAML 1.2: 010 is ten and not eight, 1:30 no number at all, and 1e-5 is one.
     yaml_implicit_resolvers = {
-        first: [each for each in resolvers if each[0] != "tag:yaml.org,2002:timestamp"]
+        first: [each for each in resolvers if each[0] not in (_INT, _FLOAT, _DATE)]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
@@ -26,6 +30,20 @@ class _OnceEach(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+class _Quoting(yaml.SafeDumper):
+    """Quotes a text that any reader, of YAML 1.1 or 1.2, could take for a number."""
+
+
+_NUMBERS = {
+    _INT: r"[-+]?(?:0|[1-9][\d_]*)$|0x[\da-fA-F]+$",
+    _FLOAT: r"[-+]?(?:\d[\d_]*\.\d*|\.\d+|\d+(?=[eE]))(?:[eE][-+]?\d+)?$"
+    r"|[-+]?\.(?:inf|Inf|INF)$|\.(?:nan|NaN|NAN)$",
+}
+for _tag, _pattern in _NUMBERS.items():
+    for _each in (_OnceEach, _Quoting):
+        _each.add_implicit_resolver(_tag, re.compile(_pattern, re.ASCII), list("-+.0123456789"))
+
+
 def parse_yaml(text: str) -> Any:
     """The value of a YAML text.
 
@@ -39,3 +57,8 @@ def parse_yaml(text: str) -> Any:
         raise yaml.YAMLError("it is nested too deeply") from None
     except ValueError as error:  # digits without end
         raise yaml.YAMLError(str(error)) from None
+
+
+def dump_yaml(tree: Any) -> str:
+    """A YAML text that ``parse_yaml`` reads back."""
+    return yaml.dump(tree, Dumper=_Quoting, sort_keys=False, allow_unicode=True)

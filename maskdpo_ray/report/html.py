@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from maskdpo_ray.config import dump_yaml
 from maskdpo_ray.report.figures import as_svg, legend, line_style, new_figure
 from maskdpo_ray.report.table import (
     agreement_rows,
@@ -43,7 +44,6 @@ def render_html(
             ``(start, end)`` per token that was kept.
     """
     import jinja2
-    import yaml
 
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("maskdpo_ray.report"),
@@ -72,7 +72,7 @@ def render_html(
         training_plot=_training_plot(curves) if curves else None,
         best_plot=_best_plot(best) if best else None,
         examples=[_example(pair) for pair in examples],
-        config=yaml.safe_dump(report["config"], sort_keys=False, allow_unicode=True),
+        config=dump_yaml(report["config"]),
     )
 
 
