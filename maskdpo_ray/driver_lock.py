@@ -32,7 +32,10 @@ BEAT = 10.0  # seconds between renewals
 STALE = 60.0  # a lock that was not renewed for so many seconds has no living holder
 # Interrupts the main thread. Not SIGINT: commands in the background of a script ignore it.
 LOST = signal.SIGUSR1
-KEYS = frozenset(("host", "machine", "pid", "started", "since", "token", "renewed"))
+KEYS = {
+    "host": str, "machine": str, "pid": int, "started": str, "since": int | float, "token": str,
+    "renewed": int | float,
+}  # fmt: skip
 # What a mount without hard links answers: FAT and exFAT, several FUSE and SMB ones.
 NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES, errno.EINVAL}
 SETTLE = 2.0  # seconds after which a lock in an object store must still stand
@@ -165,9 +168,12 @@ def _read(folder: Folder, name: str) -> dict[str, Any]:
     """Who holds a lock. Raises ``FileNotFoundError`` where there is none."""
     try:
         holder = folder.read_json(name)
-        if isinstance(holder, dict) and KEYS <= holder.keys():
+        if isinstance(holder, dict) and all(
+            isinstance(holder.get(key), kind) for key, kind in KEYS.items()
+        ):
+            _time(holder["since"]), _time(holder["renewed"])
             return holder
-    except ValueError:
+    except (ValueError, OverflowError, RecursionError):
         pass
     written = folder.filesystem.get_file_info(folder.path(name)).mtime
     if written is None:

@@ -23,6 +23,7 @@ from maskdpo_ray.records import Candidate, Question, Sentence, WeightedPair
 from maskdpo_ray.rundir import StageStore, fingerprint
 from maskdpo_ray.sources import Source
 from maskdpo_ray.splits import comparable, part_of
+from maskdpo_ray.texts import is_blank
 
 LANGUAGES = ("en", "zh")
 ROWS_PER_PART = 512
@@ -85,7 +86,7 @@ def _checked(record: dict[str, Any], place: str) -> dict[str, Any]:
     """The record with an id and a topic, its texts known to be texts."""
     optional = ("topic", "document", "language")
     row = {key: value for key, value in record.items() if key not in optional or value is not None}
-    if isinstance(topic := row.get("topic"), str) and not topic.strip():
+    if isinstance(topic := row.get("topic"), str) and is_blank(topic):
         del row["topic"]  # one blank name for all would make them one topic
     if isinstance(row.get("id"), int) and not isinstance(row["id"], bool):
         row["id"] = str(row["id"])
@@ -95,7 +96,7 @@ def _checked(record: dict[str, Any], place: str) -> dict[str, Any]:
     if "id" not in row:
         named = (row.get("topic", row["question"]), row["question"], row.get("document") or "")
         row["id"] = fingerprint(*map(_writable, named))
-    if not row["id"].strip():
+    if is_blank(row["id"]):
         raise UserError(f"{place}: 'id' is empty; give every question its own id")
     if "topic" not in row:
         row["topic"] = _opening(row.get("document") or "") or row["question"]
@@ -149,7 +150,7 @@ def _readable(row: Question, place: str) -> Question | RowRejected:
         texts += [sentence["verdict"] for sentence in candidate["sentences"]]
     if any("\ud800" <= char <= "\udfff" for text in texts for char in text):
         return RowRejected("not_unicode", f"{place}: a lone surrogate; re-encode the text")
-    if not row["question"].strip():
+    if is_blank(row["question"]):
         return RowRejected("empty_question", f"{place}: the question is empty")
     return row
 
@@ -334,7 +335,9 @@ def _pair_id(given: Any, position: int) -> tuple[str, str | None]:
     if type(given) not in (str, int):
         return own, f"'id' must be a string, not {type(given).__name__}"
     name = _writable(str(given))
-    return (name, None) if name.strip() else (own, "'id' is empty; leave it out, or give a name")
+    return (
+        (name, None) if not is_blank(name) else (own, "'id' is empty; leave it out, or give a name")
+    )
 
 
 def source_of(data: DataConfig, split: str) -> Source:

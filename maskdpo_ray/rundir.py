@@ -388,9 +388,15 @@ class StageStore:
     # -- manifest -----------------------------------------------------------------------------
 
     def manifest(self) -> dict[str, Any] | None:
-        return (
-            self.folder.read_json("manifest.json") if self.folder.exists("manifest.json") else None
-        )
+        if not self.folder.exists("manifest.json"):
+            return None
+        try:
+            return self.folder.read_json("manifest.json")
+        except ValueError as error:
+            raise DamagedFile(
+                f"{self.folder}/manifest.json is damaged ({error}): remove it and run the command "
+                "of its stage, or `maskdpo run`, again; finished rows stay"
+            ) from None
 
     @property
     def begun(self) -> bool:

@@ -317,7 +317,11 @@ class Source:
 
 def _json(text: bytes, place: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_once_each)
+    except KeyError as error:
+        raise UserError(
+            f"{place}: {error} stands twice in one object: only one would count; merge the two"
+        ) from None
     except UnicodeDecodeError as error:
         raise UserError(f"{place} is not UTF-8: {error}") from None
     except json.JSONDecodeError as error:
@@ -329,6 +333,15 @@ def _json(text: bytes, place: str) -> Any:
             f"{place} holds a whole number of thousands of digits: write it as a text, or leave it "
             "out"
         ) from None
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON. Raises ``KeyError`` where a name stands twice: the first would be lost."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise KeyError(next(name for name in names if names.count(name) > 1))
+    return found
 
 
 def _object(row: Any, place: str) -> dict[str, Any]:

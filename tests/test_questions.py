@@ -44,6 +44,9 @@ def only(path):
         ([""], "holds no question"),
         ([row(), f'{{"question": "?", "n": {"9" * 5000}}}'], "line 2 holds a whole number of thou"),
         ([row(), f'{{"question": {"[" * 200_000}'], "line 2 is nested too deeply"),
+        ([row(), '{"question": "a", "question": "b"}'], "line 2: 'question' stands twice in one"),
+        (['{"question": "a", "x": [{"b": 1, "b": 1}]}'], "line 1: 'b' stands twice in one object"),
+        ([row(id="\u200b")], "line 1: 'id' is empty"),
     ],
 )
 def test_a_bad_file_is_refused_with_its_line(file, rows, words):
@@ -122,10 +125,22 @@ def test_a_line_with_a_question_alone_is_named_by_its_content(file):
 
 
 def test_a_blank_topic_is_none(file):
-    blank = ({"topic": " "}, {"topic": ""}, {"topic": "\u3000\n", "document": "Bea.\nShe ran."}, {})
+    blank = (
+        {"topic": " "},
+        {"topic": ""},
+        {"topic": "\u3000\n", "document": "Bea.\nShe ran."},
+        {},
+        {"topic": "\u200b\ufeff"},
+    )
     lines = [{"question": f"Who is {n}?", **topic} for n, topic in enumerate(blank)]
     rows = [row for _, row in read_questions(write(file, *lines))]
-    assert [row["topic"] for row in rows] == ["Who is 0?", "Who is 1?", "Bea.", "Who is 3?"]
+    assert [row["topic"] for row in rows] == [
+        "Who is 0?",
+        "Who is 1?",
+        "Bea.",
+        "Who is 3?",
+        "Who is 4?",
+    ]
 
 
 def test_a_line_without_an_id_that_stands_twice_is_counted_as_repeated(file):

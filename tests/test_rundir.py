@@ -6,7 +6,7 @@ from maskdpo_ray.config import build_config
 from maskdpo_ray.errors import RowRejected, UserError
 from maskdpo_ray.records import QUESTION_SCHEMA
 from maskdpo_ray.rundir import RunDir, fingerprint, read_run_config
-from maskdpo_ray.storage import Folder
+from maskdpo_ray.storage import DamagedFile, Folder
 
 
 def question(row_id: str) -> dict:
@@ -165,10 +165,20 @@ def test_a_damaged_configuration_of_a_run_is_named(tmp_path, content):
     run.store("sample", {}, QUESTION_SCHEMA).begin({})
     (tmp_path / "config.yaml").write_bytes(content)
     for read in (run.claim, lambda: read_run_config(str(tmp_path), [])):
-        with pytest.raises(
-            UserError, match="config.yaml is damaged: .*; remove it and run"
-        ):
+        with pytest.raises(UserError, match="config.yaml is damaged: .*; remove it and run"):
             read()
+
+
+def test_a_damaged_manifest_is_named_and_costs_no_row(store):
+    store.begin({})
+    store.write(["a"], [question("a")], [], group=1)
+    store.folder.write("manifest.json", b'{"state": "comp')
+    with pytest.raises(DamagedFile, match="manifest.json is damaged .*: remove it and run"):
+        _ = store.complete
+    store.folder.remove("manifest.json")
+    store.begin({})
+    store.finish_rows(["a"], 0.0)
+    assert store.complete and ids(store.rows()) == ["a"]
 
 
 def test_a_command_that_made_nothing_has_not_taken_the_directory(tmp_path):

@@ -176,7 +176,21 @@ def test_a_process_id_given_anew_is_not_the_old_driver(place):
         pass
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"pid": 1}', b"\xff\x00"])
+HELD = {"host": "h", "machine": "m", "pid": 1, "started": "1", "since": 1.0, "token": "t",
+        "renewed": 1.0}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"{", b"[]", b'{"pid": 1}', b"\xff\x00", b"[" * 100_000, b"9" * 5000,
+        *(
+            json.dumps({**HELD, **change}).encode()
+            for change in ({"pid": "1"}, {"renewed": "now"}, {"renewed": None}, {"since": 1e300},
+                           {"since": float("nan")}, {"token": 5}, {"machine": ["m"]})
+        ),
+    ],
+)  # fmt: skip
 def test_a_lock_that_says_nothing_of_its_holder(tmp_path, content):
     """A disk that was full, or a file of somebody else's."""
     folder, lock = Folder(tmp_path / "run"), tmp_path / "run" / LOCK

@@ -1,0 +1,8 @@
+"""What texts hold."""
+
+import unicodedata
+
+
+def is_blank(text: str) -> bool:
+    """Whether there is nothing to see in a text: white space, zero-width and control characters."""
+    return all(unicodedata.category(char)[0] in "ZC" for char in text)
