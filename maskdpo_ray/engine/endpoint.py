@@ -40,6 +40,7 @@ OF_THE_KEY = (401, 403)
 # Any other may be of one request, where the server lives: it fails, hangs, or will not say such a
 # thing (403, 451).
 OF_ALL = (401, 402, 404)
+AWAY = (502, 503)  # what a gateway says, too, while the server behind it starts
 TOO_MANY = 429  # of one request, too large for the limit, where others are answered meanwhile
 HOPELESS = 16  # failures in a row, and no answer between them: does the server answer anybody?
 UNREADABLE = (APIResponseValidationError, ValueError, RecursionError)  # no JSON, no choices, ...
@@ -104,16 +105,27 @@ class Endpoint:
         async def asked() -> Any:
             for wait in WAITS:
                 try:
-                    return read(await request(self._client))
+                    return read(await self._patiently(request))
                 except UNREADABLE:
                     await asyncio.sleep(wait)
-            return read(await request(self._client))
+            return read(await self._patiently(request))
 
         async with self._slots:
             answer = await self._sorted(asked())
         self._answered += 1
         self._unanswered = 0
         return answer
+
+    async def _patiently(self, request: Request) -> Any:
+        """An answer, after the client's own tries. A server that was away all that time and is back
+        by now is asked once more: whose fault it was is not known before."""
+        try:
+            return await request(self._client)
+        except (APIConnectionError, APIStatusError) as error:
+            away = getattr(error, "status_code", AWAY[0]) in AWAY
+            if isinstance(error, APITimeoutError) or not away or not await self._lives():
+                raise
+        return await request(self._client.with_options(max_retries=SIGN_OF_LIFE_RETRIES))
 
     async def chat(self, **parameters: Any) -> tuple[Any, int | None]:
         """``ask`` for a chat completion, under the names that the server has for parameters.
@@ -142,9 +154,12 @@ class Endpoint:
             raise self.trouble("lists no models: does base_url end with /v1?")
         return page.data
 
-    def _listing(self, retries: int) -> Awaitable[Any]:
+    async def _listing(self, retries: int) -> Any:
         client = self._client.with_options(timeout=REACH_SECONDS, max_retries=retries)
-        return client.models.list()
+        try:
+            return await client.models.list()
+        except AttributeError:  # what the client says of a text, as a page in HTML
+            return None
 
     async def _sorted(self, answer: Awaitable[Any], of_all: bool = False) -> Any:
         """The answer; or what its failure concerns, with ``of_all`` never the request alone."""
@@ -156,17 +171,17 @@ class Endpoint:
                 f"no answer within {self._settings.patience:g} s (patience)"
             ) from None
         except UNREADABLE as error:
-            words = self._without_key(first_line(error))[:REASON_LENGTH]
-            raise await self._perhaps_of_one(f"the answer cannot be read: {words}") from None
+            reason = f"the answer cannot be read: {self._without_key(first_line(error))}"
+            reason = reason[:REASON_LENGTH]
+            raise (self.trouble(reason) if of_all else await self._perhaps_of_one(reason)) from None
         except APIStatusError as error:
             others = self._answered > before
             raise await self._status(error, of_all, others) from None
         except APIConnectionError as error:
-            if isinstance(error, APITimeoutError) and not of_all:
-                raise await self._perhaps_of_one(f"timed out; {self._patience}") from None
             reason = f"cannot be reached ({_cause(error)})"
             reason = "timed out" if isinstance(error, APITimeoutError) else reason
-            raise self.trouble(f"{reason}; {self._patience}") from None
+            reason = f"{reason}; {self._patience}"
+            raise (self.trouble(reason) if of_all else await self._perhaps_of_one(reason)) from None
 
     async def _status(
         self, error: APIStatusError, of_all: bool, others: bool
@@ -214,7 +229,7 @@ class Endpoint:
     async def _lives(self) -> bool:
         try:
             return _lists_models(await self._listing(SIGN_OF_LIFE_RETRIES))
-        except OpenAIError:
+        except (OpenAIError, *UNREADABLE):
             return False
 
     def trouble(self, reason: str) -> UserError:

@@ -336,6 +336,26 @@ def test_parameters_go_under_the_names_that_a_server_has(serve):
     assert "max_completion_tokens" not in first | second
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        DROPPED,
+        (200, {"content-encoding": "gzip"}, "no gzip"),
+        (200, {"content-length": "99"}, "{}"),
+    ],
+)
+def test_a_request_that_breaks_its_connection_every_time_is_refused(serve, answer):
+    message = trouble(serve(answer), RequestRefused, max_retries=1, timeout=2)
+    assert "every time, while the server answers others" in message
+
+
+@pytest.mark.parametrize("answer", [DROPPED, failed(502), failed(503)])
+def test_a_server_that_is_back_when_a_request_gives_up_is_asked_once_more(serve, answer):
+    scripted = serve(*2 * [answer], YES)
+    [reply] = replies(scripted, max_retries=1)
+    assert reply.text == "yes" and len(scripted.asked) == 3
+
+
 def test_nobody_there(serve):
     scripted = serve(YES)
     scripted.stop()
@@ -593,6 +613,10 @@ def test_a_server_that_is_no_such_server_ends_the_start(serve):
     scripted = serve(YES, models="not a list")
     with pytest.raises(UserError, match="lists no models: does base_url end with /v1"):
         open_chat(settings(scripted), 8)
+    for page in (raw("{"), raw(""), raw("[" * 100_000)):
+        with pytest.raises(UserError, match="model 'm': the answer cannot be read"):
+            open_chat(settings(serve(YES, listing=9 * [page])), 8)
+    assert "HTTP 500: no" in trouble(serve(failed(500), listing=9 * [raw("{")]), max_retries=0)
 
 
 def test_the_start_waits_for_a_server_that_is_away(serve):
