@@ -23,9 +23,8 @@ from maskdpo_ray.records import Candidate, Question, Sentence, WeightedPair
 from maskdpo_ray.rundir import StageStore, fingerprint
 from maskdpo_ray.sources import Source
 from maskdpo_ray.splits import comparable, part_of
-from maskdpo_ray.texts import is_blank
+from maskdpo_ray.texts import LANGUAGES, is_blank
 
-LANGUAGES = ("en", "zh")
 ROWS_PER_PART = 512
 OPENING = 100  # characters of a document that may name its topic
 

@@ -13,6 +13,7 @@ import yaml
 
 from maskdpo_ray.config import parse_yaml
 from maskdpo_ray.errors import RowRejected, UserError
+from maskdpo_ray.texts import LANGUAGES
 
 if TYPE_CHECKING:
     from maskdpo_ray.records import Question
@@ -81,6 +82,9 @@ def read_templates(
     if not isinstance(tree, dict) or not tree:
         raise UserError(f"{name} must hold one mapping per language (en, zh)")
     for language, wording in tree.items():
+        if language not in LANGUAGES:
+            known = ", ".join(LANGUAGES)
+            raise UserError(f"{name}: no question is in language {language!r}; known: {known}")
         if not isinstance(wording, dict):
             raise UserError(f"{name}: {language} must map names to texts")
     return Templates(name, tree)
@@ -106,9 +110,16 @@ def check_choices(words: Any, place: str, names: Collection[str]) -> None:
     """Raise ``UserError`` unless ``words`` gives each of the names a word of its own."""
     if not isinstance(words, dict) or set(words) != set(names):
         raise UserError(f"{place} must give a word each for {', '.join(names)}")
-    if not all(isinstance(word, str) and word.strip() for word in words.values()):
+    check_apart(words.values(), place)
+
+
+def check_apart(words: Collection[Any], place: str) -> None:
+    """Raise ``UserError`` unless these are words that replies can be told apart by."""
+    if not all(isinstance(word, str) and word.strip() for word in words):
         raise UserError(f"{place}: each needs a word; quote yes, no, on and off")
-    if len(set(words.values())) < len(words):
+    if spaced := [word for word in words if word != word.strip()]:
+        raise UserError(f"{place}: {spaced[0]!r} has white space around it: remove that")
+    if len({word.casefold() for word in words}) < len(words):
         raise UserError(f"{place}: two share a word")
 
 

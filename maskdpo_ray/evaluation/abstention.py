@@ -11,9 +11,9 @@ far the rule agrees with people.
 import re
 
 from maskdpo_ray.annotation.sentences import split_sentences
+from maskdpo_ray.texts import LANGUAGES
 
 RULES = 3  # raised when another answer may count as abstaining
-LANGUAGES = ("en", "zh")
 COURTESIES = 3  # sentences that are read at most
 LONGEST = 500  # characters of a sentence that are read: nobody declines at greater length
 

@@ -52,9 +52,13 @@ def labels_of(task: dict[str, Any]) -> set[str]:
     """What the people who did a task of an export chose; skipped ones chose nothing."""
     return {
         choice
-        for annotation in task["annotations"]
+        for annotation in _objects(task["annotations"])
         if not annotation.get("was_cancelled")
-        for result in annotation.get("result", [])
-        if result.get("from_name") == LABEL
-        for choice in result.get("value", {}).get("choices", [])
+        for result in _objects(annotation.get("result"))
+        if result.get("from_name") == LABEL and isinstance(result.get("value"), dict)
+        for choice in result["value"].get("choices") or []
     }
+
+
+def _objects(listed: Any) -> list[dict[str, Any]]:
+    return [each for each in listed if isinstance(each, dict)] if isinstance(listed, list) else []

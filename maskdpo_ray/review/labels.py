@@ -14,7 +14,7 @@ from maskdpo_ray.review import anah
 from maskdpo_ray.review.label_studio import LABEL, WORDS, is_task, labels_of
 from maskdpo_ray.sources import Source
 
-NEEDED = ("question_id", "question", "response", "start", "end")
+NEEDED = {"question_id": str, "question": str, "response": str, "start": int, "end": int}
 
 
 class Labelled(NamedTuple):
@@ -52,14 +52,30 @@ def read_labels(path: str) -> tuple[list[Labelled], Counter[str]]:
                 f"{place} has no {missing[0]!r}: give a file of `maskdpo review`, what Label "
                 "Studio exports of its tasks as JSON, or the public ANAH annotations"
             )
-        found = labels_of(row) if is_task(row) else {row.get(LABEL)} - {None, ""}
-        if bad := sorted(map(str, found - set(WORDS))):
+        _check(data, place)
+        found = labels_of(row) if is_task(row) else {row.get(LABEL)} - {None}
+        found = {str(label).strip().lower() for label in found} - {""}
+        if bad := sorted(found - set(WORDS)):
             raise UserError(f"{place} is labelled {bad[0]!r}; a label is one of {', '.join(WORDS)}")
         if len(found) == 1:
             labels.append(Labelled(data, found.pop()))
         else:
             without["labelled differently" if found else "not labelled"] += 1
     return labels, without
+
+
+def _check(row: dict[str, Any], place: str) -> None:
+    """Raise ``UserError`` unless the row names a sentence of its response."""
+    for key, kind in NEEDED.items():
+        if type(row[key]) is not kind:
+            of = type(row[key]).__name__
+            raise UserError(f"{place}: {key!r} must be {kind.__name__}, not {of}")
+    start, end, length = row["start"], row["end"], len(row["response"])
+    if not 0 <= start < end <= length:
+        raise UserError(
+            f"{place}: no sentence of {length} characters of response stands at {start}:{end}: "
+            "leave start, end and response as `maskdpo review` wrote them"
+        )
 
 
 def verdict_of_each(labels: Iterable[Labelled]) -> dict[tuple[str, str], str]:

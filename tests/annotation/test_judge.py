@@ -135,9 +135,11 @@ def test_a_template_without_a_document_needs_none(tmp_path):
         ({"prompt": "{question} {sentence} {documnt}"}, "has {documnt}, which nothing fills in"),
         ({"verdicts": None}, "en.verdicts must map"),
         ({"verdicts": {"ok": "a", "wrong": "b"}}, "en.verdicts must map"),
-        ({"verdicts": {"ok": "a", "contradictory": "a"}}, "two verdicts share a word"),
+        ({"verdicts": {"ok": "a", "contradictory": "a"}}, "two share a word"),
         ({"verdicts": {"ok": "a", "nofact": "b"}}, "needs a word for a correct and one for an"),
         ({"verdicts": {"ok": True, "contradictory": False}}, "quote yes, no"),
+        ({"verdicts": {"ok": "No", "contradictory": "no"}}, "two share a word"),
+        ({"verdicts": {"ok": " yes", "contradictory": "no"}}, "has white space around it"),
     ],
 )
 def test_a_wrong_template_is_named(tmp_path, change, message):
@@ -145,6 +147,9 @@ def test_a_wrong_template_is_named(tmp_path, change, message):
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump({"en": {**good, **change}}))
     with pytest.raises(UserError, match=message):
+        read_judge_templates(str(path))
+    path.write_text(yaml.safe_dump({"fr": good}))
+    with pytest.raises(UserError, match="no question is in language 'fr'; known: en, zh"):
         read_judge_templates(str(path))
 
 

@@ -118,6 +118,36 @@ def test_labels_come_back_from_label_studio(rows, tmp_path):
         assert f'"{name}"' in INTERFACE
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"start": 0.0}, "line 1: 'start' must be int, not float"),
+        ({"start": False}, "line 1: 'start' must be int, not bool"),
+        ({"response": 5}, "line 1: 'response' must be str, not int"),
+        ({"question_id": None}, "line 1: 'question_id' must be str, not NoneType"),
+        ({"start": -1}, "no sentence of .* characters of response stands at -1:"),
+        ({"end": 999}, "no sentence of .* characters of response stands at 0:999"),
+        ({"start": 9, "end": 9}, "stands at 9:9: leave start, end and response as"),
+    ],
+)
+def test_a_row_that_names_no_sentence_is_told(rows, tmp_path, changes, words):
+    row = {**rows[0], "label": "ok", **changes}
+    with pytest.raises(UserError, match=words):
+        read_labels(written(tmp_path / "review.jsonl", [row]))
+
+
+def test_a_label_may_be_written_in_capitals_and_an_odd_export_has_none(rows, tmp_path):
+    [label], _ = read_labels(written(tmp_path / "a.jsonl", [{**rows[0], "label": " OK "}]))
+    assert label.verdict == "ok"
+    [task, *_] = tasks(rows)
+    for annotations in (["x"], [{"result": None}], [{"result": [{"from_name": "label"}]}],
+                        [{"result": [{"from_name": "label", "value": None}]}]):  # fmt: skip
+        labels, without = read_labels(
+            written(tmp_path / "b.json", [{**task, "annotations": annotations}])
+        )
+        assert labels == [] and without == {"not labelled": 1}
+
+
 def test_labelled_answers_are_questions_for_judge_check(rows, tmp_path):
     for row, label in zip(rows, ("contradictory", "ok", "nofact"), strict=True):
         row["label"] = label

@@ -13,6 +13,7 @@ from maskdpo_ray.annotation.details import written
 from maskdpo_ray.annotation.wording import (
     PLACEHOLDER,
     Templates,
+    check_apart,
     check_wording,
     fill,
     read_templates,
@@ -168,9 +169,6 @@ def check_words(words: Any, place: str) -> None:
     known = (*CORRECT_VERDICTS, *INCORRECT_VERDICTS)
     if not isinstance(words, dict) or not set(words) <= set(known):
         raise UserError(f"{place} must map {', '.join(known)} to words")
-    if not all(isinstance(word, str) and word.strip() for word in words.values()):
-        raise UserError(f"{place}: every verdict needs a word; quote yes, no, on and off")
-    if len(set(words.values())) < len(words):
-        raise UserError(f"{place}: two verdicts share a word")
+    check_apart(words.values(), place)
     if not set(words) & set(CORRECT_VERDICTS) or not set(words) & set(INCORRECT_VERDICTS):
         raise UserError(f"{place} needs a word for a correct and one for an incorrect verdict")

@@ -3,7 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from maskdpo_ray.annotation.wording import Templates, check_wording, our_file, read_templates
+from maskdpo_ray.annotation.wording import (
+    Templates,
+    check_apart,
+    check_wording,
+    our_file,
+    read_templates,
+)
 from maskdpo_ray.errors import UserError
 
 Wording = Templates  # of each language: what templates/factscore.yaml explains
@@ -51,8 +57,4 @@ def _check_verification(verification: Any, place: str) -> None:
     if not isinstance(verification, dict) or set(verification) != {"prompt", *WORDS}:
         raise UserError(f"{place} must hold prompt, {', '.join(WORDS)}")
     check_wording(verification["prompt"], f"{place}.prompt", ("passages", "fact"), ("topic",))
-    words = [verification[key] for key in WORDS]
-    if not all(isinstance(word, str) and word.strip() for word in words):
-        raise UserError(f"{place}: both answers need a word; quote True, False, yes and no")
-    if len(set(words)) < len(words):
-        raise UserError(f"{place}: the two answers share a word")
+    check_apart([verification[key] for key in WORDS], place)

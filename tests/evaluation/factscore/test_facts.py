@@ -252,8 +252,8 @@ def test_a_file_of_the_users_own(tmp_path):
         (("facts: [A is a b.]", "facts: A"), "en.demonstrations, number 1: needs"),
         (("[{sentence", "x #"), "en.demonstrations must list"),
         (("{passages} ", ""), r"en.verification.prompt lacks \{passages\}"),
-        (('"No"', "no"), "both answers need a word; quote"),
-        (('"No"', '"Yes"'), "the two answers share a word"),
+        (('"No"', "no"), "each needs a word; quote"),
+        (('"No"', '"Yes"'), "two share a word"),
         (('supported: "Yes", ', ""), "must hold prompt, supported, not_supported"),
     ],
 )
