@@ -72,7 +72,7 @@ OF_ALL_SYSTEMS = ("attention", "packing", "use_liger_kernel", "load_in_4bit")
 
 
 class LoraConfig(Section):
-    """Low-rank adapters beside frozen weights, through peft (extra `lora`)."""
+    """Low-rank adapters beside frozen weights, through peft."""
 
     rank: int = Field(default=16, ge=1)
     alpha: float = Field(default=32.0, gt=0)

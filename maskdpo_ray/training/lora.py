@@ -7,7 +7,7 @@ adapters is its own reference.
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from maskdpo_ray.config import LoraConfig, ModelConfig
 from maskdpo_ray.errors import UserError, first_line
@@ -28,11 +28,11 @@ def add_adapters(policy: "PreTrainedModel", settings: LoraConfig, seed: int) -> 
         seed: of the adapters' first values, so that all workers begin with the same.
 
     Raises:
-        UserError: peft is not installed, or a target is not there or no linear layer.
+        UserError: a target is not there or no linear layer.
     """
+    import peft
     import torch
 
-    peft = _peft()
     _check_targets(policy, settings.target_modules)
     every = settings.target_modules == "all-linear"
     config = peft.LoraConfig(
@@ -77,9 +77,11 @@ def merged(
 
     The sum is rounded to the model's dtype once. Arguments as of :func:`save_adapters`.
     """
+    from peft import PeftModel
+
     with tempfile.TemporaryDirectory() as folder:
         save_adapters(policy, weights, model.path, Path(folder))
-        adapted = _peft().PeftModel.from_pretrained(load_policy(model), folder)
+        adapted = PeftModel.from_pretrained(load_policy(model), folder)
     return adapted.merge_and_unload()
 
 
@@ -120,13 +122,3 @@ def _check_targets(policy: "PreTrainedModel", names: list[str] | str) -> None:
                 f"{type(policy).__name__} (the LM head is none that can be adapted); it has "
                 f"{', '.join(sorted({path.rpartition('.')[2] for path in linear}))}"
             )
-
-
-def _peft() -> Any:
-    try:
-        import peft
-    except ImportError:
-        raise UserError(
-            "training.lora needs peft on every training node: pip install 'maskdpo-ray[lora]'"
-        ) from None
-    return peft

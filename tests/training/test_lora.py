@@ -204,9 +204,3 @@ def test_what_is_no_linear_layer_is_refused(model_config, name):
     settings = LoraConfig(target_modules=["v_proj", name])
     with pytest.raises(UserError, match=f"'{name}' is no linear layer .* q_proj"):
         add_adapters(load_policy(model_config), settings, seed=0)
-
-
-def test_without_peft_the_remedy_is_named(model_config, monkeypatch):
-    monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(UserError, match=r"pip install 'maskdpo-ray\[lora\]'"):
-        add_adapters(load_policy(model_config), LORA, seed=0)
