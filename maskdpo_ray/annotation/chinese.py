@@ -29,16 +29,24 @@ _MARKS = re.compile(
     )""",
     re.VERBOSE,
 )
+_EMPHASIS = re.compile(r"\*{1,3}|_{1,2}")
 _LATIN_END = re.compile(r"[.!?][\"'”’)]*\s+")
 LATIN_WORDS = 3  # fewer are a name in a Chinese sentence: `Apple Inc. 是一家公司`
 
 
 def chinese_starts(text: str) -> list[int]:
     """Where sentences of a block after its first begin: offsets, white space not skipped yet."""
-    starts = [match.end() for match in _MARKS.finditer(text) if match["end"]]
+    starts = [_behind_emphasis(text, m.end()) for m in _MARKS.finditer(text) if m["end"]]
     if latin_words(text) >= LATIN_WORDS:
         starts += _latin_ends(text, starts)
     return starts
+
+
+def _behind_emphasis(text: str, start: int) -> int:
+    """``start``, or what follows a mark of emphasis there that closes: `**他说：“好。”**完。`"""
+    mark = _EMPHASIS.match(text, start)
+    closes = mark and text.count(mark[0], 0, start) % 2
+    return mark.end() if closes else start
 
 
 def _latin_ends(text: str, starts: list[int]) -> list[int]:

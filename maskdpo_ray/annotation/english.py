@@ -20,7 +20,7 @@ _NEVER_LAST = frozenset(
     """
     mr mrs ms messrs dr drs prof rev revd fr hon sen sens rep reps gov gen lt maj capt cpt cmdr
     cdr adm col sgt cpl brig supt insp det pres amb msgr mlle mme
-    e.g eg i.e viz cf vs c.f approx
+    e.g eg i.e viz cf vs c.f approx p.s
     """.split()
 )
 
@@ -33,7 +33,7 @@ _ABBREVIATIONS = _NEVER_LAST | frozenset(
     b.f.a m.f.a ll.b ll.m ll.d j.d ed.d psy.d b.com m.com b.tech m.tech m.phil div m.div th.d r.n
     u.s u.s.a u.k u.n e.u d.c l.a n.y n.y.c u.s.s h.m.s u.a.e p.r b.c n.z
     a.d b.c.e c.e a.m p.m a.k.a d.b.a r.i.p
-    jan feb apr jun jul aug sep sept oct nov dec tue tues thu thur thurs
+    jan feb apr jun jul aug sep sept oct nov dec mon tue tues wed thu thur thurs fri
     al ca etc eds est ext feat repr rev trans viz vol vols chap sec fig figs pp op cit ibid
     avg misc tel hr hrs lb lbs oz kg km cm mm yd yds cu mph ver
     ala ariz ark calif colo conn fla kan ky mich minn mont neb nev okla penn tenn tex vt wis wyo
@@ -90,7 +90,8 @@ _WORD = re.compile(r"\w*")
 _DOTTED = re.compile(r"(?:[^\W\d_]\.){2,}")  # M.I.T., and the initials of R.K. Narayan
 _INITIAL = re.compile(r"[^\W\d_]\.")
 _YEAR = re.compile(r"[(\[]\d")  # (2009), as in a list of references
-_MARK = re.compile(rf"[?!](?:{_CLOSING})?$")
+_ADDED = re.compile(r"\((?!\d)")
+_MARK = re.compile(rf"(?:[?!](?:{_CLOSING})?|\.{_CLOSING})$")
 _OF_TITLE = re.compile(r"\(\d{4}\) [a-z]")  # What Is It? (1967) is a film
 _ELLIPSIS = re.compile(r"…\s+(?P<word>\w+)")  # as Punkt takes three full stops
 # What a full stop in it does not end: code and formulas inside a line, the text of a link.
@@ -158,8 +159,10 @@ def _ends(sentence: str, following: str) -> bool:
         return False
     if _INITIAL.fullmatch(last) and _YEAR.match(following):
         return False
+    if _ADDED.match(following) and (_DOTTED.fullmatch(last) or last[:-1] in _ABBREVIATIONS):
+        return False  # Apple Inc. (AAPL), a B.Sc. (Hons.)
     if word and _DOTTED.fullmatch(last):
         return word[0].isupper() and word.lower() in _STARTERS
-    # Yahoo! was, “Go!” he said, Who? (1967) is
+    # Yahoo! was, “Go!” he said, (Hons.) in, Who? (1967) is
     goes_on = word.islower() or _OF_TITLE.match(following)
     return not (goes_on and _MARK.search(sentence))

@@ -93,6 +93,7 @@ def test_unknown_language():
         ],
         ["Yahoo! was founded in 1994. ", "Panic! at the Disco sang. ", "Stop! ", "He did."],
         ["Who Is It? is a show. ", "Who Came? (1967) is a film. ", "Is it? ", "(He left.)"],
+        ["She has a B.Sc. (Hons.) in law. ", "Apple Inc. (AAPL) grew. ", "P.S. It fell. ", "(So.)"],
         ["It is 5 p.m. ", "Let us go… ", "The end… World… so. ", "x"],
     ],
 )
@@ -123,6 +124,7 @@ def test_english(sentences):
             "是。<sup>5</sup>",
             "【注】完。",
         ],
+        ["**他说：“好。”**", "完。", "**重点。**", "是。", "**完**。"],
         ["他（1950年生。1990年卒。）是作家。", "（见上文。）", "完（真的！）。"],
     ],
 )
