@@ -1,7 +1,8 @@
 """One question to an annotator of anybody's, and what becomes of its failures."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from inspect import isawaitable
+from numbers import Real
 from typing import Any
 
 from maskdpo_ray.annotation.annotator import Mark, Verdict
@@ -12,6 +13,7 @@ from maskdpo_ray.records import ERROR_VERDICT, VERDICTS, Question
 
 Span = tuple[int, int]
 CODE = Verdict("nofact", "code: a fence states nothing")
+ROUNDING = 1e-3  # of a probability in half precision
 HOPELESS = 8  # failures in a row from the first, after which nothing good can be expected
 
 
@@ -31,7 +33,8 @@ class Asking:
         """The verdict on one sentence."""
 
         async def ask() -> list[Verdict]:
-            return [self._read(await _called(self._annotator.verdict, question, text), question)]
+            said = await _called(self._annotator.verdict, {**question}, text)
+            return [self._read(said, question)]
 
         return (await self._guarded(ask, 1))[0]
 
@@ -43,9 +46,12 @@ class Asking:
         async def ask() -> list[Verdict]:
             if at:
                 return await at(question, response, spans)
-            said = await _called(self._annotator.verdicts, question, response, texts)
+            said = await _called(self._annotator.verdicts, {**question}, response, texts)
+            if isinstance(said, str | bytes | Mapping):
+                raise ValueError(f"a list of verdicts or marks is wanted, not {said!r:.99}")
+            said = list(said)
             if all(isinstance(each, Mark) for each in said):
-                return verdicts_of_marks(said, response, spans)
+                return list(map(_checked, verdicts_of_marks(said, response, spans)))
             if len(said) != len(spans):
                 raise ValueError(f"{len(said)} verdicts on {len(spans)} sentences")
             return [self._read(each, question) for each in said]
@@ -58,7 +64,8 @@ class Asking:
         except (RowRejected, UserError):
             raise
         except self._failures as error:
-            said = [Verdict(ERROR_VERDICT, f"{type(error).__name__}: {error}")] * sentences
+            words = _unicode(f"{type(error).__name__}: {error}")
+            said = [Verdict(ERROR_VERDICT, words)] * sentences
         if self._failures and not self._answered:
             self._count(said)
         return said
@@ -73,13 +80,31 @@ class Asking:
             )
 
     def _read(self, said: Any, question: Question) -> Verdict:
-        verdict = Verdict(said) if isinstance(said, str) else Verdict(*said)
-        if verdict.verdict not in VERDICTS:
+        verdict = Verdict(*said) if isinstance(said, tuple | list) else Verdict(said)
+        if not isinstance(verdict.verdict, str) or verdict.verdict not in VERDICTS:
             raise ValueError(
-                f"{type(self._annotator).__name__} answered {verdict.verdict!r} on question "
+                f"{type(self._annotator).__name__} answered {verdict.verdict!r:.99} on question "
                 f"{question['id']!r}; a verdict is one of {', '.join(VERDICTS)}"
             )
-        return verdict
+        return _checked(verdict)
+
+
+def _checked(verdict: Verdict) -> Verdict:
+    """The verdict as it can be stored. Raises ``ValueError`` where it cannot."""
+    detail, confidence = verdict.detail, verdict.confidence
+    if not isinstance(detail, str | None):
+        raise ValueError(f"the detail of a verdict is a text, not {type(detail).__name__}")
+    if confidence is not None:
+        number = isinstance(confidence, Real) and not isinstance(confidence, bool)
+        if not (number and 0 <= confidence <= 1 + ROUNDING):
+            raise ValueError(f"a confidence is a probability, not {confidence!r:.99}")
+        confidence = min(float(confidence), 1.0)
+    return Verdict(verdict.verdict, _unicode(detail or ""), confidence)
+
+
+def _unicode(text: str) -> str:
+    """The text with what no UTF-8 can hold escaped."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def known_unasked(text: str) -> Verdict | None:

@@ -4,6 +4,7 @@ import asyncio
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import maskdpo_ray
@@ -202,8 +203,15 @@ def raises():
             lambda: "true",
             "ValueError: Failing answered 'true' on question 'q'; a verdict is",
         ),
-        (lambda: None, "TypeError"),
+        (lambda: None, "ValueError: Failing answered None on question 'q'; a verdict is"),
+        (lambda: {"verdict": "ok"}, "ValueError: Failing answered {'verdict': 'ok'}"),
         (lambda: "skipped", "ValueError: Failing answered 'skipped'"),
+        (lambda: ("ok", {"why": "x"}), "ValueError: the detail of a verdict is a text, not dict"),
+        (lambda: ("ok", "", 1.5), "ValueError: a confidence is a probability, not 1.5"),
+        (lambda: ("ok", "", "0.5"), "ValueError: a confidence is a probability, not '0.5'"),
+        (lambda: ("ok", "", float("nan")), "ValueError: a confidence is a probability, not nan"),
+        (lambda: ("ok", "", True), "ValueError: a confidence is a probability, not True"),
+        (lambda: ("error", "\ud800"), "\\ud800"),
     ],
 )
 def test_a_failure_is_the_error_of_its_sentence_alone(says, detail):
@@ -211,6 +219,26 @@ def test_a_failure_is_the_error_of_its_sentence_alone(says, detail):
     [[first, failed, last]] = sentences(out)
     assert first[0] == last[0] == "ok" and failed[0] == "error"
     assert failed[1].startswith(detail)
+
+
+def test_what_comes_of_a_numeric_library_is_a_probability():
+    """Of half precision, and a little above one."""
+    for given, kept in ((np.float32(0.25), 0.25), (np.float16(0.5), 0.5), (1.0004, 1.0), (1, 1.0)):
+        [out] = annotated(Failing(lambda given=given: ("ok", None, given)), row("Who? Ada won."))
+        said = out["candidates"][0]["sentences"][0]
+        assert (said["confidence"], type(said["confidence"]), said["detail"]) == (kept, float, "")
+
+
+def test_an_annotator_may_do_to_its_question_what_it_likes():
+    class Changing(Own):
+        def verdict(self, question, sentence):
+            question["id"] = question.pop("topic")
+            question["candidates"] = None
+            return "ok"
+
+    given = row("Ada won. He lost.")
+    [out] = annotated(Changing(), given)
+    assert [said[0] for said in sentences(out)[0]] == ["ok", "ok"] and out["id"] == given["id"]
 
 
 def test_one_that_fails_on_everything_ends_the_run_with_the_reason():
