@@ -136,8 +136,8 @@ def _parser() -> argparse.ArgumentParser:
     knowledge = verbs.add_parser(
         "knowledge",
         help="a database of pages, from JSON lines, Parquet or a Wikipedia dump",
-        description='A database of pages for FActScore, from rows {"title", "text"} or a '
-        "Wikipedia dump (pages-articles).",
+        description="A database of pages to hold sentences (annotation.knowledge) and facts "
+        '(FActScore) against, from rows {"title", "text"} or a Wikipedia dump (pages-articles).',
     )
     knowledge.add_argument("out", metavar="OUT.db", help="the database to make")
     knowledge.add_argument(
@@ -159,9 +159,14 @@ def _annotators() -> int:
     from maskdpo_ray.annotation.registry import annotator_named, known
 
     for name in known():
-        annotator = annotator_named(name)
+        try:
+            annotator = annotator_named(name)
+        except ValueError as error:  # a package that is broken hides no other
+            print(f"{name}: {error}")
+            continue
         settings = ", ".join(key for key in annotator.Settings.model_fields if key != "annotator")
-        print(f"{name}: {(annotator.__doc__ or '').partition(chr(10))[0]} ({settings})")
+        said = (annotator.__doc__ or f"of {annotator.__module__}").partition("\n")[0]
+        print(f"{name}: {said} ({settings})")
     return 0
 
 

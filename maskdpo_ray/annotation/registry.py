@@ -8,7 +8,7 @@ from collections.abc import Collection
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
-from inspect import getfile, isclass
+from inspect import getfile, isclass, isfunction, signature
 from pathlib import Path
 from typing import Any
 
@@ -68,12 +68,23 @@ def _found(name: str) -> type[Annotator]:
     if name in _ours():
         return _of_module(import_module(f"{annotators.__name__}.{name}"))
     if name in entry_points(group=GROUP).names:
-        return _annotator(entry_points(group=GROUP)[name].load(), name)
+        announced = entry_points(group=GROUP)[name]
+        return _annotator(_imported(f"{announced.module}:{announced.attr}"), name)
     near = difflib.get_close_matches(name, known(), n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known())}"
     raise ValueError(
         f"annotator {name!r} is not known: {hint} One of your own is package.module:Class"
     )
+
+
+def _check_takes(call: Any, arguments: tuple[str, ...], name: str) -> None:
+    """Raise ``ValueError`` where a function cannot be called so."""
+    if not isfunction(call):
+        return
+    try:
+        signature(call).bind(*arguments)
+    except TypeError as error:
+        raise ValueError(f"annotator {name!r} must take {', '.join(arguments)}: {error}") from None
 
 
 def _of_module(module: Any) -> type[Annotator]:
@@ -95,8 +106,9 @@ def _imported(place: str) -> Any:
         sys.path.append(str(Path.cwd()))  # as it is in Ray's actors on this machine
     try:
         found = import_module(name)
-    except ImportError as error:
-        raise ValueError(f"annotator {place!r} cannot be imported: {error}") from None
+    except Exception as error:  # whatever somebody else's module raises
+        words = f"{type(error).__name__}: {error}"
+        raise ValueError(f"annotator {place!r} cannot be imported: {words}") from None
     for part in attribute.split("."):
         if not hasattr(found, part):
             raise ValueError(f"annotator {place!r}: {name} has no {attribute!r}")
@@ -108,8 +120,14 @@ def _annotator(found: Any, name: str) -> type[Annotator]:
     if isclass(found) and issubclass(found, Annotator):
         if hasattr(found, "verdict") == hasattr(found, "verdicts"):
             raise ValueError(f"annotator {name!r} must define one of verdict and verdicts")
+        if hasattr(found, "verdict"):
+            _check_takes(found.verdict, ("self", "question", "sentence"), f"{name}.verdict")
+        else:
+            of = ("self", "question", "response", "sentences")
+            _check_takes(found.verdicts, of, f"{name}.verdicts")
         return found
-    if callable(found) and not isclass(found):
+    if isfunction(found):
+        _check_takes(found, ("question", "sentence"), name)
         of = {"verdict": staticmethod(found), "source": staticmethod(lambda: getfile(found))}
         return type(found.__name__, (Annotator,), {**of, "__module__": found.__module__})
     raise ValueError(

@@ -12,6 +12,7 @@ from maskdpo_ray.annotation import Annotator, Mark, Verdict
 from maskdpo_ray.annotation.annotate import Annotate
 from maskdpo_ray.annotation.marks import verdicts_of_marks
 from maskdpo_ray.annotation.registry import with_setting
+from maskdpo_ray.cli import main
 from maskdpo_ray.config import AnnotationConfig, build_config
 from maskdpo_ray.errors import RowRejected, UserError
 from maskdpo_ray.stages.annotating import build_annotator
@@ -55,6 +56,25 @@ def row(*responses: str, **changes) -> dict:
     ]  # fmt: skip
     question = {"id": "q", "topic": "Ada", "question": "Who?", "document": None, "language": "en"}
     return {**question, "candidates": candidates, **changes}
+
+
+ODD = """
+from functools import partial
+from maskdpo_ray.annotation import Annotator
+
+def one(question): return "ok"
+def three(a, b, c): return "ok"
+part = partial(three, c=1)
+
+class Plain:
+    def verdict(self, question, sentence): return "ok"
+
+class Short(Annotator):
+    def verdict(self, question): return "ok"
+
+class Answers(Annotator):
+    def verdicts(self, question, sentence): return ["ok"]
+"""
 
 
 def annotated(annotator, *rows: dict) -> list:
@@ -140,16 +160,40 @@ def test_its_keys_are_checked_like_ours_and_saved_with_the_run(here):
     ("name", "words"),
     [
         ("juge", "annotator 'juge' is not known: did you mean 'judge'"),
-        ("nowhere_at_all:verdict", "cannot be imported: No module named 'nowhere_at_all'"),
+        ("nowhere_at_all:verdict", "cannot be imported: ModuleNotFoundError: No"),
         ("json:verdict", "json has no 'verdict'"),
         ("json:decoder", "neither a function"),
         ("{}_checker:Neither", "must define one of verdict and verdicts"),
         (7, "annotator must be a name, not 7"),
+        ("{}_raises:verdict", "cannot be imported: RuntimeError: no licence"),
+        ("{}_syntax:verdict", "cannot be imported: SyntaxError: "),
+        ("{}_odd:one", "must take question, sentence: too many positional arguments"),
+        ("{}_odd:three", "must take question, sentence: missing a required argument: 'c'"),
+        ("{}_odd:part", "neither a function"),
+        ("{}_odd:Plain", "neither a function"),
+        ("{}_odd:Short", "Short.verdict' must take self, question, sentence: too many"),
+        ("{}_odd:Answers", "Answers.verdicts' must take self, question, response, sentences: too"),
     ],
 )
 def test_an_annotator_that_is_none_is_refused(name, words, here):
+    Path(f"{here}_raises.py").write_text("raise RuntimeError('no licence')")
+    Path(f"{here}_syntax.py").write_text("def verdict(")
+    Path(f"{here}_odd.py").write_text(ODD)
     with pytest.raises(UserError, match=re.escape(words)):
         build_config(tree(annotator=name.format(here) if isinstance(name, str) else name))
+
+
+def test_a_broken_package_hides_no_other_annotator(tmp_path, monkeypatch, capsys):
+    info = tmp_path / "broken-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1\n")
+    group = "[maskdpo_ray.annotators]\nbroken = nowhere_at_all:X\n"
+    (info / "entry_points.txt").write_text(group)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert main(["annotators"]) == 0
+    lines = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
+    assert "ModuleNotFoundError: No module named" in lines["broken"]
+    assert lines["judge"].startswith("Any chat model") and "templates" in lines["judge"]
 
 
 def test_a_question_without_a_document_is_rejected_where_one_is_needed(here):

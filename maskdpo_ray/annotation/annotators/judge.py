@@ -112,7 +112,9 @@ def policy_as_judge(
 
 
 class JudgeAnnotator(ChatAnnotator):
-    """Asks once per sentence. ``detail`` is JSON as in ``anah``.
+    """Any chat model, asked once per sentence, its reply one of the verdicts.
+
+    ``detail`` is JSON as in ``anah``.
 
     The confidence is the probability of the tokens that the model replied, each among those that
     the words of the verdicts allow there, where ``model`` gives probabilities.
