@@ -432,6 +432,18 @@ def test_an_override_of_a_text_is_taken_as_it_stands(override, value):
     assert settings == value
 
 
+def test_an_override_may_name_an_entry_of_a_list():
+    judge = {"annotator": "judge", "endpoint": {"model": "small"}}
+    tree = {"annotation": {"cascade": [{"annotator": "encoder", "model": "a/b"}, judge]}}
+    apply_override(tree, "annotation.cascade.1.endpoint.model=7")
+    assert judge["endpoint"] == {"model": "7"}, "a text, as the judge's settings say"
+    apply_override(tree, "annotation.cascade.0={annotator: judge}")
+    assert tree["annotation"]["cascade"][0] == {"annotator": "judge"}
+    for wrong in ("2.model=x", "first.model=x", "2={}"):
+        with pytest.raises(UserError, match="the list has entries 0 to 1"):
+            apply_override(tree, f"annotation.cascade.{wrong}")
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [

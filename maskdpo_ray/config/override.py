@@ -15,18 +15,30 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
     """Set what ``section.key=value`` says in a tree of settings.
 
     The value is YAML; of a setting that is a text it is that text as it stands, so that ``#`` and
-    ``:`` need no quotes there.
+    ``:`` need no quotes there. A number names an entry of a list, which must be there.
     """
     key, separator, text = override.partition("=")
     *parents, leaf = key.strip().split(".")
     if not (separator and leaf and all(parents)):
         raise UserError(f"override {override!r} must read section.key=value")
     value = _value(text, override, _is_text(Config, [*parents, leaf], tree))
-    node = tree
+    node: Any = tree
     for parent in parents:
-        child = node.get(parent)
-        node[parent] = node = child if isinstance(child, dict) else {}
-    node[leaf] = value
+        child = _within(node, parent)
+        if not isinstance(child, dict | list):
+            child = {}
+        _put(node, parent, child, override)
+        node = child
+    _put(node, leaf, value, override)
+
+
+def _put(node: Any, key: str, value: Any, override: str) -> None:
+    if not isinstance(node, list):
+        node[key] = value
+    elif key.isdigit() and int(key) < len(node):
+        node[int(key)] = value
+    else:
+        raise UserError(f"override {override!r}: the list has entries 0 to {len(node) - 1}")
 
 
 def _value(text: str, override: str, is_text: bool) -> Any:
@@ -61,10 +73,10 @@ def _is_text(section: Any, keys: list[str], given: Any) -> bool:
         if found is not None and key in found.model_fields:
             of = found.model_fields[key].annotation
             continue
-        entries = next((each for each in _options(of) if get_origin(each) is dict), None)
+        entries = next((each for each in _options(of) if get_origin(each) in (dict, list)), None)
         if entries is None:
             return False
-        of = get_args(entries)[1]
+        of = get_args(entries)[-1]
     options = [each for each in _options(of) if each is not NoneType]
     return options == [str]
 
@@ -79,4 +91,6 @@ def _options(of: Any) -> list[Any]:
 
 
 def _within(given: Any, key: str) -> Any:
+    if isinstance(given, list):
+        return given[int(key)] if key.isdigit() and int(key) < len(given) else None
     return given.get(key) if isinstance(given, dict) else None

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from maskdpo_ray.annotation.details import decided_by
 from maskdpo_ray.records import (
     CORRECT_VERDICTS,
     ERROR_VERDICT,
@@ -48,6 +49,7 @@ def disputed(examined: Mapping[str, Question], system: str, doubt: float) -> Ite
                 continue
             verdicts = {
                 name: {key: opinion.get(key) for key in ("verdict", "confidence", "detail")}
+                | ({"decided_by": by} if (by := decided_by(opinion["detail"])) else {})
                 for name, opinion in said.items()
             }
             yield Disputed(

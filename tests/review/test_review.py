@@ -47,6 +47,14 @@ def test_what_is_in_dispute_and_in_which_order():
     assert first["document"] == "Ada lived." and first["system"] == "base"
 
 
+def test_who_of_several_decided_stands_beside_the_verdict():
+    ours = examined(("ok", 0.5), ("ok", 1), ("ok", 1))
+    ours["candidates"][0]["sentences"][0]["detail"] = '{"decided_by": "judge", "said": []}'
+    [found] = disputed({"a": ours, "b": examined(("ok", 1), ("ok", 1), ("ok", 1))}, "base", 0.2)
+    assert found.row["verdicts"]["a"]["decided_by"] == "judge"
+    assert "decided_by" not in found.row["verdicts"]["b"]
+
+
 def test_one_sure_examiner_disputes_nothing():
     sure = examined(("ok", 0.9), ("contradictory", 0.81), ("nofact", None))
     assert list(disputed({"a": sure}, "base", 0.2)) == []
