@@ -208,11 +208,6 @@ def _factscores(stages: "Stages", store: "StageStore") -> dict[str, dict[str, An
     return found
 
 
-def _asks(config: "Config") -> bool:
-    """Whether the verdicts on the candidates were asked for."""
-    return config.annotation is not None and config.annotation.annotator != "labels"
-
-
 def _win_rates(stages: "Stages", not_scored: dict[str, str]) -> dict[str, dict[str, Any]]:
     """Of every system but the base; why one has none goes to ``not_scored``."""
     evaluation, found = stages.config.evaluation, {}

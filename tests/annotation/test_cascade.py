@@ -3,6 +3,7 @@
 import asyncio
 import copy
 import json
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -255,6 +256,28 @@ def test_the_policy_as_second_judge_is_that_of_the_last_member():
     config = build_config({**given, "annotation": {**annotation, "cascade": [ENCODER, closed]}})
     policy = config.evaluation.judges["policy"]
     assert (policy.templates, policy.knowledge) == ("closed_book", None)
+
+
+class Pages:
+    """Finds one passage for each sentence but the last."""
+
+    async def passages(self, topic, text, language):
+        return SimpleNamespace(texts=[] if "rained" in text else [f"of {text}"])
+
+
+def test_passages_are_found_once_for_all_members_and_nobody_is_asked_where_there_are_none():
+    needy = {"annotator": "members:NeedsDocument"}
+    says = dict.fromkeys(SAYS, "ok 0.5")
+    section = cascade({**needy, "says": says}, {**needy, "name": "last"}, bands=[0.9],
+                      knowledge="pages.db")  # fmt: skip
+    ASKED.clear()
+    annotate = Annotate(section.kind.build(section, None), finder=Pages())
+    [out] = asyncio.run(annotate([row(THREE)]))
+    assert [said for said, _ in verdicts(out)[0]] == ["ok", "ok", "unverifiable"]
+    assert sorted(text for _, text in ASKED) == ["Ada won."] * 2 + ["He lost."] * 2
+    alone = dict(section.with_members("annotation"))
+    assert list(alone) == ["annotation", "annotation.cascade.0", "annotation.cascade.1"]
+    assert alone["annotation.cascade.1"].knowledge == "pages.db"
 
 
 MARKS = {"annotator": "members:Marks", "name": "marks"}
