@@ -19,7 +19,7 @@ class Answered(NamedTuple):
     """What an annotator made of labelled questions, by their ids."""
 
     rows: dict[str, Question]
-    rejected: dict[str, RowRejected] = {}  # noqa: RUF012 (read only)
+    rejected: dict[str, RowRejected]
 
 
 def answered(store: StageStore) -> Answered:

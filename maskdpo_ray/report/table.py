@@ -310,13 +310,13 @@ def agreement_table(examiners: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def member_tables(examiners: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Of annotators made of others: who decided what, what bands would do, which are proposed."""
+    """Of annotators made of others: who decides what, what bands would do, which are proposed."""
     made = {key: found for key, found in examiners.items() if "members" in found}
     found: list[str] = []
     for key, examiner in made.items():
         saved = examiner.get("calls_saved")
         told = "" if saved is None else f"; {saved:.1%} of the calls of the last are saved"
-        found.append(f"{key}, who decides{told}\n{aligned(member_rows(examiner))}")
+        found.append(f"{key}, its members{told}\n{aligned(member_rows(examiner))}")
         if "bands" in examiner:
             found.append(f"{key}, other bands\n{aligned(band_rows(examiner), names=2)}")
             found.append(_proposal(key, examiner))

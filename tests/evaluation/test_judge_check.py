@@ -134,7 +134,7 @@ def test_the_tables(found):
     text = agreement_table(found)
     assert "asked 10 times (2060 tokens)" in text
     members, bands, proposal = member_tables(found)
-    assert members.startswith("annotation, who decides; 50.0% of the calls of the last are saved")
+    assert members.startswith("annotation, its members; 50.0% of the calls of the last are saved")
     [line] = [line.split() for line in members.splitlines() if line.startswith("annotation.cas")][
         :1
     ]
