@@ -8,9 +8,11 @@ control tokens by their secret names alone. All else about it (normalizer, prefi
 merges) is the tokenizer's own; a prompt without such text is encoded by the tokenizer itself.
 """
 
+import gc
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from itertools import count
 from typing import Any
@@ -111,22 +113,41 @@ def _with_secret_names(tokenizer: Any, control: tuple[tuple[str, int], ...]) -> 
     """A copy of the tokenizer in which control tokens have other names, and their ids there."""
     from tokenizers import Tokenizer
 
+    known = dict(control)
     secret = {text: f"{SECRET}{token_id}{SECRET}" for text, token_id in control}
-    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    with _collecting_nothing():
+        copy = Tokenizer.from_str(_renamed(tokenizer.backend_tokenizer.to_str(), secret))
+    return copy, {copy.token_to_id(name): known[text] for text, name in secret.items()}
+
+
+def _renamed(tokenizer: str, names: Mapping[str, str]) -> str:
+    """A tokenizer's JSON with other names for some of its tokens."""
+    state = json.loads(tokenizer)
     state |= {"post_processor": None, "truncation": None, "padding": None}
     for token in state["added_tokens"]:
-        if token["content"] in secret:
-            token["content"] = secret[token["content"]]
+        token["content"] = names.get(token["content"], token["content"])
     model = state["model"]
     if isinstance(vocabulary := model.get("vocab"), dict):
-        model["vocab"] = {secret.get(text, text): i for text, i in vocabulary.items()}
+        model["vocab"] = {names.get(text, text): i for text, i in vocabulary.items()}
     elif isinstance(vocabulary, list):  # Unigram
-        model["vocab"] = [[secret.get(text, text), score] for text, score in vocabulary]
-    if model.get("unk_token") in secret:
-        model["unk_token"] = secret[model["unk_token"]]
+        model["vocab"] = [[names.get(text, text), score] for text, score in vocabulary]
+    if model.get("unk_token") in names:
+        model["unk_token"] = names[model["unk_token"]]
     if merges := model.get("merges"):
-        pairs = ((m.split(" ", 1) if isinstance(m, str) else m) for m in merges)
-        model["merges"] = [[a, b] for a, b in pairs if not {a, b, a + b} & secret.keys()]
-    copy = Tokenizer.from_str(json.dumps(state))
-    ids = {copy.token_to_id(name): dict(control)[text] for text, name in secret.items()}
-    return copy, ids
+        pairs = (merge.split(" ", 1) if isinstance(merge, str) else merge for merge in merges)
+        model["merges"] = [
+            (a, b) for a, b in pairs if a not in names and b not in names and a + b not in names
+        ]
+    return json.dumps(state)
+
+
+@contextmanager
+def _collecting_nothing() -> Iterator[None]:
+    """Python would look through millions of fresh lists again and again: half of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
