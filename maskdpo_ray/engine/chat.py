@@ -146,8 +146,12 @@ def end_of_turn_id(tokenizer: Any, template_kwargs: TemplateKwargs = NO_KWARGS) 
         UserError: there is neither.
     """
     text = "maskdpo"
-    messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": text}]
-    rendered = render(tokenizer, messages, reply=False, template_kwargs=template_kwargs)
+    asked, said = {"role": "user", "content": "?"}, {"role": "assistant", "content": text}
+    how = {"reply": False, "template_kwargs": template_kwargs}
+    try:
+        rendered = render(tokenizer, [asked, said], **how)
+    except UserError:  # a template that wants the last word to be the user's
+        rendered = render(tokenizer, [asked, said, asked], **how)
     closing = rendered.rpartition(text)[2]
     control = set(control_tokens(tokenizer).values())
     for token_id in tokenizer.encode(closing, add_special_tokens=False):

@@ -4,8 +4,12 @@ import re
 from functools import lru_cache
 from typing import Any
 
-# What chat markup looks like: `<|im_start|>`, `<｜User｜>`. Not every tokenizer calls it special.
-MARKUP = re.compile(r"<\|[^<>]*\|>|<｜[^<>]*｜>")
+# What chat markup looks like: `<|im_start|>`, `<｜User｜>`, `</think>`. Not every tokenizer calls
+# it special, nor does every template write it.
+MARKUP = re.compile(
+    r"<\|[^<>]*\|>|<｜[^<>]*｜>"
+    r"|</?(?:\w+:)?think(?:ing)?>|◁/?think▷|\[/?THINK\]|</?tool_\w+>"
+)
 
 
 @lru_cache(maxsize=16)
@@ -33,7 +37,7 @@ def template_of(tokenizer: Any) -> str:
 
 def control_tokens(tokenizer: Any) -> dict[str, int]:
     """The tokens that build a conversation, by their text: special ones, added ones that the chat
-    template writes (``<think>``, ``<｜User｜>``), and added ones that look like chat markup.
+    template writes (``<start_of_turn>``), and added ones that look like chat markup (``</think>``).
 
     Other added tokens are text that happens to have a token of its own (Gemma's ``<h1>``, runs of
     line ends).

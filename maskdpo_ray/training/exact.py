@@ -268,7 +268,7 @@ def _embedded(policy: nn.Module) -> Iterator[list[Tensor]]:
 
     def noted(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
         found.append(output if output.requires_grad else output.detach().requires_grad_())
-        return found[-1]
+        return output if output.requires_grad else found[-1].clone()  # which may be changed
 
     hook = policy.get_input_embeddings().register_forward_hook(noted)
     try:

@@ -7,7 +7,7 @@ adapters is its own reference.
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from maskdpo_ray.config import LoraConfig, ModelConfig
 from maskdpo_ray.errors import UserError, first_line
@@ -86,20 +86,38 @@ def merged(
 
 
 def _not_adaptable(policy: "PreTrainedModel") -> list[str]:
-    """Linear layers that all-linear passes over: of a kind of the model's own, that compute more
-    than a product with their weight; outputs of Mamba layers, whose kernels read the weight past
-    the layer (peft refuses them); parts that no text passes through."""
+    """Linear layers that all-linear passes over: those of a kind of the model's own that compute
+    more than a product with their weight; outputs of Mamba layers, whose kernels read the weight
+    past the layer (peft refuses them); parts that no text passes through."""
     from torch import nn
 
-    plain = ("torch.", "bitsandbytes.")
     linear = {n: m for n, m in policy.named_modules() if isinstance(m, nn.Linear)}
     return [
         name
         for name, module in linear.items()
-        if not type(module).__module__.startswith(plain)
+        if not _is_product(module)
         or (policy.config.model_type in _MAMBA and name.endswith(".out_proj"))
         or not any(p.requires_grad or not p.is_floating_point() for p in module.parameters())
     ]
+
+
+def _is_product(linear: Any) -> bool:
+    """Whether a layer computes what its name says."""
+    import torch
+    from torch.nn import functional
+
+    if type(linear).__module__.startswith(("torch.", "bitsandbytes.")):
+        return True
+    weight, bias = linear.weight, linear.bias
+    asked = torch.linspace(-1, 1, weight.shape[1], dtype=weight.dtype, device=weight.device)[None]
+    with torch.no_grad():
+        try:
+            found = linear(asked)
+        except (TypeError, ValueError, RuntimeError):  # it wants more than one input
+            return False
+        wanted = functional.linear(asked, weight, bias)
+    close = 4 * torch.finfo(weight.dtype).eps * float(wanted.abs().max())
+    return found.shape == wanted.shape and torch.allclose(found, wanted, rtol=0, atol=close)
 
 
 def _check_targets(policy: "PreTrainedModel", names: list[str] | str) -> None:

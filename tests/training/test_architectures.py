@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from maskdpo_ray.config import ModelConfig, TrainingConfig
+from maskdpo_ray.config import LoraConfig, ModelConfig, TrainingConfig
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.storage import Folder
 from maskdpo_ray.training.export import _buffers, write_model
@@ -62,6 +62,16 @@ def test_a_family_that_fails_in_backward_is_refused_at_load(sweep, tmp_path):
     with pytest.raises(UserError, match="cannot be trained here: its backward fails") as told:
         load_to_train(model, TrainingConfig(), seed=0)
     assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("family", ["ctrl", "falcon"])
+def test_adapters_find_their_layers(family, sweep, tmp_path):
+    """CTRL scales its embeddings in place; Falcon's linear layers are of a kind of its own."""
+    sweep.build(family, tmp_path / "base")
+    model = ModelConfig(path=str(tmp_path / "base"), dtype="float32")
+    trained = load_to_train(model, TrainingConfig(lora=LoraConfig(rank=4)), seed=0)
+    learnt = [name for name, p in trained.policy.named_parameters() if p.requires_grad]
+    assert len(learnt) >= 2 * 4 * 4 and all("lora" in name for name in learnt)
 
 
 def test_a_comparison_that_is_not_a_number_fails(sweep):
