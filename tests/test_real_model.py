@@ -3,6 +3,8 @@
 import json
 import math
 
+from markupsafe import escape
+
 from maskdpo_ray.config import read_config
 from maskdpo_ray.stages import Stages
 from maskdpo_ray.world.countries.build import build_countries
@@ -54,3 +56,10 @@ def test_smollm2_is_aligned_on_a_dozen_questions(
     assert report["systems"].keys() == {"base", "mask_dpo"}
     for scores in report["systems"].values():
         assert scores["greedy"]["errors"] == 0 and scores["greedy"]["mean_tokens"] > 4
+    maskdpo("review", tmp_path / "run", "--answers")
+    pages = {file.stem: file.read_text() for file in (tmp_path / "run" / "answers").iterdir()}
+    assert pages.keys() == {"candidates", "base", "mask_dpo"}
+    for row in stages.evaluate(stages.base).store.rows():
+        for candidate in row["candidates"]:
+            for sentence in candidate["sentences"]:
+                assert str(escape(sentence["detail"])) in pages["base"]

@@ -8,6 +8,7 @@ from maskdpo_ray.cli import main
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.questions import read_questions
 from maskdpo_ray.review.anah import verdict_of
+from maskdpo_ray.review.answers import render_answers
 from maskdpo_ray.review.disputed import disputed
 from maskdpo_ray.review.label_studio import INTERFACE, tasks
 from maskdpo_ray.review.labels import as_questions, digest, read_labels, verdict_of_each
@@ -66,6 +67,19 @@ def test_an_examiner_that_cut_the_answer_otherwise_is_not_compared():
     other["candidates"][0]["sentences"][0]["end"] = 10
     [row] = [each.row for each in disputed({"a": OURS, "b": other}, "base", 0.2)]
     assert row["sentence"] == "Ada died."
+
+
+def test_every_answer_can_be_read_with_its_verdicts_and_what_is_behind_them():
+    ours = examined(("ok", None), ("contradictory", None), ("nofact", None))
+    ours["candidates"][0] |= {"decoding": "greedy"}
+    ours["candidates"][0]["sentences"][1]["detail"] = "she lives & <writes>"
+    page = "".join(render_answers("base", [{"annotator": ours, "judge": THEIRS}]))
+    assert "<h1>Answers of base</h1>" in page and "Ada: Who?" in page and "Ada lived." in page
+    assert "<h3>greedy</h3>" in page
+    read = page.split("Ada died.")[1]
+    assert '<b class="contradictory">contradictory</b>' in read.split("</li>")[0]
+    assert "she lives &amp; &lt;writes&gt;" in read.split("</li>")[0]
+    assert "judge says ok: ..." in read.split("</li>")[0]
 
 
 @pytest.fixture
