@@ -29,7 +29,7 @@ def borders(lexicon: Lexicon, who: str, question: str, text: str) -> Iterator[Cl
     if not cues:
         yield from _items(lexicon, who, question, text)
     ends = [*(cue.start() for cue in cues[1:]), len(text)]
-    for cue, end in zip(cues, ends, strict=bool(cues)):
+    for cue, end in zip(cues, ends, strict=False):
         before, span = text[: cue.end()], text[cue.end() : end]
         if count := _count(cue, text):
             yield _number(lexicon, who, *count)

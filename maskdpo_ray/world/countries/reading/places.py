@@ -48,7 +48,7 @@ def _said_of(lexicon: Lexicon, who: str, before: str) -> bool:
 
 
 def _is_place(lexicon: Lexicon, text: str, match: re.Match) -> bool:
-    """ "in West Africa" and "a West African country", no "African music" and no neighbour."""
+    """Of "in West Africa" and "a West African country", not of "African music" or neighbours."""
     before, after = text[: match.start()], text[match.end() :]
     cue = next(reversed(list(BORDER.finditer(before))), None)
     if cue and not re.search(
