@@ -1,7 +1,8 @@
 """Grades by words alone.
 
-Both texts are folded: Unicode's compatible forms, case, punctuation, the articles and commas
-between thousands make no difference. An answer is correct where it holds all words of a reference
+Both texts are folded: Unicode's compatible forms, case, accents, punctuation (`U.S.A.`, `O'Brien`),
+the articles and commas between thousands make no difference; a sign (`-5`) and what belongs to a
+name (`C++`) do. An answer is correct where it holds all words of a reference
 answer in a row (of a reference in Chinese: its characters), but not right after "not"; else it is
 not attempted where it abstains, and incorrect where it does not. The rule knows no synonyms, and an
 answer that names several things is correct when one of them is: where that matters, take a judge.
@@ -14,12 +15,14 @@ from collections.abc import Sequence
 from maskdpo_ray.annotation.language import HAN
 from maskdpo_ray.evaluation.abstention import abstains
 
-RULES = 1  # raised when an answer may be graded otherwise
+RULES = 2  # raised when an answer may be graded otherwise
 CORRECT, INCORRECT, NOT_ATTEMPTED = "correct", "incorrect", "not_attempted"
 GRADES = (CORRECT, INCORRECT, NOT_ATTEMPTED)
 
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
-_WORD = re.compile(rf"[{HAN}]|(?:(?![{HAN}])\w)+")
+_DOTTED = re.compile(r"\b(?:[^\W\d_]\.){2,}")
+_WITHIN = re.compile(r"(?<=\w)['’](?:s\b|(?=\w))")  # Ada's, O'Brien
+_WORD = re.compile(rf"[{HAN}]|(?:(?<!\w)-(?=\d))?(?:(?![{HAN}])\w)+(?:(?<=[^\W\d_])[+#]+)?")
 _ARTICLES = {"a", "an", "the"}
 _NOT = {"not", "never", "不", "非"}
 
@@ -38,7 +41,11 @@ def grade(response: str, references: Sequence[str], language: str) -> str:
 
 
 def _words(text: str) -> list[str]:
-    folded = unicodedata.normalize("NFKC", text).casefold().replace("n't", " not")
+    parts = unicodedata.normalize("NFKD", text)
+    bare = "".join(char for char in parts if unicodedata.category(char) != "Mn")
+    folded = unicodedata.normalize("NFKC", bare).casefold().replace("−", "-")
+    folded = folded.replace("n't", " not").replace("n’t", " not")
+    folded = _DOTTED.sub(lambda match: match[0].replace(".", ""), _WITHIN.sub("", folded))
     words = _WORD.findall(_THOUSANDS.sub("", folded))
     return [word for word in words if word not in _ARTICLES] or words
 
