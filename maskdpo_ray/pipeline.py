@@ -348,7 +348,7 @@ def _refuse_other_pairs(store: StageStore, pairs: StageStore) -> None:
     if learnt and pairs.complete and learnt != pairs.content:
         raise UserError(
             f"{store.name} was trained on other pairs than there are now (files of rows were "
-            f"removed and made anew): remove {store.folder} to train on these, or restore the files"
+            f"removed and made anew): move {store.folder} away to train on these"
         )
 
 

@@ -47,11 +47,7 @@ def disputed(examined: Mapping[str, Question], system: str, doubt: float) -> Ite
             rank, why = _dispute(said, doubt)
             if not why:
                 continue
-            verdicts = {
-                name: {key: opinion.get(key) for key in ("verdict", "confidence", "detail")}
-                | ({"decided_by": by} if (by := decided_by(opinion["detail"])) else {})
-                for name, opinion in said.items()
-            }
+            verdicts = {name: _told(opinion) for name, opinion in said.items()}
             yield Disputed(
                 rank,
                 {
@@ -79,6 +75,14 @@ def opinions(examined: Mapping[str, Question], place: int, position: int) -> dic
         for name, row in examined.items()
         if (found := _same(row["candidates"][place]["sentences"], position, sentence))
     }
+
+
+def _told(opinion: Sentence) -> dict[str, Any]:
+    """A verdict as a person reads it: a stored confidence has the digits of single precision."""
+    confidence = opinion.get("confidence")
+    told = {"verdict": opinion["verdict"], "confidence": confidence and round(confidence, 4)}
+    by = decided_by(opinion["detail"])
+    return {**told, "detail": opinion["detail"], **({"decided_by": by} if by else {})}
 
 
 def _same(sentences: list[Sentence], position: int, sentence: Sentence) -> Sentence | None:
