@@ -39,6 +39,8 @@ from maskdpo_ray.stages import Stages
         ("Flann O’Brien", ["OBrien"], "en", "correct"),
         ("It isn’t Canberra", ["Canberra"], "en", "incorrect"),
         ("It is 5", ["-5"], "en", "incorrect"),
+        ("Blood type A.", ["A"], "en", "correct"),
+        ("Blood type B.", ["A"], "en", "incorrect"),
         ("It is −5", ["-5"], "en", "correct"),
         ("From 1815-1852", ["1852"], "en", "correct"),
         ("C", ["C++"], "en", "incorrect"),

@@ -34,8 +34,7 @@ def grade(response: str, references: Sequence[str], language: str) -> str:
         references: one is enough.
         language: of the question, as of ``abstains``.
     """
-    said = _words(response)
-    if any(_stands(_words(reference), said) for reference in references):
+    if any(_holds(_words(response), _words(reference)) for reference in references):
         return CORRECT
     return NOT_ATTEMPTED if abstains(response, language) else INCORRECT
 
@@ -46,8 +45,14 @@ def _words(text: str) -> list[str]:
     folded = unicodedata.normalize("NFKC", bare).casefold().replace("−", "-")
     folded = folded.replace("n't", " not").replace("n’t", " not")
     folded = _DOTTED.sub(lambda match: match[0].replace(".", ""), _WITHIN.sub("", folded))
-    words = _WORD.findall(_THOUSANDS.sub("", folded))
-    return [word for word in words if word not in _ARTICLES] or words
+    return _WORD.findall(_THOUSANDS.sub("", folded))
+
+
+def _holds(said: list[str], reference: list[str]) -> bool:
+    """Whether an answer holds a reference, articles apart unless it is one: blood of type A."""
+    if bare := [word for word in reference if word not in _ARTICLES]:
+        said, reference = [word for word in said if word not in _ARTICLES], bare
+    return _stands(reference, said)
 
 
 def _stands(reference: list[str], said: list[str]) -> bool:
