@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from maskdpo_ray.training.logprobs import LogProbModel
 
 _PROBE = 8  # tokens that are compared
+# What the code of a model may end with, and a person has to mend.
+BROKEN = (
+    TypeError, ValueError, RuntimeError, LookupError, AttributeError, AssertionError, ImportError,
+    ArithmeticError, SyntaxError,
+)  # fmt: skip
 _TINY, _WHOLE = 2.0**-24, 1e6  # logits that no cap bends, and that are beyond every cap
 
 
@@ -201,8 +206,11 @@ def probe(policy: Any) -> Probe:
     head = policy.get_output_embeddings()
     ids = probe_ids(policy, 2, head.weight.device)
     sequences = [ids[0], ids[1, : _PROBE - 3], ids[0, :3]]
-    with evaluating(policy):
-        logits = [_own_logits(policy, sequence) for sequence in sequences]
+    try:
+        with evaluating(policy):
+            logits = [_own_logits(policy, sequence) for sequence in sequences]
+    except BROKEN as error:
+        require(f"its own forward fails: {first_line(error)}", policy)
     if not all(each.isfinite().any(-1).all() and not each.isnan().any() for each in logits):
         require("its logits are not finite: its weights are damaged, or overflow", policy)
     tolerance = _tolerance(head, logits)
@@ -242,7 +250,7 @@ def disagreement(model: "LogProbModel", own: Probe, packed: bool) -> str | None:
             what = "backward"
             # Of the embedded words alone: through all layers, and none of the weights gets one.
             gradients = torch.autograd.grad(ours.sum(), embedded)
-    except _BROKEN as error:
+    except BROKEN as error:
         return f"its {what} fails: {first_line(error)}"
     finally:
         model.train(mode)
@@ -255,10 +263,6 @@ def disagreement(model: "LogProbModel", own: Probe, packed: bool) -> str | None:
     if not all(gradient.isfinite().all() for gradient in gradients):
         return "its gradients are not finite"
     return None
-
-
-# What the forward or backward of model code may end with.
-_BROKEN = (TypeError, ValueError, RuntimeError, LookupError, AttributeError, AssertionError)
 
 
 @contextmanager

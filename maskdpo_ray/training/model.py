@@ -145,11 +145,15 @@ def _told(what: str) -> Iterator[None]:
     """Transformers, and code that a model brings, answer what they cannot load with any of these;
     all are for a person to mend."""
     from huggingface_hub.errors import StrictDataclassError
+    from torch import OutOfMemoryError
 
-    kinds = (OSError, ValueError, LookupError, TypeError, AttributeError, ImportError)
+    from maskdpo_ray.training.exact import BROKEN
+
     try:
         yield
-    except (*kinds, StrictDataclassError) as error:
+    except OutOfMemoryError:
+        raise
+    except (*BROKEN, OSError, StrictDataclassError) as error:
         raise UserError(f"{what}: {first_line(error)}") from error
 
 
