@@ -12,6 +12,7 @@ from maskdpo_ray.review.disputed import Disputed, disputed
 from maskdpo_ray.review.label_studio import INTERFACE, tasks
 from maskdpo_ray.review.labels import as_questions, read_labels
 from maskdpo_ray.rundir import StageStore
+from maskdpo_ray.sources import Source
 from maskdpo_ray.stages import Stages
 from maskdpo_ray.storage import Folder
 
@@ -40,17 +41,37 @@ def write_review(stages: Stages, most: int, doubt: float) -> None:
             f"{', '.join(examiners)}: no sentence failed, is in doubt or in dispute: name a "
             "further examiner in evaluation.judges, or set annotation.confidence"
         )
-    rows = [each.row for each in found]
     folder = stages.dir.folder
+    rows, kept = with_labels_of_before([each.row for each in found], folder)
+    if kept:
+        say(f"{kept} labels that {folder}/{FILES[0]} had are kept")
     folder.write_jsonl(FILES[0], rows)
     folder.write_json(FILES[1], tasks(rows))
     folder.write(FILES[2], INTERFACE.encode())
     reasons = sum(each.rank[0] for each in found), sum(each.rank[1] > 0 for each in found)
     print(
-        f"{len(rows)} sentences, {reasons[0]} of them judged differently, {reasons[1]} with an "
+        f"{len(found)} sentences, {reasons[0]} of them judged differently, {reasons[1]} with an "
         f"error: {folder}/{FILES[0]}; fill in `label`, or import {FILES[1]} into Label Studio "
         f"with {FILES[2]} as its labelling interface"
     )
+
+
+def with_labels_of_before(
+    rows: list[dict[str, Any]], folder: Folder
+) -> tuple[list[dict[str, Any]], int]:
+    """The rows with the labels that people wrote into the review file that is there already, and
+    their number; what they labelled and is not among the rows follows them.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    if not folder.exists(FILES[0]):
+        return rows, 0
+    there = Source(f"{folder}/{FILES[0]}", what="row", key="review").rows()
+    labelled = {row["id"]: row for _, row in there if row.get("label") and row.get("id")}
+    told = [{**row, "label": labelled.get(row["id"], row)["label"]} for row in rows]
+    here = {row["id"] for row in rows}
+    return told + [row for row_id, row in labelled.items() if row_id not in here], len(labelled)
 
 
 def write_answers(stages: Stages) -> None:
@@ -77,6 +98,9 @@ def write_questions(files: Iterable[str], out: str) -> None:
     Raises:
         UserError: a file is of no form that is known, or holds no label.
     """
+    files = list(files)
+    if out in files:
+        raise UserError(f"{out} is one of the files of labels: name another one to write")
     labels, without = [], {}
     for file in files:
         found, reasons = read_labels(file)

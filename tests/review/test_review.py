@@ -9,9 +9,11 @@ from maskdpo_ray.errors import UserError
 from maskdpo_ray.questions import read_questions
 from maskdpo_ray.review.anah import verdict_of
 from maskdpo_ray.review.answers import render_answers
+from maskdpo_ray.review.command import with_labels_of_before
 from maskdpo_ray.review.disputed import disputed
 from maskdpo_ray.review.label_studio import INTERFACE, tasks
 from maskdpo_ray.review.labels import as_questions, digest, read_labels, verdict_of_each
+from maskdpo_ray.storage import Folder
 
 ANSWER = "Ada was born. Ada died. Ada was born. So."
 
@@ -194,6 +196,29 @@ def test_two_labels_of_one_sentence_are_refused_and_order_is_no_difference(rows,
         read_labels(written(tmp_path / "c.jsonl", order))[0] for order in (rows, rows[::-1])
     )
     assert digest(verdict_of_each(one)) == digest(verdict_of_each(other))
+
+
+def test_a_review_that_is_written_again_keeps_what_people_wrote_into_it(rows, tmp_path):
+    folder = Folder(tmp_path)
+    assert with_labels_of_before(rows, folder) == (rows, 0)
+    folder.write_jsonl("review.jsonl", rows)
+    assert with_labels_of_before(rows, folder) == (rows, 0)
+    labelled = [{**rows[0], "label": "ok"}, {**rows[1], "label": "nofact"}, rows[2]]
+    folder.write_jsonl("review.jsonl", labelled)
+    again, kept = with_labels_of_before(rows[1:], folder)
+    assert [(row["id"], row["label"]) for row in again] == [
+        (rows[1]["id"], "nofact"), (rows[2]["id"], None), (rows[0]["id"], "ok")
+    ]  # fmt: skip
+    assert kept == 2
+    folder.write("review.jsonl", b"{")
+    with pytest.raises(UserError, match="review.jsonl line 1 is not JSON"):
+        with_labels_of_before(rows, folder)
+
+
+def test_the_file_of_labels_is_not_written_over(rows, tmp_path, capsys):
+    file = written(tmp_path / "r.jsonl", [{**rows[0], "label": "ok"}])
+    assert main(["import-labels", file, file]) == 2
+    assert "is one of the files of labels" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
