@@ -7,18 +7,14 @@ stage depends on and the fingerprints of the stages before it. So a changed sett
 for exactly the stages that depend on it, and a setting changed back finds its old results.
 """
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from types import MappingProxyType
 from typing import Any, TypeVar
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 
 from maskdpo_ray.config import (
@@ -29,6 +25,17 @@ from maskdpo_ray.config import (
     dump_yaml,
     parse_yaml,
 )
+from maskdpo_ray.digests import (
+    MADE,
+    MADE_OF,
+    NOTHING_NOTED,
+    Coming,
+    Digests,
+    differ,
+    fingerprint,
+    noted,
+    noting,
+)
 from maskdpo_ray.errors import RowRejected, UserError, first_line
 from maskdpo_ray.records import QUESTION_ID, REJECTED_SCHEMA
 from maskdpo_ray.storage import DamagedFile, Folder
@@ -38,34 +45,7 @@ READING = 16  # parts of an object store read at once: it answers many as late a
 MENDED = "remove it and run again with the configuration that the run was made with"
 SCRATCH = "scratch"  # removed when a stage of rows is complete
 LOCK = "driver.lock"  # held by the one command that works here (driver_lock.py)
-# In a file of rows, digests by id: of the rows in it, and of what each was made of.
-MADE, MADE_OF = b"maskdpo.rows", b"maskdpo.made_of"
 FORMAT = 3  # raised when the meaning of stored rows changes: older results are then not reused
-
-
-def fingerprint(*parts: Any) -> str:
-    """Sixteen hex digits of SHA-256 over the canonical JSON of ``parts``."""
-    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-Digests = Mapping[str, str]  # by id
-Coming = Mapping[str, str | None]  # rows by id with their digests; None: not noted
-NOTHING_NOTED: Digests = MappingProxyType({})
-
-
-def _noting(table: pa.Table, notes: Mapping[bytes, Digests]) -> pa.Table:
-    """The table with notes for the file that it is written to."""
-    return table.replace_schema_metadata({key: json.dumps(each) for key, each in notes.items()})
-
-
-def _noted(file: pq.ParquetFile, key: bytes) -> dict[str, str]:
-    return json.loads((file.schema_arrow.metadata or {}).get(key, b"{}"))
-
-
-def _differ(was: str | None, now: str | None) -> bool:
-    """Whether two digests are known and not the same."""
-    return None not in (was, now) and was != now
 
 
 @dataclass(frozen=True)
@@ -130,13 +110,13 @@ class StageStore:
                 REJECTED_SCHEMA,
             )
             of = {i: made_of[i] for i in refused if i in made_of}
-            self.folder.write_table(f"rejected-{block}.parquet", _noting(table, {MADE_OF: of}))
+            self.folder.write_table(f"rejected-{block}.parquet", noting(table, {MADE_OF: of}))
         stored = pa.Table.from_pylist(rows, self.schema)
         if rows:
             digests = {row["id"]: fingerprint(row) for row in stored.to_pylist()}
             of = {i: digest for i, digest in made_of.items() if i not in refused}
-            noted = _noting(stored, {MADE: digests, MADE_OF: of})
-            self.folder.write_table(f"part-{block}.parquet", noted, group)
+            told = noting(stored, {MADE: digests, MADE_OF: of})
+            self.folder.write_table(f"part-{block}.parquet", told, group)
         return stored
 
     def write_outcomes(
@@ -171,8 +151,8 @@ class StageStore:
     def _is_of_others(self, part: str, made_of: Digests) -> bool:
         """Whether something in a file was made of another row than one of these."""
         with self.folder.parquet(part) as file:
-            noted = _noted(file, MADE_OF)
-        return any(_differ(digest, made_of.get(i)) for i, digest in noted.items())
+            notes = noted(file, MADE_OF)
+        return any(differ(digest, made_of.get(i)) for i, digest in notes.items())
 
     def parts(self, *kinds: str) -> list[str]:
         """Names of the files of rows: of finished ones, unless other kinds are named."""
@@ -193,9 +173,9 @@ class StageStore:
 
         def read(part: str) -> Coming:
             with self.folder.parquet(part) as file:
-                noted = _noted(file, MADE) if column == "id" else {}
+                notes = noted(file, MADE) if column == "id" else {}
                 ids = file.read(columns=[column])[column].to_pylist()
-                return {value: noted.get(value) for value in ids}
+                return {value: notes.get(value) for value in ids}
 
         found: dict[str, str | None] = {}
         for part in reversed(self._of_each(read, self.parts())):  # the first of two is read
@@ -214,9 +194,9 @@ class StageStore:
         def read(part: str) -> Coming:
             column = self._of if part.startswith("part-") else "id"
             with self.folder.parquet(part) as file:
-                noted = _noted(file, MADE_OF)
+                notes = noted(file, MADE_OF)
                 ids = file.read(columns=[column])[column].to_pylist()
-                return {row_id: noted.get(row_id) for row_id in ids}
+                return {row_id: notes.get(row_id) for row_id in ids}
 
         parts = self.parts("part", "rejected")
         return dict(zip(parts, self._of_each(read, parts), strict=True))
@@ -318,7 +298,7 @@ class StageStore:
         gone, changed, again = set(), set(), set()
         for part, rows in held.items():
             left = rows.keys() - coming.keys()
-            other = {i for i in rows.keys() - left if _differ(rows[i], coming[i])}
+            other = {i for i in rows.keys() - left if differ(rows[i], coming[i])}
             if not left and not other:
                 continue
             if self.complete:
