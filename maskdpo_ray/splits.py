@@ -4,12 +4,13 @@ import hashlib
 import unicodedata
 
 from maskdpo_ray.config import SplitConfig
+from maskdpo_ray.texts import without_unseen
 
 
 def comparable(text: str) -> str:
-    """A topic or question as it is compared: case, white space and ways of writing the same
-    character make no difference."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    """A topic or question as it is compared: case, white space, characters that nobody sees
+    (zero-width ones) and ways of writing the same character make no difference."""
+    return " ".join(unicodedata.normalize("NFKC", without_unseen(text)).casefold().split())
 
 
 def part_of(topic: str, split: SplitConfig) -> str:

@@ -41,4 +41,6 @@ def test_ways_of_writing_a_topic_do_not_divide_it():
     for other in (" ada  LOVELACE\n", "Ada\u00a0Lovelace", "Ａda Lovelace"):
         assert comparable(other) == comparable("Ada Lovelace")
     assert comparable("Zoe\u0308") == comparable("Zo\u00eb")
+    for unseen in ("\u200b", "\u00ad", "\ufeff", "\u2060"):
+        assert comparable(f"Ada{unseen} Love{unseen}lace{unseen}") == comparable("Ada Lovelace")
     assert comparable("Ada L.") != comparable("Ada")
