@@ -47,7 +47,7 @@ def _pair(number: int, prompt: int = 5, chosen: int = 9, rejected: int = 7) -> d
     }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def sweep():
     """``benchmarks/families/exactness.py`` as a module; nothing of it stays behind."""
     sys.path.insert(0, str(BENCHMARKS))

@@ -230,3 +230,14 @@ def test_experts_that_a_worker_does_not_reach_stop_nobody(
     assert losses(shared) == pytest.approx(losses(alone), rel=1e-5)
     norms = [[line["grad_norm"] for line in lines] for lines in (shared, alone)]
     assert norms[0] == pytest.approx(norms[1], rel=1e-5)
+
+
+def test_a_configuration_that_asks_for_the_loss_is_heard(moe, caplog):
+    """Transformers' trainers would add it; here the setting decides."""
+    model = moe("mixtral")
+    policy = load_policy(model)
+    policy.config.output_router_logits = True
+    assert LogProbModel(policy, None).routers is None
+    assert "training.router_aux_weight=0 leaves it out: set it to model" in caplog.text
+    asked = LogProbModel(load_policy(model), None, router_aux_weight="model").routers
+    assert (asked.experts, asked.chosen, asked.weight) == (8, 1, 0.02)
