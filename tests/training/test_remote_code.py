@@ -58,6 +58,15 @@ def own(tiny_llama, tmp_path):
     return make
 
 
+def test_code_that_looks_words_up_by_itself_is_trained(own):
+    code = """
+    def forward(self, input_ids, **named):
+        words = torch.nn.functional.embedding(input_ids, self.model.embed_tokens.weight)
+        return super().forward(inputs_embeds=words, **named)
+    """
+    load_to_train(own(code), TrainingConfig(packing=False), seed=0)
+
+
 def test_code_in_several_files_is_trained_as_it_is(own):
     assert load_to_train(own(DOUBLES), TrainingConfig(), seed=0)._shape.scale == 2.0
 
