@@ -155,6 +155,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
         }
     },
     "deepseek_v2": LATENT | {"num_experts_per_tok": 2},
+    # As published; engines read it.
+    "deepseek_v3": LATENT | {"topk_method": "noaux_tc"},
     "dots1": {
         "n_shared_experts": 1,
         "n_routed_experts": 4,

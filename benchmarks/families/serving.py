@@ -5,6 +5,7 @@ in: what trains and exports, what serves, and what compares.
 """
 
 import asyncio
+import re
 from functools import partial
 from pathlib import Path
 
@@ -34,8 +35,17 @@ def serve(family: str) -> str:
 def _outcome(model: Path) -> str:
     served = in_process(_answers, model, memory=None)
     if served["outcome"] != "exact":
-        return served["outcome"]
+        return explained(served["outcome"])
     return in_process(_compare, model, served["answers"])["outcome"]
+
+
+def explained(outcome: str) -> str:
+    """With the package that the engine lacked, where its log names one."""
+    log = re.search(r"\(log: (\S+)\)", outcome)
+    if log is None or not Path(log[1]).is_file():
+        return outcome
+    lacking = re.findall(r"No module named '(\w+)'", Path(log[1]).read_text(errors="replace"))
+    return f"no: it needs {lacking[-1]}, which is not installed" if lacking else outcome
 
 
 def _prompts() -> list[list[int]]:
