@@ -285,6 +285,21 @@ def test_a_server_may_have_its_own_words(serve, content, finish, text, complete)
     assert (reply.text, reply.complete) == (text, complete)
 
 
+@pytest.mark.parametrize(
+    ("usage", "tokens"),
+    [
+        ({"total_tokens": 7}, 7),
+        (None, None),
+        ({}, None),
+        ("many", None),
+        ({"total_tokens": "7"}, None),
+    ],
+)
+def test_tokens_are_counted_where_a_server_tells_them(serve, usage, tokens):
+    status, headers, body = said("yes")
+    assert replied(serve((status, headers, {**body, "usage": usage}))).tokens == tokens
+
+
 def replied(scripted, **changes):
     async def ask():
         async with Endpoint(settings(scripted, **changes)) as endpoint:
