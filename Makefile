@@ -24,7 +24,7 @@ help: ## show this list
 demo: $(INSTALLED) ## the whole pipeline on the embedded closed world, nothing to download
 	@"$(BIN)/maskdpo" demo $(ARGS)
 
-real: $(INSTALLED) ## the whole pipeline on a real model and real facts, under 30 minutes on two cores
+real: $(INSTALLED) ## the whole pipeline on a real model and real facts, on a CPU
 	@"$(BIN)/maskdpo" demo real $(ARGS)
 
 paper: $(INSTALLED) ## the paper's six tables on the closed world, three seeds

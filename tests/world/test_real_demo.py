@@ -51,7 +51,7 @@ def test_it_writes_what_is_missing_and_leaves_what_is_there(monkeypatch, countri
     for file in (config.data.train.path, config.data.test.path, config.annotation.facts):
         assert Path(file).is_file()
     assert Path(config.model.path, "config.json").is_file() and len(asked) == 1
-    assert "about 45 minutes" in capsys.readouterr().err
+    assert "estimated at 45 minutes" in capsys.readouterr().err
     demo.prepare(config)
     assert len(asked) == 1
     converted.rename(here / "away")  # the cache of models was emptied

@@ -11,7 +11,7 @@ CONFIG = Path(__file__).with_name("real.yaml")
 FOLDER = Path("runs/countries")  # as the configuration says
 MODEL = FOLDER / "SmolLM2-135M-Instruct"
 BFLOAT16 = {"avx512_bf16", "amx_bf16"}  # flags of CPUs that compute in it
-MINUTES = {"bfloat16": 25, "float32": 45}  # on two cores, docs/real.md
+MINUTES = {"bfloat16": 25, "float32": 45}  # on two free cores: an estimate, docs/real.md
 
 
 def real_config(overrides: list[str]) -> Config:
@@ -43,8 +43,8 @@ def prepare(config: Config) -> None:
     on_gpu = config.resources.sampler.gpus or config.resources.training.gpus
     if own and not on_gpu:
         say(
-            f"about {MINUTES[config.model.dtype]} minutes on two cores with 12 GiB; stop it "
-            "whenever you like, the same command goes on"
+            f"estimated at {MINUTES[config.model.dtype]} minutes on two free cores; stop it whenever "
+            "you like, the same command goes on"
         )
 
 
