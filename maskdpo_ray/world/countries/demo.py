@@ -43,8 +43,8 @@ def prepare(config: Config) -> None:
     on_gpu = config.resources.sampler.gpus or config.resources.training.gpus
     if own and not on_gpu:
         say(
-            f"estimated at {MINUTES[config.model.dtype]} minutes on two free cores; stop it whenever "
-            "you like, the same command goes on"
+            f"estimated at {MINUTES[config.model.dtype]} minutes on two free cores; stop it "
+            "whenever you like, the same command goes on"
         )
 
 
