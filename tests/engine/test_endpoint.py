@@ -240,7 +240,7 @@ def test_what_a_living_server_never_answers_concerns_one_request(serve, status):
 
 
 def test_a_server_that_lives_and_answers_nobody_ends_the_run(serve):
-    scripted = serve(*[failed(502)] * 15, YES, failed(502))
+    scripted = serve(*[failed(500)] * 15, YES, failed(500))
 
     async def asked() -> list[type]:
         async with Endpoint(settings(scripted, max_retries=0)) as endpoint:
