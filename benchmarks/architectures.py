@@ -80,7 +80,7 @@ def serve_all(families: list[str], results: dict, file: Path) -> None:
             continue
         if "serves" in result and not families:
             continue
-        result["serves"] = serve(family)
+        result |= {"serves": serve(family), "served_code": _commit()}
         print(family, result["serves"], flush=True)
         keep(results, file)
 

