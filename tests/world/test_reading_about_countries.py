@@ -3,7 +3,8 @@
 ``answers_about_countries.jsonl`` holds sentences that SmolLM2-135M-Instruct said (greedy, and
 sampled at 0.8) about training and validation countries, each labelled from the facts before its
 verdict was seen. Rules were written on the part ``rules``. Of ``held_out`` those drawn by verdict
-showed three more (a country beside itself, cities, borders at sea), which were mended afterwards.
+showed three more (a country beside itself, cities, borders at sea), which were mended afterwards,
+and those drawn at random one ("a European country").
 """
 
 import json
