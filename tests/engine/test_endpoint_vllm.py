@@ -329,6 +329,15 @@ def proxy(server, engine):
     made.stop()
 
 
+def said(row: dict | None) -> dict | None:
+    """A row without the tokens that a server tells of, or does not."""
+    for candidate in (row or {}).get("candidates", []):
+        for sentence in candidate["sentences"]:
+            if sentence["detail"].startswith("{"):
+                sentence["detail"] = {**json.loads(sentence["detail"]), "tokens": None}
+    return row
+
+
 def test_bad_answers_of_a_server_through_the_graph_concern_their_rows_alone(
     proxy, folder, ray_cluster
 ):
@@ -415,6 +424,6 @@ def test_bad_answers_of_a_server_through_the_graph_concern_their_rows_alone(
             key = (stage, manner or "well")
             if manner == "reasoning" and "served" in stage:  # it is kept beside the answer
                 continue
-            assert found.get(key) == well.get(key), key
+            assert said(found.get(key)) == said(well.get(key)), key
     written = [f for f in (folder / "spoilt").rglob("*") if f.is_file()]
     assert written and not [f for f in written if KEY.encode() in f.read_bytes()]
