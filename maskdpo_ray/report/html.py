@@ -22,10 +22,14 @@ from maskdpo_ray.report.table import (
 CURVES = {
     "loss": "loss",
     "rewards/margins": "reward margin",
+    "rewards/chosen": "reward of the chosen answer",
     "rewards/accuracies": "accuracy",
     "kept/chosen": "kept tokens, chosen",
     "kept/rejected": "kept tokens, rejected",
     "grad_norm": "gradient norm",
+    # Of training.sample_every.
+    "samples/sentences": "sentences of a sampled answer",
+    "samples/score": "score of sampled answers",
 }
 SHARES = ("rewards/accuracies", "kept/chosen", "kept/rejected")
 
@@ -148,11 +152,17 @@ def _side(name: str, side: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _training_plot(training: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    figure, axes = new_figure(2, 3, height=4.8)
-    for axis, (key, title) in zip(axes.flat, CURVES.items(), strict=True):
+    known = {key for lines in training.values() for line in lines for key in line}
+    curves = {key: title for key, title in CURVES.items() if key in known}
+    rows = -(-len(curves) // 3)
+    figure, axes = new_figure(rows, 3, height=2.4 * rows)
+    for axis in axes.flat[len(curves) :]:
+        axis.remove()
+    for axis, (key, title) in zip(axes.flat, curves.items(), strict=False):
         for index, (name, lines) in enumerate(training.items()):
-            steps = [line["step"] for line in lines]
-            values = [line[key] for line in lines]
+            told = [line for line in lines if line.get(key) is not None]
+            steps = [line["step"] for line in told]
+            values = [line[key] for line in told]
             axis.plot(steps, values, label=name, linewidth=1.4, **line_style(index, steps))
         axis.set_title(title)
         axis.set_xlabel("step")

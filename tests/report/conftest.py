@@ -89,7 +89,14 @@ def report(parts) -> dict:
 
 @pytest.fixture
 def training() -> dict[str, list[dict]]:
-    keys = ("loss", "rewards/margins", "rewards/accuracies", "kept/chosen", "kept/rejected")
+    keys = (
+        "loss",
+        "rewards/margins",
+        "rewards/chosen",
+        "rewards/accuracies",
+        "kept/chosen",
+        "kept/rejected",
+    )
     return {
         "mask_dpo": [
             {"step": step, "grad_norm": 1.0, **{key: 0.1 * step for key in keys}}

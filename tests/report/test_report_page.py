@@ -244,3 +244,13 @@ def test_pairs_whose_mask_leaves_something_out_come_first():
         pair("c", [right, wrong], [wrong, right]),
     ]
     assert [p["id"] for p in telling_pairs(pairs, 3)] == ["c", "d", "b"]
+
+
+def test_what_the_policy_said_while_it_learnt_is_drawn_where_it_was_asked(report, training, pair):
+    """Of a training that sampled nothing there is no curve; of some steps of another there is."""
+    titles = ("sentences of a sampled answer", "score of sampled answers")
+    assert not any(title in render_html(report, training, [pair]) for title in titles)
+    training["mask_dpo"].insert(0, {"step": 0, "samples/sentences": 3.0, "samples/score": 40.0})
+    training["mask_dpo"][3] |= {"samples/sentences": 1.0, "samples/score": 60.0}
+    text = render_html(report, training, [pair])
+    assert all(title in text for title in titles)
