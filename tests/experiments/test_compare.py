@@ -63,7 +63,8 @@ def test_factscore_of_what_was_examined_is_that_of_the_report():
         verdicts = {"s": "supported", "n": "not_supported", "e": "error"}
         facts = [{"verdict": verdicts[letter]} for letter in letters]
         sentences = [] if abstained else [{"facts": facts, "error": False}]
-        return {"decoding": decoding, "abstained": abstained, "sentences": sentences}
+        told = {"abstained": abstained, "sentences": sentences}
+        return {"response": "An answer.", "decoding": decoding, **told}
 
     answers = [
         ("a", answer("ssn"), answer("n", decoding="sampled")),

@@ -471,19 +471,20 @@ def test_objectives_learn_for_equally_many_steps_from_the_same_answers(job, lab,
     def run(seed: int, *settings: str) -> str:
         config = lab.read(seed, *settings)
         (system,) = config.systems
-        read[config.preference.select, config.training_of(system).anchor_weight] = config
+        read[config.preference.trim_chosen] = config
         return config
 
     rows = [answered("a", "ow", "w"), answered("b", "oow", "oow")]
     monkeypatch.setattr(lab, "run", run)
     monkeypatch.setattr(lab, "annotated", lambda stages, system: iter(rows))
-    names = ["the paper's", "net, adapters, anchored, bounded"]
+    names = ["the paper's", "adapters, trimmed, anchored, bounded"]
     result = job("objectives").experiment(lab, only=names, steps=5, samples=3)
     assert [entry["setting"] for entry in result.entries] == names
     assert {entry["gain"] for entry in result.entries} == {0.0}  # the base's own answers
-    paper, ours = read["precision", 0.0], read["net", 0.3]
+    paper, ours = read[False], read[True]
     trained = [config.training_of("mask_dpo") for config in (paper, ours)]
     assert {(each.max_steps, each.batch_size) for each in trained} == {(5, 64)}
-    assert trained[1].learning_rate == pytest.approx(10 / 3 * trained[0].learning_rate)
+    assert trained[1].learning_rate == pytest.approx(20 / 3 * trained[0].learning_rate)
+    assert [each.anchor_weight for each in trained] == [0.0, 1.0]
     assert trained[1].lora.rank == 8 and paper.evaluation.samples == 3
     assert paper.sampling == ours.sampling and paper.annotation == ours.annotation
