@@ -1,13 +1,13 @@
 """Fixtures that the whole suite shares."""
 
 import itertools
-import json
 import os
 import shutil
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from places import REPOSITORY, read_jsonl
 
 # Two test processes on two cores: threads that wait for one another in every operation would wait
 # most of the time. Set before anything imports torch, for all that the tests start too.
@@ -19,7 +19,6 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 settings.register_profile("no deadline", parent=settings(), deadline=None)
 settings.load_profile("no deadline")
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 BUCKETS = itertools.count()
 DATA = Path(os.environ.get("MASKDPO_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
 
@@ -37,11 +36,6 @@ def real_data() -> Path:
     if os.environ.get("MASKDPO_REQUIRE_DATA") == "1":
         pytest.fail(message)
     pytest.skip(message)
-
-
-def read_jsonl(path: Path) -> list[dict]:
-    with open(path, encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
 
 
 @pytest.fixture(scope="session")

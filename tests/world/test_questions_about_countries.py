@@ -4,7 +4,7 @@ import json
 from collections import Counter
 
 import pytest
-from conftest import read_jsonl
+from places import read_jsonl
 
 from maskdpo_ray.knowledge.database import Knowledge
 from maskdpo_ray.questions import read_questions

@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from conftest import read_jsonl
+from places import read_jsonl
 
 from maskdpo_ray.config.annotation import AnnotationConfig
 from maskdpo_ray.errors import RowRejected

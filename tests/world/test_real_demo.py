@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
+from places import REPOSITORY
 
 from maskdpo_ray.cli import main
 from maskdpo_ray.config import read_config
