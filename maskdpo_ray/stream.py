@@ -296,8 +296,12 @@ def _reason(stages: list[StreamStage], error: Exception) -> Exception | None:
 
 
 def _finite_restarts(most: int) -> dict[str, int]:
-    """Ray Data restarts actors for ever unless told otherwise; a broken one must end the run."""
-    return {"max_restarts": most, "max_task_retries": most}
+    """Ray Data restarts actors for ever unless told otherwise; a broken one must end the run.
+
+    Restarts bound it: a task is tried again as long as its actor lives or is restarted. Bounded by
+    themselves, its tries are used up on a node that is gone before the cluster notices.
+    """
+    return {"max_restarts": most, "max_task_retries": -1}
 
 
 def _read(store: StageStore, blocks: list[Block]) -> ray.data.Dataset:
