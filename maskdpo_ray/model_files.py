@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pyarrow.fs as pafs
 
+from maskdpo_ray.digests import fingerprint
 from maskdpo_ray.errors import UserError
-from maskdpo_ray.rundir import fingerprint
 from maskdpo_ray.storage import Folder
 
 CHUNK = 64 * 2**20  # bytes

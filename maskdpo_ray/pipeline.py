@@ -302,8 +302,8 @@ def publish(stages: Stages, start: Policy, system: str | None) -> None:
     """The pairs for other trainers, beside them: ``weighted_pairs.jsonl``, exact token by token,
     and ``pairs.jsonl``, the public Mask-DPO format, which holds sentences with verdicts. Of
     ``preference.pairs: all_candidates`` there are none."""
-    if stages.preference_of(system).pairs == "all_candidates":  # two answers in a row are no pair
-        return
+    if stages.config.preference_of(system).pairs == "all_candidates":
+        return  # two answers in a row are no pair
     store = stages.pair(start, system).store
     formats: dict[str, Callable[[Pair], dict]] = {
         "weighted_pairs.jsonl": lambda pair: to_weighted(pair, stages.prompt_of(pair)),

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from maskdpo_ray.config import ColumnsConfig, DataConfig
+from maskdpo_ray.digests import fingerprint
 from maskdpo_ray.errors import RowRejected, UserError
 from maskdpo_ray.preference.public_format import from_public, public_id
 from maskdpo_ray.preference.weighted_format import from_weighted
 from maskdpo_ray.progress import say
 from maskdpo_ray.records import Candidate, Question, Sentence, WeightedPair
-from maskdpo_ray.rundir import StageStore, fingerprint
+from maskdpo_ray.rundir import StageStore
 from maskdpo_ray.sources import Source
 from maskdpo_ray.splits import comparable, part_of
 from maskdpo_ray.texts import LANGUAGES, is_blank

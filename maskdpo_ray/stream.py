@@ -30,11 +30,12 @@ from ray.util.debug import disable_log_once_globally
 
 from maskdpo_ray.config import PoolConfig, ResourcesConfig
 from maskdpo_ray.devices import hide_gpus
+from maskdpo_ray.digests import fingerprint
 from maskdpo_ray.engine import engine
 from maskdpo_ray.engine.logs import native_output_to
 from maskdpo_ray.errors import RowRejected, UserError
 from maskdpo_ray.progress import Progress, say
-from maskdpo_ray.rundir import Block, StageStore, fingerprint
+from maskdpo_ray.rundir import Block, StageStore
 from maskdpo_ray.storage import usable
 
 READERS = 2  # far ahead of any engine

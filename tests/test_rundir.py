@@ -3,9 +3,10 @@ import pytest
 import yaml
 
 from maskdpo_ray.config import build_config
+from maskdpo_ray.digests import fingerprint
 from maskdpo_ray.errors import RowRejected, UserError
 from maskdpo_ray.records import QUESTION_SCHEMA
-from maskdpo_ray.rundir import RunDir, fingerprint, read_run_config
+from maskdpo_ray.rundir import RunDir, read_run_config
 from maskdpo_ray.storage import DamagedFile, Folder
 
 

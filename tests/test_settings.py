@@ -2,6 +2,7 @@
 how and where, everything that depends on it for what decides. No engine, no Ray: only names."""
 
 import ast
+import functools
 import itertools
 import json
 import shutil
@@ -471,15 +472,20 @@ def test_every_engine_argument_that_is_told_apart_exists():
     assert not {*HOW, *WHERE, *SECRET} - known
 
 
-def test_another_configuration_is_refused_only_where_something_would_be_redone(files, tmp_path):
+@pytest.fixture
+def opened(files, tmp_path):
+    """Opens one run directory with changes of its configuration."""
     tree = merged(bases(files)[0], {"run_dir": str(tmp_path / "run")})
 
     def opened(*changes: dict, rerun: bool = False) -> Stages:
-        changed = tree
-        for change in changes:
-            changed = merged(changed, change)
-        return Stages(build_config(changed), rerun)
+        return Stages(build_config(functools.reduce(merged, changes, tree)), rerun)
 
+    return opened
+
+
+def test_another_configuration_is_refused_only_where_something_would_be_redone(
+    opened, files, tmp_path
+):
     hotter, judge = nested("sampling.temperature", 0.5), nested("evaluation.judges", {"new": {
         "annotator": "anah", "model": str(files / "other")}})  # fmt: skip
     stages = opened()
@@ -497,15 +503,7 @@ def test_another_configuration_is_refused_only_where_something_would_be_redone(f
         opened(nested("data.train", str(files / "more.jsonl")))
 
 
-def test_an_examiner_that_is_changed_is_checked_again_and_another_beside_it_is_not(files, tmp_path):
-    tree = merged(bases(files)[0], {"run_dir": str(tmp_path / "run")})
-
-    def opened(*changes: dict, rerun: bool = False) -> Stages:
-        changed = tree
-        for change in changes:
-            changed = merged(changed, change)
-        return Stages(build_config(changed), rerun)
-
+def test_an_examiner_that_is_changed_is_checked_again_and_another_beside_it_is_not(opened, files):
     stages = opened()
     for check in stages.judge_checks()[1]:
         check.stage.store.begin({})

@@ -400,9 +400,10 @@ class Config(Section):
         given = _merged({**self.training.model_dump(), **preset_of(overrides)}, overrides)
         return TrainingConfig.model_validate(given)
 
-    def preference_of(self, system: str) -> PreferenceConfig:
-        """The preference section of one trained system, its overrides applied."""
-        changes = self.systems[system].get("preference", {})
+    def preference_of(self, system: str | None) -> PreferenceConfig:
+        """The preference section of one trained system, its overrides applied; of None, of those
+        that override nothing."""
+        changes = self.systems[system].get("preference", {}) if system else {}
         return PreferenceConfig.model_validate(_merged(self.preference.model_dump(), changes))
 
     @property

@@ -20,6 +20,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from maskdpo_ray.digests import fingerprint
 from maskdpo_ray.errors import RowRejected
 from maskdpo_ray.records import (
     NO_SENTENCE,
@@ -30,7 +31,6 @@ from maskdpo_ray.records import (
     WeightedPair,
     WeightedSide,
 )
-from maskdpo_ray.rundir import fingerprint
 
 T = TypeVar("T")
 ALIGNED = ("weights", "owners", "correct")  # of an answer: a number for each token id

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from maskdpo_ray.config import dump_yaml
+from maskdpo_ray.pages import page
 from maskdpo_ray.report.figures import as_svg, legend, line_style, new_figure
 from maskdpo_ray.report.table import (
     agreement_rows,
@@ -47,18 +48,9 @@ def render_html(
         examples: ``records.Pair`` dicts whose sides carry ``token_spans`` beside ``weights``, one
             ``(start, end)`` per token that was kept.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("maskdpo_ray.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     curves = {name: lines for name, lines in training.items() if lines}
     best = report["best_of_n_detail"]
-    return environment.get_template("report.html.j2").render(
+    return page("maskdpo_ray.report", "report.html.j2").render(
         report=report,
         scores=score_rows(report),
         details=detail_rows(report),

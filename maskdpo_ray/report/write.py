@@ -258,7 +258,7 @@ def _count_what_made_pairs(stages: "Stages") -> None:
             store.finish(
                 store.manifest()["counts"],
                 0.0,
-                left_out=count_left_out(annotated.rows(), stages.preference_of(system)),
+                left_out=count_left_out(annotated.rows(), stages.config.preference_of(system)),
                 dropped=dict(Counter(reasons)),
             )
 
@@ -302,7 +302,9 @@ def _examples(stages: "Stages") -> list[dict[str, Any]]:
     if not _trainings(stages):
         return []
     made = stages.pairings(stages.base).items()
-    of_two = (p.store for system, p in made if stages.preference_of(system).pairs == "best_worst")
+    of_two = (
+        p.store for system, p in made if stages.config.preference_of(system).pairs == "best_worst"
+    )
     if (store := next(of_two, None)) is None:
         return []
     pairs = telling_pairs(store.rows(), EXAMPLES) if store.complete else []

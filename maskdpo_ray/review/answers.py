@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from maskdpo_ray.pages import page
 from maskdpo_ray.records import Question
 from maskdpo_ray.review.disputed import opinions
 
@@ -14,16 +15,7 @@ def render_answers(name: str, examined: Iterable[Mapping[str, Question]]) -> Ite
         name: who answered.
         examined: each question as every examiner left it, the first one's row first.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("maskdpo_ray.review"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    template = environment.get_template("answers.html.j2")
+    template = page("maskdpo_ray.review", "answers.html.j2")
     return template.generate(name=name, questions=map(_question, examined))
 
 

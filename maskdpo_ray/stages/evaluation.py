@@ -11,6 +11,7 @@ from maskdpo_ray.config import (
     FactScoreConfig,
     ModelConfig,
 )
+from maskdpo_ray.digests import fingerprint
 from maskdpo_ray.engine.chat import load_tokenizer
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.evaluation.abstention import RULES
@@ -26,7 +27,7 @@ from maskdpo_ray.identity import (
 from maskdpo_ray.knowledge.database import knowledge_identity
 from maskdpo_ray.model_files import local_file
 from maskdpo_ray.records import FACT_SCHEMA, QUESTION_SCHEMA
-from maskdpo_ray.rundir import StageStore, fingerprint
+from maskdpo_ray.rundir import StageStore
 from maskdpo_ray.sampling.factory import build_chat_sampler, build_sampler
 from maskdpo_ray.sampling.sampler import Decoding, decoding_of
 from maskdpo_ray.stages.annotating import verdicts_depend_on

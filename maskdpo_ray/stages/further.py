@@ -4,6 +4,7 @@ from functools import cached_property, partial
 from typing import Any
 
 from maskdpo_ray.config import ChatModelConfig, ModelConfig
+from maskdpo_ray.digests import fingerprint
 from maskdpo_ray.evaluation.abstention import RULES as ABSTENTION
 from maskdpo_ray.evaluation.lm_eval.harness import build_harness
 from maskdpo_ray.evaluation.lm_eval.tasks import check_tasks, tasks_identity
@@ -13,7 +14,7 @@ from maskdpo_ray.evaluation.win_rate import judge
 from maskdpo_ray.identity import chat_model_identity, file_digest, pinned
 from maskdpo_ray.questions import source_of
 from maskdpo_ray.records import DUEL_SCHEMA, GRADED_SCHEMA, NAME_SCHEMA, TASK_SCHEMA
-from maskdpo_ray.rundir import StageStore, fingerprint
+from maskdpo_ray.rundir import StageStore
 from maskdpo_ray.stages.evaluation import Evaluation
 from maskdpo_ray.stages.policy import Policy, settings_of
 from maskdpo_ray.stream import StreamStage

@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from maskdpo_ray.config import AnnotationConfig, PreferenceConfig
+from maskdpo_ray.digests import fingerprint
 from maskdpo_ray.engine.chat import conversation
 from maskdpo_ray.errors import RowRejected, UserError
 from maskdpo_ray.preference.given_pairs import GivenPairs, read_of_sides
@@ -22,7 +23,7 @@ from maskdpo_ray.records import (
     Question,
 )
 from maskdpo_ray.review.labels import digest, read_labels, verdict_of_each
-from maskdpo_ray.rundir import StageStore, fingerprint
+from maskdpo_ray.rundir import StageStore
 from maskdpo_ray.sampling.factory import build_endpoint_sampler, build_given, build_sampler
 from maskdpo_ray.sampling.sampler import decoding_of
 from maskdpo_ray.sampling.seeds import round_seed
@@ -116,11 +117,11 @@ class Training(Inputs):
     def pair(self, policy: Policy | None = None, system: str | None = None) -> StreamStage:
         """Pairs of the answers of ``policy`` by the settings of ``system``, or by those that
         systems change."""
-        return self._pair(policy or self.base, self.preference_of(system), self.selected)
+        return self._pair(policy or self.base, self.config.preference_of(system), self.selected)
 
     def pair_all(self, policy: Policy, system: str | None) -> StreamStage:
         """Pairs of all questions, whichever ``preference.questions`` selects."""
-        return self._pair(policy, self.preference_of(system), None)
+        return self._pair(policy, self.config.preference_of(system), None)
 
     def pairings(self, start: Policy) -> dict[str | None, StreamStage]:
         """The stages that make pairs of the answers of ``start``, by the first system that learns
@@ -132,16 +133,12 @@ class Training(Inputs):
             made.setdefault(stage.store.name, (system, stage))
         return dict(made.values())
 
-    def preference_of(self, system: str | None) -> PreferenceConfig:
-        """How the pairs of a system are made; of None, those of systems that do not change it."""
-        return self.config.preference_of(system) if system else self.config.preference
-
     def _pairing(self, policy: Policy, preference: PreferenceConfig) -> str:
         """Name of the stage that makes pairs by these settings."""
-        name, systems = policy.stage("pair"), self.config.systems
-        if preference == self.config.preference:
+        name, config = policy.stage("pair"), self.config
+        if preference == config.preference:
             return name
-        first = next(each for each in systems if self.preference_of(each) == preference)
+        first = next(each for each in config.systems if config.preference_of(each) == preference)
         return f"{name}-for-{first}"
 
     def _pair(

@@ -11,9 +11,9 @@ import ray
 
 from maskdpo_ray.config import ModelConfig, PoolConfig, TrainingConfig
 from maskdpo_ray.devices import hide_gpus
+from maskdpo_ray.digests import fingerprint
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.model_files import cache_folder
-from maskdpo_ray.rundir import fingerprint
 
 _SETTINGS = (  # that it tries
     "attention", "packing", "use_liger_kernel", "load_in_4bit", "lora", "router_aux_weight",

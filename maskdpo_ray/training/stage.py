@@ -26,9 +26,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from maskdpo_ray.config import WorkersConfig
 from maskdpo_ray.devices import hide_gpus
+from maskdpo_ray.digests import fingerprint
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.progress import clock, say
-from maskdpo_ray.rundir import fingerprint
 from maskdpo_ray.storage import Folder
 from maskdpo_ray.training.step import gathered
 from maskdpo_ray.training.worker import TrainingJob, Workers, train

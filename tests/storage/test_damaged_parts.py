@@ -5,10 +5,11 @@ import json
 import pytest
 
 from maskdpo_ray.config import DataConfig, PoolConfig, ResourcesConfig
+from maskdpo_ray.digests import fingerprint
 from maskdpo_ray.errors import RowRejected
 from maskdpo_ray.questions import import_questions
 from maskdpo_ray.records import QUESTION_SCHEMA
-from maskdpo_ray.rundir import StageStore, fingerprint
+from maskdpo_ray.rundir import StageStore
 from maskdpo_ray.storage import DamagedFile, Folder
 from maskdpo_ray.stream import StreamStage, run_stream
 

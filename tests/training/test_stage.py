@@ -19,8 +19,8 @@ from event_files import events
 from ray.train import WorkerGroupError
 
 from maskdpo_ray.config import ModelConfig, TrackingConfig, WorkersConfig
+from maskdpo_ray.digests import fingerprint
 from maskdpo_ray.errors import UserError
-from maskdpo_ray.rundir import fingerprint
 from maskdpo_ray.storage import Folder
 from maskdpo_ray.training.checkpoint import damage, read_position
 from maskdpo_ray.training.reference import ReferenceProcessor
