@@ -14,6 +14,7 @@ from maskdpo_ray.verdicts import (  # noqa: F401 (a row is read with these words
     ERROR_VERDICT,
     FACT_VERDICTS,
     INCORRECT_VERDICTS,
+    JUDGED,
     SKIPPED_VERDICT,
     VERDICTS,
     is_correct,

@@ -2,8 +2,9 @@
 
 CORRECT_VERDICTS = ("ok", "nofact")
 INCORRECT_VERDICTS = ("contradictory", "unverifiable")
+JUDGED = (*CORRECT_VERDICTS, *INCORRECT_VERDICTS)
 ERROR_VERDICT = "error"
-VERDICTS = (*CORRECT_VERDICTS, *INCORRECT_VERDICTS, ERROR_VERDICT)
+VERDICTS = (*JUDGED, ERROR_VERDICT)
 # Stands where no annotator was asked (annotation/pruning.py). No annotator may answer it.
 SKIPPED_VERDICT = "skipped"
 FACT_VERDICTS = ("supported", "not_supported", ERROR_VERDICT)  # on atomic facts
@@ -22,5 +23,5 @@ def is_correct(verdict: str) -> bool:
         return False
     raise ValueError(
         f"verdict {verdict!r} is neither correct nor incorrect; "
-        f"expected one of {', '.join(CORRECT_VERDICTS + INCORRECT_VERDICTS)}"
+        f"expected one of {', '.join(JUDGED)}"
     )

@@ -6,9 +6,8 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 
 from maskdpo_ray.annotation.annotator import Verdict
-from maskdpo_ray.verdicts import CORRECT_VERDICTS, ERROR_VERDICT, INCORRECT_VERDICTS
+from maskdpo_ray.verdicts import ERROR_VERDICT, JUDGED
 
-JUDGED = (*CORRECT_VERDICTS, *INCORRECT_VERDICTS)
 DIGITS = 6  # a stored confidence has no more, and must decide as it did when it was said
 
 

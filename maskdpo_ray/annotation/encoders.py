@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from maskdpo_ray.annotation.annotator import Mark
 from maskdpo_ray.errors import RowRejected, UserError
-from maskdpo_ray.verdicts import CORRECT_VERDICTS, INCORRECT_VERDICTS
+from maskdpo_ray.verdicts import CORRECT_VERDICTS, INCORRECT_VERDICTS, JUDGED
 
 if TYPE_CHECKING:
     import numpy as np
 
-JUDGED = (*CORRECT_VERDICTS, *INCORRECT_VERDICTS)
 # What models call their labels; a number behind nothing (LABEL_1) tells nothing.
 KNOWN = {
     "entailment": "ok",

@@ -9,9 +9,8 @@ import numpy as np
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.evaluation.intervals import drawn_interval
 from maskdpo_ray.records import (
-    CORRECT_VERDICTS,
     ERROR_VERDICT,
-    INCORRECT_VERDICTS,
+    JUDGED,
     SKIPPED_VERDICT,
     Question,
     is_correct,
@@ -20,7 +19,6 @@ from maskdpo_ray.records import (
 # Rows of a table of counts: verdict of the examined annotator, then of the one that is believed.
 BOTH, FALSE_ALARM, MISSED, NEITHER = range(4)  # who says "incorrect"
 NO_VERDICT = (ERROR_VERDICT, SKIPPED_VERDICT)
-JUDGED = (*CORRECT_VERDICTS, *INCORRECT_VERDICTS)
 
 
 def agreement(

@@ -10,12 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from maskdpo_ray.annotation.annotator import Verdict
-from maskdpo_ray.annotation.bands import stands
+from maskdpo_ray.annotation.bands import Band, stands
 from maskdpo_ray.errors import UserError
-from maskdpo_ray.evaluation.agreement import JUDGED, agreement
-from maskdpo_ray.records import Question, is_correct
+from maskdpo_ray.evaluation.agreement import agreement
+from maskdpo_ray.records import JUDGED, Question, is_correct
 
-Band = float | dict[str, float]
 GRID = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)  # bands that are shown
 STEPS = 200  # a proposed band is a multiple of 1 / STEPS
 FEWEST = 20  # decided sentences that a proposed band rests on

@@ -64,21 +64,15 @@ def checked(
                 for name, member in members.items()
             }
         if bands := getattr(annotation, "bands", None):
-            last, alone = members[list(of)[-1]], asked_alone(*_last(of, said))
+            *_, last = of
+            alone = asked_alone(of[last], said[last])
             sentences = labelled_sentences(labelled, [said[name].rows for name in of])
             figures[key] |= {
-                "calls_saved": 1 - len(last.asked) / len(alone) if alone else None,
+                "calls_saved": 1 - len(members[last].asked) / len(alone) if alone else None,
                 "bands": grid(sentences, bands, resamples, seed),
                 "proposed": proposed(sentences, annotation.agreement, resamples, seed),
             }
     return {key: figures[key] for key in examiners if key in figures}, without
-
-
-def _last(
-    of: Mapping[str, AnnotationConfig], said: Mapping[str, Answered]
-) -> tuple[AnnotationConfig, Answered]:
-    name = list(of)[-1]
-    return of[name], said[name]
 
 
 def _decided(

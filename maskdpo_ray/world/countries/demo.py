@@ -21,8 +21,7 @@ def real_config(overrides: list[str]) -> Config:
         UserError: a setting is wrong.
     """
     config = read_config(CONFIG, overrides)
-    on_gpu = config.resources.sampler.gpus or config.resources.training.gpus
-    if config.model.dtype == "float32" or on_gpu or BFLOAT16 & cpu_flags():
+    if config.model.dtype == "float32" or _on_gpu(config) or BFLOAT16 & cpu_flags():
         return config
     say("this CPU computes in float32")
     return read_config(CONFIG, [*overrides, "model.dtype=float32"])
@@ -40,12 +39,15 @@ def prepare(config: Config) -> None:
         say("converting SmolLM2-135M-Instruct, once")
         MODEL.unlink(missing_ok=True)
         MODEL.symlink_to(smollm2().resolve())
-    on_gpu = config.resources.sampler.gpus or config.resources.training.gpus
-    if own and not on_gpu:
+    if own and not _on_gpu(config):
         say(
             f"estimated at {MINUTES[config.model.dtype]} minutes on two free cores; stop it "
             "whenever you like, the same command goes on"
         )
+
+
+def _on_gpu(config: Config) -> bool:
+    return bool(config.resources.sampler.gpus or config.resources.training.gpus)
 
 
 def cpu_flags() -> set[str]:
